@@ -1,0 +1,541 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* anykv: the key/value cache of transformer inference as a C library.
+ *
+ * The library stores the attention keys and values of running sequences in paged, quantised blocks,
+ * attends over them without unpacking, shares prefixes between sequences and keeps a byte budget.
+ * Stored bytes are the same on every device.
+ *
+ * How a program uses it, in order:
+ *
+ *     context   anykv_context_create     allocator, log, list of devices
+ *     device    anykv_device_open        "auto", "cpu", or a name from `anykv devices`
+ *     layout    anykv_layout_create      what the model's rows look like, layer by layer
+ *     cache     anykv_cache_create       the pool of blocks under one byte budget
+ *     sequence  anykv_seq_create         one request
+ *     step      anykv_step_begin/end     one forward pass over a batch of sequences
+ *
+ * `anykv_codec` turns rows into packed bytes without a cache.
+ *
+ * Rules that hold for every call.  Functions return ANYKV_OK (0) or a negative anykv_status, and then
+ * anykv_error_detail() says, for the calling thread, what failed: the field and the limit.  After a
+ * failure nothing has changed, unless the comment says otherwise.  Output parameters come last, end in
+ * _out and are written on success only.  Destroy and close functions accept NULL.  No call prints,
+ * exits, forks, installs signal handlers or changes the floating-point environment.
+ *
+ * Thread classes: *free*: any thread, any time.  *object*: one thread at a time for that object,
+ * different objects in parallel.  *setup*: no other call on the context meanwhile.
+ *
+ * Option structs begin with their size; make them with the initialiser macro, which holds the defaults.
+ * A zero in a field means zero unless its comment says "0: …".  After fork() only destroy is legal. */
+#ifndef ANYKV_H
+#define ANYKV_H
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32) || !defined(__GNUC__)
+#define ANYKV_API
+#else
+#define ANYKV_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ANYKV_VERSION_MAJOR 0
+#define ANYKV_VERSION_MINOR 1
+#define ANYKV_VERSION_PATCH 0
+
+/* ------------------------------------------------------------------------------------------------ */
+/* Status codes.  One list gives the enum, the names and the texts. */
+
+#define ANYKV_STATUS_LIST(X)                                                                       \
+    X(OK, 0, "success")                                                                            \
+    X(E_ARG, -1, "invalid argument")                                                               \
+    X(E_SHAPE, -2, "shape, dtype or stride does not fit")                                          \
+    X(E_MEMORY, -3, "out of host memory")                                                          \
+    X(E_BUDGET, -4, "byte budget exhausted and nothing can be freed")                              \
+    X(E_DEVICE, -5, "device failure")                                                              \
+    X(E_UNSUPPORTED, -6, "not supported by this device or build")                                  \
+    X(E_NOT_FOUND, -7, "no such device or object")                                                 \
+    X(E_BUSY, -8, "object is in use")                                                              \
+    X(E_STATE, -9, "call is not legal in this state")                                              \
+    X(E_TIMEOUT, -10, "time-out")                                                                  \
+    X(E_DATA, -11, "damaged or foreign data")                                                      \
+    X(E_IO, -12, "input or output failed")                                                         \
+    X(E_DEAD, -13, "object was lost to a device failure")                                          \
+    X(E_INTERNAL, -14, "internal error, please report")
+
+typedef enum anykv_status {
+#define ANYKV_STATUS_ENUM(name, value, text) ANYKV_##name = value,
+    ANYKV_STATUS_LIST(ANYKV_STATUS_ENUM)
+#undef ANYKV_STATUS_ENUM
+} anykv_status;
+
+/* "ANYKV_E_BUDGET" and "byte budget exhausted …"; static strings.  Thread: free. */
+ANYKV_API const char *anykv_status_name(anykv_status status);
+ANYKV_API const char *anykv_status_text(anykv_status status);
+
+/* Detail of the last failure on the calling thread, "" if there was none; valid until the next anykv
+ * call on this thread.  Thread: free. */
+ANYKV_API const char *anykv_error_detail(void);
+
+/* Version as "0.1.0", and whether a feature is built in: "opencl", "cuda", "avx2", "avx512", "neon",
+ * 1 yes, 0 no or unknown name.  Thread: free. */
+ANYKV_API const char *anykv_version(void);
+ANYKV_API int anykv_feature(const char *name);
+
+/* ------------------------------------------------------------------------------------------------ */
+/* Kinds of numbers.  Values are stored in data and never reused. */
+
+typedef enum anykv_format {
+    ANYKV_F32 = 1,  /* raw bits, never touched */
+    ANYKV_F16 = 2,
+    ANYKV_BF16 = 3,
+    ANYKV_I8 = 4,   /* int8 codes, one fp16 scale for each 128 elements: 8.125 bits an element */
+    ANYKV_N6 = 5,   /* uniform int6, fp16 scale for each 64: 6.25 */
+    ANYKV_N5 = 6,   /* Gaussian codebooks, 8-bit scale for each 32: 5.25 */
+    ANYKV_N4 = 7,   /* 4.25 */
+    ANYKV_N3 = 8,   /* 3.25 */
+    ANYKV_N2 = 9    /* 2.25 */
+} anykv_format;
+typedef anykv_format anykv_dtype; /* of rows: ANYKV_F32, ANYKV_F16, ANYKV_BF16 */
+
+typedef enum anykv_transform {
+    ANYKV_TRANSFORM_NONE = 0,
+    ANYKV_TRANSFORM_ROTATE = 1 /* block-diagonal Hadamard; the default of quantised formats */
+} anykv_transform;
+
+/* "N4", and the format of a name (any case); ANYKV_E_ARG for an unknown one.  Thread: free. */
+ANYKV_API const char *anykv_format_name(anykv_format format);
+ANYKV_API anykv_status anykv_format_parse(const char *name, anykv_format *format_out);
+/* "q4" → N4, N4; "I8/N4" → I8, N4; "F16" → F16, F16.  Profiles: q8 q6 q5 q4 q3 q2.  Thread: free. */
+ANYKV_API anykv_status anykv_format_pair_parse(const char *name, anykv_format *k_out,
+                                               anykv_format *v_out);
+/* Bits an element takes in a row of head_dim elements, scales included; 0.0 for an unknown format. */
+ANYKV_API double anykv_format_bits(anykv_format format, uint32_t head_dim);
+
+/* ------------------------------------------------------------------------------------------------ */
+/* Context: allocator, log, list of devices. */
+
+typedef struct anykv_context anykv_context;
+
+typedef enum anykv_log_level {
+    ANYKV_LOG_ERROR = 0,
+    ANYKV_LOG_WARNING = 1,
+    ANYKV_LOG_INFO = 2,
+    ANYKV_LOG_DEBUG = 3
+} anykv_log_level;
+
+typedef struct anykv_context_options {
+    size_t size;
+    /* Host memory.  Both or none.  alloc returns memory aligned to `align` (a power of two, at most
+     * 64) or NULL; free gets the same size.  Called from any thread. */
+    void *(*alloc)(void *user, size_t bytes, size_t align);
+    void (*free)(void *user, void *memory, size_t bytes);
+    void *alloc_user;
+    /* Messages up to log_level; called from any thread, must not call anykv. */
+    void (*log)(void *user, int level, const char *message);
+    void *log_user;
+    int log_level;
+} anykv_context_options;
+#define ANYKV_CONTEXT_OPTIONS_INIT                                                                 \
+    {                                                                                              \
+        sizeof(anykv_context_options), NULL, NULL, NULL, NULL, NULL, ANYKV_LOG_WARNING             \
+    }
+
+/* Makes a context; options may be NULL.  E_ARG: one of alloc and free alone, log_level out of range;
+ * E_MEMORY.  Thread: free. */
+ANYKV_API anykv_status anykv_context_create(const anykv_context_options *options,
+                                            anykv_context **context_out);
+/* Everything made from the context must have been destroyed before.  Thread: setup. */
+ANYKV_API void anykv_context_destroy(anykv_context *context);
+
+/* ------------------------------------------------------------------------------------------------ */
+/* Devices. */
+
+typedef struct anykv_device anykv_device;
+
+typedef struct anykv_device_info {
+    size_t size;
+    uint32_t index;       /* what anykv_device_open takes as a decimal string */
+    char backend[16];     /* "cpu", "opencl", "cuda" */
+    char name[128], vendor[128], driver[128], uuid[40], isa[32];
+    uint64_t bytes_total; /* 0: unknown */
+    uint64_t bytes_free;
+    int usable;           /* 1, or 0 and the reason */
+    char reason[256];
+} anykv_device_info;
+#define ANYKV_DEVICE_INFO_INIT                                                                     \
+    {                                                                                              \
+        sizeof(anykv_device_info), 0, "", "", "", "", "", "", 0, 0, 0, ""                          \
+    }
+
+/* How many devices there are, usable or not, one entry for a backend that has none; and one of them.
+ * The list is made at the first call.  E_NOT_FOUND: index beyond it.  Thread: free. */
+ANYKV_API anykv_status anykv_device_count(anykv_context *context, uint32_t *count_out);
+ANYKV_API anykv_status anykv_device_query(anykv_context *context, uint32_t index,
+                                          anykv_device_info *info_out);
+
+/* Instruction sets that the CPU backend may use. */
+#define ANYKV_ISA_AVX2   1u
+#define ANYKV_ISA_AVX512 2u
+#define ANYKV_ISA_NEON   4u
+#define ANYKV_ISA_ALL    0xFFFFFFFFu
+#define ANYKV_THREADS_ALL 0xFFFFFFFFu
+
+typedef struct anykv_device_options {
+    size_t size;
+    uint32_t threads;   /* CPU: worker threads; 0: run inline in the calling thread */
+    uint32_t isa_mask;  /* CPU: ANYKV_ISA_* that may be used; 0: portable code only */
+    void *cuda_context; /* CUcontext of the caller, or NULL */
+    void *cuda_stream;  /* CUstream of the caller, or NULL */
+    void *cl_context;   /* cl_context of the caller, or NULL */
+    void *cl_device;    /* cl_device_id within it */
+    void *cl_queue;     /* cl_command_queue of the caller (in order), or NULL */
+} anykv_device_options;
+#define ANYKV_DEVICE_OPTIONS_INIT                                                                  \
+    {                                                                                              \
+        sizeof(anykv_device_options), ANYKV_THREADS_ALL, ANYKV_ISA_ALL, NULL, NULL, NULL, NULL,    \
+            NULL                                                                                   \
+    }
+
+/* Opens a device: "auto" (ANYKV_DEVICE from the environment if set, else the first usable GPU, else
+ * the CPU; never a CPU under OpenCL), a backend's name, a device's name or uuid, or its index.
+ * E_NOT_FOUND: no such device; E_DEVICE: it is there but refused, with the reason.  Thread: free. */
+ANYKV_API anykv_status anykv_device_open(anykv_context *context, const char *name,
+                                         const anykv_device_options *options,
+                                         anykv_device **device_out);
+ANYKV_API void anykv_device_close(anykv_device *device);
+ANYKV_API anykv_status anykv_device_describe(anykv_device *device, anykv_device_info *info_out);
+/* Waits until the device's queue is empty.  UINT64_MAX waits for ever.  E_TIMEOUT; E_DEVICE: an earlier
+ * asynchronous call failed.  Thread: free. */
+ANYKV_API anykv_status anykv_device_wait(anykv_device *device, uint64_t timeout_ns);
+
+/* Device memory, for rows that live on the device.  adopt wraps memory of the caller (CPU: a pointer;
+ * CUDA: a CUdeviceptr; OpenCL: a cl_mem), which must outlive the object.  put returns when src has been
+ * read; get when dst is complete.  E_SHAPE: beyond the end.  Thread: free. */
+typedef struct anykv_mem anykv_mem;
+ANYKV_API anykv_status anykv_mem_create(anykv_device *device, uint64_t bytes, anykv_mem **mem_out);
+ANYKV_API anykv_status anykv_mem_adopt(anykv_device *device, void *native, uint64_t bytes,
+                                       anykv_mem **mem_out);
+ANYKV_API void anykv_mem_destroy(anykv_mem *mem);
+ANYKV_API anykv_status anykv_mem_put(anykv_mem *mem, uint64_t offset, const void *src, uint64_t bytes);
+ANYKV_API anykv_status anykv_mem_get(anykv_mem *mem, uint64_t offset, void *dst, uint64_t bytes);
+
+/* A point in the device's queue.  Thread: free. */
+typedef struct anykv_event anykv_event;
+ANYKV_API anykv_status anykv_event_record(anykv_device *device, anykv_event **event_out);
+ANYKV_API anykv_status anykv_event_query(anykv_event *event, int *done_out);
+ANYKV_API anykv_status anykv_event_wait(anykv_event *event, uint64_t timeout_ns);
+/* A descriptor that polls readable once the event has passed, owned by the event; -1: none. */
+ANYKV_API int anykv_event_fd(anykv_event *event);
+ANYKV_API void anykv_event_destroy(anykv_event *event);
+
+/* ------------------------------------------------------------------------------------------------ */
+/* Views: how a caller hands rows over.  Shape [tokens][heads][head_dim] is implied by the call; element
+ * (t, h, i) stands t*token_stride + h*head_stride + i elements behind data (host memory), or behind
+ * byte `offset` of mem (device memory; data is NULL).  Host views are complete when the call returns;
+ * device views are ordered on the device's queue and must live until then. */
+typedef struct anykv_view {
+    void *data;
+    anykv_mem *mem;
+    uint64_t offset;       /* bytes, a multiple of the element size */
+    anykv_dtype dtype;
+    uint64_t token_stride; /* elements */
+    uint64_t head_stride;
+} anykv_view;
+
+/* A dense view of host rows. */
+static inline anykv_view anykv_view_host(const void *data, anykv_dtype dtype, uint32_t heads,
+                                         uint32_t head_dim)
+{
+    anykv_view view;
+    view.data = (void *)(uintptr_t)data;
+    view.mem = NULL;
+    view.offset = 0;
+    view.dtype = dtype;
+    view.token_stride = (uint64_t)heads * head_dim;
+    view.head_stride = head_dim;
+    return view;
+}
+
+/* ------------------------------------------------------------------------------------------------ */
+/* Codec: rows ↔ packed bytes, without a cache. */
+
+typedef struct anykv_codec anykv_codec;
+
+typedef struct anykv_codec_options {
+    size_t size;
+    anykv_format format;
+    anykv_transform transform; /* quantised formats only */
+    uint32_t head_dim;         /* 64, 80, 96, 112, 128, 192, 256, 512 or 576 */
+    int search;                /* scale search of N5 … N2; decoding is the same */
+} anykv_codec_options;
+#define ANYKV_CODEC_OPTIONS_INIT                                                                   \
+    {                                                                                              \
+        sizeof(anykv_codec_options), ANYKV_N4, ANYKV_TRANSFORM_ROTATE, 128, 1                      \
+    }
+
+/* E_ARG: an option out of range.  E_UNSUPPORTED: the device lacks the kernel.  Thread: free. */
+ANYKV_API anykv_status anykv_codec_create(anykv_device *device, const anykv_codec_options *options,
+                                          anykv_codec **codec_out);
+ANYKV_API void anykv_codec_destroy(anykv_codec *codec);
+/* Packed bytes of `rows` rows (one tile in ROW order, docs/format.md).  E_SHAPE: more than 2^31 bytes. */
+ANYKV_API anykv_status anykv_codec_bytes(const anykv_codec *codec, uint64_t rows, uint64_t *bytes_out);
+/* Encodes [tokens][heads] rows into packed (host memory) of exactly anykv_codec_bytes(tokens*heads)
+ * bytes; row t*heads + h is row (t, h).  saw_out may be NULL: bit 0 a NaN became 0, bit 1 a value beyond
+ * 2^100 was clamped.  E_ARG, E_SHAPE: nothing written; E_DEVICE: packed undefined.  Thread: object. */
+ANYKV_API anykv_status anykv_codec_encode(anykv_codec *codec, const anykv_view *rows, uint32_t tokens,
+                                          uint32_t heads, void *packed, uint64_t bytes,
+                                          uint32_t *saw_out);
+ANYKV_API anykv_status anykv_codec_decode(anykv_codec *codec, const void *packed, uint64_t bytes,
+                                          uint32_t tokens, uint32_t heads, const anykv_view *rows);
+
+/* ------------------------------------------------------------------------------------------------ */
+/* Layout: geometry and meaning of rows, layer by layer. */
+
+typedef struct anykv_layout anykv_layout;
+
+#define ANYKV_OWN_ROWS 0xFFFFFFFFu
+
+typedef struct anykv_layer {
+    uint32_t kv_heads, q_heads; /* q_heads a multiple of kv_heads */
+    uint32_t k_dim, v_dim;      /* head sizes */
+    uint32_t window;            /* sliding window in tokens; 0: global */
+    uint32_t source;            /* earlier layer whose rows this layer reads, or ANYKV_OWN_ROWS */
+    anykv_format k_format, v_format;
+    anykv_dtype hot_type;       /* of the newest rows: ANYKV_F16, ANYKV_BF16, ANYKV_F32 */
+    anykv_transform k_transform, v_transform; /* of quantised formats */
+    uint32_t rope_pairs;        /* rotary pairs; 0: none */
+    const uint64_t *rope_turns; /* frequency of each pair, in 2^-64 turns a position; copied */
+} anykv_layer;
+#define ANYKV_LAYER_INIT                                                                           \
+    {                                                                                              \
+        1, 1, 128, 128, 0, ANYKV_OWN_ROWS, ANYKV_N4, ANYKV_N4, ANYKV_F16, ANYKV_TRANSFORM_ROTATE,  \
+            ANYKV_TRANSFORM_ROTATE, 0, NULL                                                        \
+    }
+
+typedef struct anykv_layout_options {
+    size_t size;
+    uint32_t block_tokens;    /* positions in a block: 16, 32, 64, 128 or 256 */
+    const void *weights;      /* digest of the weights or any token of the caller that names them */
+    uint32_t weights_bytes;   /* 1 … 256 */
+    uint32_t shard, shards;   /* this process's part of the model: shard of shards */
+} anykv_layout_options;
+#define ANYKV_LAYOUT_OPTIONS_INIT                                                                  \
+    {                                                                                              \
+        sizeof(anykv_layout_options), 16, NULL, 0, 0, 1                                            \
+    }
+
+/* Writes every error of a layout, a line each, into text (at most text_bytes, always terminated);
+ * E_ARG if there is any, with the first one as the detail.  text may be NULL.  Thread: free. */
+ANYKV_API anykv_status anykv_layout_check(const anykv_layer *layers, uint32_t count,
+                                          const anykv_layout_options *options, char *text,
+                                          size_t text_bytes);
+ANYKV_API anykv_status anykv_layout_create(anykv_context *context, const anykv_layer *layers,
+                                           uint32_t count, const anykv_layout_options *options,
+                                           anykv_layout **layout_out);
+ANYKV_API void anykv_layout_destroy(anykv_layout *layout);
+/* SHA-256 identity of the layout (docs/format.md): everything that can change the rows. */
+ANYKV_API anykv_status anykv_layout_identity(const anykv_layout *layout, uint8_t digest_out[32]);
+
+/* ------------------------------------------------------------------------------------------------ */
+/* Cache. */
+
+typedef struct anykv_cache anykv_cache;
+
+typedef enum anykv_policy {
+    ANYKV_POLICY_LRU = 1 /* least recently used, leaves before parents */
+} anykv_policy;
+
+#define ANYKV_CACHE_PRECISE 1u /* attention without approximations made for speed */
+
+typedef struct anykv_cache_options {
+    size_t size;
+    uint64_t budget_bytes;   /* device bytes the cache may hold, everything included */
+    uint32_t sinks;          /* first tokens kept at the hot type, rounded up to whole blocks */
+    uint32_t recent;         /* newest tokens kept at the hot type */
+    uint32_t max_sequences;  /* in one step */
+    uint32_t max_step_tokens; /* new tokens in one step, all sequences together */
+    uint32_t max_seq_tokens; /* length of a sequence */
+    anykv_policy policy;
+    uint32_t flags;          /* ANYKV_CACHE_* */
+} anykv_cache_options;
+#define ANYKV_CACHE_OPTIONS_INIT                                                                   \
+    {                                                                                              \
+        sizeof(anykv_cache_options), 0, 4, 128, 64, 2048, 131072, ANYKV_POLICY_LRU, 0              \
+    }
+
+typedef struct anykv_estimate {
+    size_t size;
+    uint64_t fixed_bytes;  /* descriptors, scratch, staging: held whatever the pool holds */
+    uint64_t chunk_bytes;  /* the pool grows and shrinks in chunks of this size */
+    uint64_t hot_block_bytes;    /* all layer groups' 16-bit blocks of block_tokens positions */
+    uint64_t sealed_block_bytes; /* all layer groups' packed blocks */
+    uint64_t minimum_bytes; /* the least budget_bytes that anykv_cache_create accepts */
+    uint64_t pool_bytes;   /* whole chunks that fit into budget_bytes - fixed_bytes */
+    uint64_t total_bytes;  /* fixed + pool: what the cache will hold, never more than the budget */
+} anykv_estimate;
+#define ANYKV_ESTIMATE_INIT                                                                        \
+    {                                                                                              \
+        sizeof(anykv_estimate), 0, 0, 0, 0, 0, 0, 0                                                \
+    }
+
+/* Exact bytes that anykv_cache_create would take; allocates nothing on the device.  Thread: free. */
+ANYKV_API anykv_status anykv_cache_estimate(anykv_device *device, const anykv_layout *layout,
+                                            const anykv_cache_options *options,
+                                            anykv_estimate *estimate_out);
+/* Makes the cache and prepares every kernel it will need.  The layout is copied.  E_BUDGET: budget_bytes
+ * is below the minimum, which the detail names.  Thread: free. */
+ANYKV_API anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout,
+                                          const anykv_cache_options *options, anykv_cache **cache_out);
+/* All sequences must have been destroyed.  Thread: setup. */
+ANYKV_API void anykv_cache_destroy(anykv_cache *cache);
+
+typedef struct anykv_stats {
+    size_t size;
+    uint64_t budget_bytes, used_bytes, peak_bytes; /* used: fixed bytes and chunks in use */
+    uint64_t fixed_bytes, chunk_bytes;
+    uint64_t hot_blocks, sealed_blocks;  /* held, by kind */
+    uint64_t cached_blocks;   /* of those, referenced by no sequence */
+    uint64_t hot_bytes, sealed_bytes;
+    uint64_t sequences;
+    uint64_t steps, tokens_appended, tokens_attended;
+    uint64_t blocks_named, blocks_sealed, blocks_evicted, blocks_copied, blocks_moved;
+    uint64_t lookups, lookup_tokens, hit_tokens;
+    uint64_t budget_refusals; /* begins that found nothing to free */
+    uint32_t saw;             /* sticky: bit 0 a NaN, bit 1 a huge value entered a quantised block */
+} anykv_stats;
+/* One consistent snapshot; set size first.  Thread: free. */
+ANYKV_API anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out);
+/* Changes the budget; lowering evicts and compacts at once.  E_BUDGET: what is referenced does not fit,
+ * nothing changed.  Thread: free. */
+ANYKV_API anykv_status anykv_cache_set_budget(anykv_cache *cache, uint64_t budget_bytes);
+/* Evicts every block that no sequence references.  Thread: free. */
+ANYKV_API anykv_status anykv_cache_trim_memory(anykv_cache *cache);
+/* Waits for the cache's asynchronous work; a device failure since the last call is returned here once,
+ * and the sequences of the steps it hit are dead.  Thread: free. */
+ANYKV_API anykv_status anykv_cache_wait(anykv_cache *cache, uint64_t timeout_ns);
+/* Why the last eviction, miss or refusal happened, as text; always terminated.  Thread: free. */
+ANYKV_API anykv_status anykv_cache_explain(anykv_cache *cache, char *text, size_t text_bytes);
+
+/* ------------------------------------------------------------------------------------------------ */
+/* Sequences.  Thread: object (sequence), unless said otherwise. */
+
+typedef struct anykv_seq anykv_seq;
+
+#define ANYKV_SEQ_PUBLIC 1u  /* no tenant: shares blocks with every other public sequence */
+#define ANYKV_SEQ_PRIVATE 2u /* names nothing and matches nothing */
+
+typedef struct anykv_seq_options {
+    size_t size;
+    uint32_t flags;          /* ANYKV_SEQ_PUBLIC, or a tenant */
+    const void *tenant;      /* salt of the tenant; two salts share no block */
+    uint32_t tenant_bytes;   /* 1 … 256, or 0 with ANYKV_SEQ_PUBLIC or ANYKV_SEQ_PRIVATE */
+    const void *extra;       /* further identity, an adapter say */
+    uint32_t extra_bytes;    /* 0 … 256 */
+} anykv_seq_options;
+#define ANYKV_SEQ_OPTIONS_INIT                                                                     \
+    {                                                                                              \
+        sizeof(anykv_seq_options), 0, NULL, 0, NULL, 0                                             \
+    }
+
+/* E_ARG: neither a tenant nor a flag that says there is none. */
+ANYKV_API anykv_status anykv_seq_create(anykv_cache *cache, const anykv_seq_options *options,
+                                        anykv_seq **seq_out);
+/* E_BUSY cannot be returned: a sequence in an open step is destroyed when the step ends. */
+ANYKV_API void anykv_seq_destroy(anykv_seq *seq);
+ANYKV_API anykv_status anykv_seq_length(const anykv_seq *seq, uint64_t *tokens_out);
+
+/* Longest cached prefix of tokens, at most all but one; acquires its blocks and sets the length.
+ * E_STATE: the sequence is not empty. */
+ANYKV_API anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t count,
+                                       uint64_t *matched_out);
+/* The same question without effects.  Thread: free. */
+ANYKV_API anykv_status anykv_cache_lookup(anykv_cache *cache, const anykv_seq_options *options,
+                                          const uint32_t *tokens, uint64_t count,
+                                          uint64_t *matched_out);
+/* Tokens of positions that step_end was not given; names their whole blocks.  E_ARG: not next in turn. */
+ANYKV_API anykv_status anykv_seq_name(anykv_seq *seq, const uint32_t *tokens, uint64_t count);
+/* A copy that shares all whole blocks; a partial last block is copied when one of the two writes. */
+ANYKV_API anykv_status anykv_seq_fork(anykv_seq *seq, anykv_seq **seq_out);
+/* Drops positions from `tokens` on.  E_ARG: longer than the sequence; E_STATE: in a step, or the cut
+ * falls inside a sealed block whose rows must be kept. */
+ANYKV_API anykv_status anykv_seq_trim(anykv_seq *seq, uint64_t tokens);
+/* Removes whole blocks [first, first + count) positions (multiples of block_tokens): they are no longer
+ * attended; positions of the others stay.  The sequence then names no further blocks. */
+ANYKV_API anykv_status anykv_seq_remove(anykv_seq *seq, uint64_t first, uint64_t count);
+/* Hint: will not be continued.  Its blocks go first when memory is short. */
+ANYKV_API anykv_status anykv_seq_done(anykv_seq *seq);
+/* Keeps the sequence's named blocks from eviction until unpinned, also after it is destroyed. */
+ANYKV_API anykv_status anykv_seq_pin(anykv_seq *seq, int pinned);
+
+/* Block tables for a caller's own kernels.  entries: u32 (kind, index; docs/format.md) of a layer
+ * group's blocks.  count_in_out: capacity, then the number; E_SHAPE: too small, the need is written. */
+ANYKV_API anykv_status anykv_seq_table(const anykv_seq *seq, uint32_t layer, uint32_t *entries,
+                                       uint64_t *count_in_out, uint64_t *first_position_out);
+/* Rows [first, first + count) of a layer, decoded; side 0 keys, 1 values.  Host views only. */
+ANYKV_API anykv_status anykv_seq_gather(const anykv_seq *seq, uint32_t layer, int side, uint64_t first,
+                                        uint64_t count, const anykv_view *rows);
+/* One block as stored: the bytes of the block that holds `position` in the layer's group, as they stand
+ * in the pool.  bytes_in_out: capacity, then the size; kind_out: 0 hot, 1 packed. */
+ANYKV_API anykv_status anykv_seq_gather_packed(const anykv_seq *seq, uint32_t layer, uint64_t position,
+                                               void *packed, uint64_t *bytes_in_out, uint32_t *kind_out);
+
+/* ------------------------------------------------------------------------------------------------ */
+/* Steps: one forward pass over a ragged batch, a transaction.  Thread: object (step). */
+
+typedef struct anykv_step anykv_step;
+
+/* Reserves every block that counts[i] new tokens of seqs[i] can need, for all layers.  counts[i] may
+ * be 0.  E_BUDGET: not enough, with the bytes needed in the detail, nothing changed; E_BUSY: a sequence
+ * is in another step; E_SHAPE: beyond max_sequences, max_step_tokens or max_seq_tokens. */
+ANYKV_API anykv_status anykv_step_begin(anykv_cache *cache, anykv_seq *const *seqs,
+                                        const uint32_t *counts, uint32_t n, anykv_step **step_out);
+/* Appends the step's new keys and values of one layer to its sequences.
+ * k, v: [tokens of the step][kv_heads][k_dim or v_dim], one sequence after the other.  A layer that
+ * reads another layer's rows is not appended (E_STATE); nor is a layer twice. */
+ANYKV_API anykv_status anykv_step_append(anykv_step *step, uint32_t layer, const anykv_view *k,
+                                         const anykv_view *v);
+
+#define ANYKV_ATTEND_BIDIRECTIONAL 1u /* new tokens see all new tokens of their sequence */
+#define ANYKV_WINDOW_NONE 0xFFFFFFFFu
+
+typedef struct anykv_attend_params {
+    size_t size;
+    uint32_t flags;      /* ANYKV_ATTEND_* */
+    float scale;         /* of q·k; 0: 1/sqrt(k_dim) */
+    float cap;           /* soft cap: cap*tanh(score/cap); 0: none */
+    uint32_t window;     /* 0: the layer's; ANYKV_WINDOW_NONE: none.  Blocks that fell behind the
+                          * layer's own window are gone all the same */
+    const float *sinks;  /* one logit for each q head, host memory; NULL: none */
+    /* Additive bias among the step's own tokens, f32: element (i, j) belongs to new tokens i (of the
+     * step) and j (of i's sequence), stride mask_stride floats; -INFINITY forbids.  Replaces the causal
+     * rule among new tokens.  Host memory.  NULL: none. */
+    const float *mask;
+    uint64_t mask_stride;
+    float *lse;          /* receives [tokens][q_heads] log-sum-exp, host memory; NULL: no */
+} anykv_attend_params;
+#define ANYKV_ATTEND_PARAMS_INIT                                                                   \
+    {                                                                                              \
+        sizeof(anykv_attend_params), 0, 0.0f, 0.0f, 0, NULL, NULL, 0, NULL                         \
+    }
+
+/* Attention of the step's tokens over their sequences, the step's own rows included (append first).
+ * q: [tokens of the step][q_heads][k_dim]; out: [tokens of the step][q_heads][v_dim].  params NULL:
+ * plain causal attention. */
+ANYKV_API anykv_status anykv_step_attend(anykv_step *step, uint32_t layer, const anykv_view *q,
+                                         const anykv_attend_params *params, const anykv_view *out);
+/* Ends the step and frees it.  accepted[i] <= counts[i] tokens of sequence i stay (NULL: all).  tokens:
+ * ids of all tokens of the step (NULL: given later by anykv_seq_name).  Whole blocks that have left the
+ * recent window are sealed.  E_STATE: a layer was not appended; E_ARG: accepted too large: the step
+ * stays open.  E_DEVICE: its sequences are dead and the step is gone. */
+ANYKV_API anykv_status anykv_step_end(anykv_step *step, const uint32_t *accepted, const uint32_t *tokens);
+/* Takes everything back and frees the step. */
+ANYKV_API void anykv_step_cancel(anykv_step *step);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

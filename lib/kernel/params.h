@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Parameter structs of the kernels, and the step descriptor: fixed-width little-endian integers and
+ * floats in the same layout in C, OpenCL C and CUDA.  `arg N` below is the N-th span of the launch. */
+#ifndef AKV_KERNEL_PARAMS_H
+#define AKV_KERNEL_PARAMS_H
+#include "format.h"
+
+/* Where blocks live.  The pool is up to 8 slabs of whole chunks; a chunk holds blocks of one kind.
+ * Block `index` of kind k: chunk = index / blocks_per_chunk[k], slab = chunk / chunks_per_slab,
+ * byte = (chunk % chunks_per_slab) * chunk_bytes + (index % blocks_per_chunk[k]) * block_bytes[k].
+ * chunk_bytes and block_bytes are multiples of 16. */
+typedef struct akv_pool_map {
+    akv_u64 chunk_bytes;
+    akv_u32 chunks_per_slab;
+    akv_u32 slabs;
+    akv_u32 block_bytes[AKV_KINDS];
+    akv_u32 blocks_per_chunk[AKV_KINDS];
+} akv_pool_map;
+
+/* An address in the pool (lists of moves): slab in bits 63:56, byte offset in bits 55:0. */
+#define AKV_ADDR_SLAB(a)   ((akv_u32)((a) >> 56))
+#define AKV_ADDR_OFFSET(a) ((a) & 0x00FFFFFFFFFFFFFFul)
+
+/* Address of the block that a table entry (kind in bits 31:28, index in 27:0) names. */
+AKV_FN akv_u64 akv_block_address(const akv_pool_map *map, akv_u32 entry)
+{
+    akv_u32 kind = entry >> 28, index = entry & 0x0FFFFFFFu;
+    akv_u32 per = map->blocks_per_chunk[kind], chunk = index / per;
+    akv_u32 slab = chunk / map->chunks_per_slab;
+    return ((akv_u64)slab << 56) |
+           ((akv_u64)(chunk % map->chunks_per_slab) * map->chunk_bytes +
+            (akv_u64)(index % per) * map->block_bytes[kind]);
+}
+
+/* Rows of the caller: element (token, head, i) stands at (token*token_stride + head*head_stride + i)
+ * elements behind the span's start. */
+typedef struct akv_rows {
+    akv_u64 token_stride;
+    akv_u64 head_stride;
+    akv_u32 dtype; /* AKV_F32, AKV_F16, AKV_BF16 */
+    akv_u32 heads;
+} akv_rows;
+
+#define AKV_FLAG_ROTATE 1u /* encode: rotate before; decode: rotate back after */
+#define AKV_FLAG_SEARCH 2u /* codebook formats: scale search */
+#define AKV_FLAG_PLANT_SHIFT 16 /* bits 16..19: a planted fault, honoured by test encoders only */
+
+/* Bits that quantising kernels OR into the u32 at arg `flags` when they meet such input. */
+#define AKV_SAW_NAN  1u /* a NaN became 0 */
+#define AKV_SAW_HUGE 2u /* a value beyond 2^100 was clamped */
+
+/* encode: arg 0 rows, arg 1 tile in ROW order of tokens*heads rows (row = token*heads + head), arg 2 flags. */
+typedef struct akv_encode_params {
+    akv_rows rows;
+    akv_u32 tokens;
+    akv_u32 dim;
+    akv_u32 format;
+    akv_u32 flags;
+} akv_encode_params;
+
+/* decode: arg 0 tile in ROW order, arg 1 rows.  Fields as encode. */
+typedef akv_encode_params akv_decode_params;
+
+/* rotate: arg 0 rows in, arg 1 rows out (both f32, dense [tokens*heads][dim]).  flags: AKV_FLAG_ROTATE
+ * set = forward with the storing scale; clear = back. */
+typedef struct akv_rotate_params {
+    akv_u32 rows;
+    akv_u32 dim;
+    akv_u32 flags;
+    akv_u32 pad;
+} akv_rotate_params;
+
+/* One layer of a block, as seal and copy-like kernels see it. */
+typedef struct akv_seal_layer {
+    akv_u32 src_k, src_v; /* byte offset of head 0's tile in the 16-bit block */
+    akv_u32 dst_k, dst_v; /* byte offset of head 0's tile in the packed block */
+} akv_seal_layer;
+typedef struct akv_move {
+    akv_u64 src, dst; /* pool addresses, or byte offsets in a linear span (copy) */
+} akv_move;
+
+/* seal: 16-bit blocks to packed blocks.  arg 0 akv_seal_layer[layers], arg 1 akv_move[moves], arg 2 flags.
+ * All layers of one launch share formats and geometry.  Keys are stored in ROW order, values in QUAD. */
+typedef struct akv_seal_params {
+    akv_pool_map pool;
+    akv_u32 moves;
+    akv_u32 layers;
+    akv_u32 kv_heads;
+    akv_u32 block_tokens;
+    akv_u32 k_dim, v_dim;
+    akv_u32 hot_type; /* dtype of the source rows */
+    akv_u32 k_format, v_format;
+    akv_u32 k_flags, v_flags; /* AKV_FLAG_ROTATE, AKV_FLAG_SEARCH */
+    akv_u32 pad;
+} akv_seal_params;
+
+/* Step descriptor: one span, filled by the host at begin.  Byte offsets are from its start. */
+typedef struct akv_step_head {
+    akv_u32 sequences;
+    akv_u32 tokens;          /* new tokens of all sequences */
+    akv_u32 block_tokens;
+    akv_u32 table_entries;
+    akv_u32 seq_offset;      /* akv_step_seq[sequences] */
+    akv_u32 token_offset;    /* akv_u32[tokens]: sequence of each new token */
+    akv_u32 table_offset;    /* akv_u32[table_entries]: block tables */
+    akv_u32 max_tokens;      /* largest count of one sequence */
+    akv_u64 pad[4];
+} akv_step_head;
+typedef struct akv_step_seq {
+    akv_u32 first_token;  /* its first new token in the batch */
+    akv_u32 tokens;       /* how many it has; 0: only attends are impossible, it is skipped */
+    akv_u32 length;       /* logical length before the step: new token i has position length + i */
+    akv_u32 first_block;  /* logical block number of table[table_first]; earlier blocks were freed */
+    akv_u32 table_first;  /* index into the table array */
+    akv_u32 table_count;
+    akv_u32 pad[2];
+} akv_step_seq;
+
+/* append: arg 0 descriptor, arg 1 k rows, arg 2 v rows.  Writes every new token's row into its
+ * 16-bit block (kind 0), converted to the hot type (round to nearest even, integer code). */
+typedef struct akv_append_params {
+    akv_pool_map pool;
+    akv_rows k, v;
+    akv_u32 k_dim, v_dim;
+    akv_u32 k_offset, v_offset; /* of head 0's tile of this layer in a kind-0 block */
+    akv_u32 hot_type;
+    akv_u32 max_tokens; /* declared maximum, for the size of a captured launch */
+} akv_append_params;
+
+/* Where one layer's tiles stand in a block of each kind, and in what format. */
+typedef struct akv_tile_map {
+    akv_u32 k_offset[AKV_KINDS], v_offset[AKV_KINDS]; /* of head 0; heads follow, one tile each */
+    akv_u32 k_format[AKV_KINDS], v_format[AKV_KINDS]; /* 0: this kind is not used */
+} akv_tile_map;
+
+/* gather: decoded rows of a list of blocks, one layer, one side.  arg 0 akv_u32 table[blocks], arg 1
+ * rows out [blocks*block_tokens][heads][dim] in rows.dtype.  Only `tokens` rows are written. */
+typedef struct akv_gather_params {
+    akv_pool_map pool;
+    akv_rows rows;
+    akv_u32 offset[AKV_KINDS];
+    akv_u32 format[AKV_KINDS];
+    akv_u32 order; /* AKV_ORDER_ROW for keys, AKV_ORDER_QUAD for values */
+    akv_u32 flags; /* AKV_FLAG_ROTATE: rows of quantised kinds are rotated back */
+    akv_u32 dim;
+    akv_u32 blocks, block_tokens;
+    akv_u32 first_row; /* rows to skip at the start of the first block */
+    akv_u32 tokens;    /* rows to write */
+    akv_u32 pad;
+} akv_gather_params;
+
+/* copy: `moves` runs of `bytes` each.  arg 0 akv_move[moves], arg 1 a linear span (unused by POOL_POOL). */
+#define AKV_COPY_POOL_POOL   0u
+#define AKV_COPY_POOL_LINEAR 1u
+#define AKV_COPY_LINEAR_POOL 2u
+typedef struct akv_copy_params {
+    akv_pool_map pool;
+    akv_u32 moves;
+    akv_u32 bytes; /* multiple of 16 */
+    akv_u32 direction;
+    akv_u32 pad;
+} akv_copy_params;
+
+#define AKV_ATTEND_BIDIRECTIONAL 1u /* new tokens see all new tokens of their sequence */
+#define AKV_ATTEND_MASK          2u /* arg 4 holds an additive f32 bias, see below */
+#define AKV_ATTEND_SINKS         4u /* arg 5 holds one f32 logit per q head */
+#define AKV_ATTEND_LSE           8u /* arg 3 receives the log-sum-exp, natural logarithm */
+#define AKV_ATTEND_PRECISE       16u /* no approximation for speed (int8 query, 8-bit weights) */
+
+/* attend: arg 0 descriptor, arg 1 q rows, arg 2 out rows, arg 3 lse f32 [tokens][q_heads], arg 4 mask:
+ * f32 [tokens][mask_stride], element (i, j) is added to the score of new token i against new token j of
+ * its own sequence (-inf forbids; the causal rule does not apply among new tokens then), arg 5 sink
+ * logits, arg 6 scratch (size from the backend's `check`).
+ * score = scale * q.k, then cap * tanh(score / cap) where cap > 0, then + mask.  Position p sees keys at
+ * positions p - window + 1 .. p (window 0: all).  A query that sees no key gives zeros (lse -inf). */
+typedef struct akv_attend_params {
+    akv_pool_map pool;
+    akv_tile_map tiles;
+    akv_rows q, out;
+    akv_u32 kv_heads, q_heads;
+    akv_u32 k_dim, v_dim;
+    akv_u32 k_flags, v_flags; /* AKV_FLAG_ROTATE: quantised tiles hold rotated rows */
+    akv_u32 flags;            /* AKV_ATTEND_* */
+    akv_u32 window;
+    akv_u32 mask_stride;
+    float scale, cap;
+    akv_u32 max_tokens;    /* declared maximum of new tokens in a step */
+    akv_u32 max_sequences; /* declared maximum of sequences in a step */
+    akv_u32 max_length;    /* declared maximum of positions in a sequence */
+} akv_attend_params;
+
+#endif
