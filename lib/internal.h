@@ -71,6 +71,12 @@ void akv_cond_wait(akv_cond *cond, akv_mutex *mutex);
 bool akv_cond_wait_until(akv_cond *cond, akv_mutex *mutex, uint64_t deadline_ns); /* false: timed out */
 void akv_cond_signal(akv_cond *cond);
 void akv_cond_broadcast(akv_cond *cond);
+typedef struct akv_thread {
+    pthread_t t;
+} akv_thread;
+anykv_status akv_thread_start(anykv_context *context, akv_thread *thread, void *(*run)(void *),
+                              void *argument); /* all signals blocked in it */
+void akv_thread_join(akv_thread *thread);
 uint64_t akv_now_ns(void); /* monotonic */
 uint32_t akv_cpu_count(void);
 
