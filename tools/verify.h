@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of `anykv verify` share: targets, rows of the table, launches and their comparison.
+ *
+ * A case is one kernel with one set of parameters on one set of inputs.  What it must write is known
+ * before it runs: the scalar reference (the portable code of the CPU backend) encodes and decodes dense
+ * rows, and the harness itself puts those bytes where strides, block tables and tile orders want them.
+ * Every case runs in two launch shapes, which differ in base offsets, strides, threads and the
+ * floating-point environment of the caller. */
+#ifndef AKV_VERIFY_H
+#define AKV_VERIFY_H
+#include "../backends/cpu/cpu.h"
+#include "cli.h"
+#include "progress.h"
+
+#define VERIFY_SHAPES  2u
+#define VERIFY_SPANS   (AKV_MAX_ARGS + AKV_MAX_SLABS)
+#define VERIFY_GUARD   256u  /* bytes before and behind every span */
+#define VERIFY_TARGETS 16u
+#define VERIFY_DIMS    9u
+extern const uint32_t verify_dims[VERIFY_DIMS];
+
+/* One open device with its queue, and a growing buffer for each span of a launch. */
+struct verify_side {
+    struct akv_device *device;
+    struct akv_queue *queue;
+    bool owned;
+    bool odd_float; /* launches run while the caller's thread rounds upward and flushes denormals */
+    struct akv_mem *mem[VERIFY_SPANS];
+};
+
+/* Something under test: a device, at one ISA level where it is a CPU. */
+struct verify_target {
+    char label[16];    /* what --device takes */
+    const char *isa;   /* NULL: a GPU */
+    char skip[256];    /* why nothing can run here; empty: it can */
+    bool required;
+    const struct akv_cpu_kernel *planted; /* runs in place of ENCODE */
+    uint32_t plant;
+    struct verify_side side[VERIFY_SHAPES];
+};
+
+/* One row of the table: a kernel and format on one target. */
+struct verify_row {
+    uint64_t elements, differ, nanoseconds, cases;
+    double max_error; /* of the bound, BOUNDED kernels only */
+    uint64_t failures; /* cases that could not run or broke their bound */
+    char skipped[256];
+};
+
+/* A span of a launch.  data: the bytes before it (NULL: the pattern); expect: the bytes after it (NULL: as
+ * before; pointing to verify_any: not compared). */
+struct verify_span {
+    const void *data;
+    const void *expect;
+    uint64_t bytes; /* 0: absent */
+};
+extern const uint8_t verify_any[1];
+
+struct verify_launch {
+    const void *params;
+    struct verify_span span[VERIFY_SPANS]; /* arguments, then from AKV_MAX_ARGS on slabs */
+    uint32_t slabs;
+    void *result[VERIFY_SPANS]; /* receives the bytes after the launch, or NULL */
+    /* Prints which input a byte of a span came from, and that input. */
+    void (*explain)(const struct verify_launch *launch, uint32_t span, uint64_t offset);
+    const void *user;
+};
+
+struct verify {
+    anykv_context *context;
+    uint64_t elements, seed;
+    const char *only;      /* the one case to run, or NULL */
+    const char *kernel_glob;
+    const char *format_glob;
+    struct verify_target target[VERIFY_TARGETS];
+    uint32_t targets;
+    struct verify_side reference;
+    struct akv_progress progress;
+    uint64_t work_done;
+    bool json;
+
+    /* the row being made */
+    enum akv_kernel_id kernel;
+    const char *format;
+    struct verify_row row[VERIFY_TARGETS];
+    /* the case being made */
+    char name[128];
+    uint32_t faults; /* memory or reference failures: the whole run stops */
+};
+
+/* ---- verify_run.c ---- */
+anykv_status verify_side_open(struct verify *v, struct verify_side *side, const char *device,
+                              const anykv_device_options *options);
+void verify_side_close(struct verify_side *side);
+/* The byte that stands at `offset` wherever nothing has been written. */
+static inline uint8_t verify_pattern(uint64_t offset)
+{
+    return (uint8_t)(0x9Du + 37u * (uint32_t)offset);
+}
+void verify_fill_pattern(void *bytes, uint64_t count);
+/* Names the case; false when --case wants another one.  elements: what it adds to the row. */
+bool verify_case(struct verify *v, uint64_t elements, const char *format, ...) AKV_PRINTF(3, 4);
+/* Runs a launch on the reference; false after a failure (printed, counted in v->faults). */
+bool verify_reference(struct verify *v, enum akv_kernel_id kernel, const struct verify_launch *launch);
+/* Runs the case, shape by shape, on every target of the row and compares.  elements: as verify_case. */
+void verify_compare(struct verify *v, uint64_t elements,
+                    const struct verify_launch shape[VERIFY_SHAPES]);
+/* Whether target t can still run cases of this row with these parameters; records the skip. */
+bool verify_target_runs(struct verify *v, uint32_t t, const void *params);
+/* One launch on one side.  differ_out counts bytes that are not as expected, guards included; the first
+ * one is printed if `print`. */
+anykv_status verify_launch_on(struct verify *v, struct verify_side *side, uint32_t shape,
+                              const struct verify_target *target, enum akv_kernel_id kernel,
+                              const struct verify_launch *launch, bool print, uint64_t *differ_out);
+void verify_failed(struct verify *v, uint32_t t, const char *format, ...) AKV_PRINTF(3, 4);
+void verify_replay_line(const struct verify *v, const struct verify_target *target);
+
+/* ---- verify_data.c ---- */
+uint64_t verify_mix(uint64_t seed, uint64_t value);       /* another seed */
+uint64_t verify_random(uint64_t *state);                  /* 64 bits */
+uint32_t verify_below(uint64_t *state, uint32_t limit);   /* 0 … limit-1 */
+void *verify_alloc(struct verify *v, uint64_t bytes);     /* NULL: counted in v->faults */
+/* Adversarial rows in a dtype, dense.  16-bit dtypes: the rows rounded, and every eighth row consecutive
+ * bit patterns, so that all 65,536 occur. */
+bool verify_rows(struct verify *v, void *rows, uint64_t n, uint32_t dim, uint32_t format, uint32_t dtype,
+                 uint64_t seed);
+/* A ROW order tile of arbitrary codes and arbitrary finite scales, every UE5M3 value among them. */
+void verify_random_tile(void *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint64_t *state);
+/* Dense rows to strided ones and their extent in bytes. */
+uint64_t verify_extent(const akv_rows *rows, uint32_t tokens, uint32_t dim);
+void verify_spread(void *into, const akv_rows *rows, const void *dense, uint32_t tokens, uint32_t dim);
+/* ROW order tile to QUAD order. */
+void verify_quad(void *into, const void *row_tile, uint32_t format, uint32_t tokens, uint32_t dim);
+/* Dense reference encode and decode of `n` rows; tile has akv_tile_bytes(format, n, dim) bytes. */
+bool verify_encode_rows(struct verify *v, const void *rows, uint32_t dtype, uint32_t n, uint32_t dim,
+                        uint32_t format, uint32_t flags, void *tile, uint32_t *saw_out);
+bool verify_decode_rows(struct verify *v, const void *tile, uint32_t n, uint32_t dim, uint32_t format,
+                        uint32_t flags, uint32_t dtype, void *rows);
+void verify_print_row(const char *what, const void *row, uint32_t dtype, uint32_t dim);
+const char *verify_format_name(uint32_t format); /* "N4" */
+
+/* ---- families ---- */
+void verify_encode(struct verify *v, uint32_t format);
+void verify_decode(struct verify *v, uint32_t format);
+void verify_rotate(struct verify *v, uint32_t format);
+void verify_seal(struct verify *v, uint32_t format);
+void verify_append(struct verify *v, uint32_t format);
+void verify_gather(struct verify *v, uint32_t format);
+void verify_copy(struct verify *v, uint32_t format);
+void verify_attend(struct verify *v, uint32_t k_format, uint32_t v_format);
+
+#endif
