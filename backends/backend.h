@@ -138,6 +138,12 @@ struct akv_backend {
 /* registry.c: the static list, NULL-terminated; and device lookup by name ("auto", "cpu", a device's name,
  * uuid or "backend:index"). */
 extern const struct akv_backend *const akv_backends[];
+/* Every device of every backend, usable or not, in the order of akv_backends; one allocation of the
+ * context that the caller frees. */
+anykv_status akv_devices_list(anykv_context *context, struct akv_device_info **infos_out,
+                              uint32_t *count_out);
+/* The queue of the caller that the options name for this device's backend, or NULL. */
+void *akv_native_queue(const struct akv_device *device, const anykv_device_options *options);
 
 /* ---- checked wrappers (backend.c): bounds, overlap, alignment, fault points, once, here ---- */
 anykv_status akv_device_open(anykv_context *context, const char *name, const anykv_device_options *options,

@@ -17,7 +17,6 @@ struct anykv_device {
     anykv_context *context;
     struct akv_device *device;
     struct akv_queue *queue;
-    uint32_t index; /* in the context's list of devices */
 };
 
 struct anykv_mem {
@@ -25,11 +24,13 @@ struct anykv_mem {
     anykv_device *device;
 };
 
-/* Checks a view of [tokens][heads][dim] rows for this device and says where it lies: on a device with
- * host memory a host view becomes a span of the host window; otherwise span_out->mem is NULL and the
- * caller stages the bytes.  span_out->bytes is the extent from the first to the last element. */
+/* Checks a view of [tokens][heads][dim] rows for this device (view.c): NULL and double ends, dtype,
+ * alignment, extents with checked arithmetic, and for `write` that no two rows share an element.
+ * On success span_out covers the first to the last element: device memory, or the host window on a
+ * device that has one; mem is NULL where host rows must be staged.  tokens 0: an empty span. */
 anykv_status akv_view_check(anykv_device *device, const char *what, const anykv_view *view,
-                            uint32_t tokens, uint32_t heads, uint32_t dim, struct akv_span *span_out);
+                            uint32_t tokens, uint32_t heads, uint32_t dim, bool write,
+                            struct akv_span *span_out);
 
 /* The rows record of a view for kernel parameters. */
 static inline akv_rows akv_view_rows(const anykv_view *view, uint32_t heads)

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Names of storage formats and profiles, and what an element costs in each. */
+#include "internal.h"
+#include "kernel/format.h"
+
+static const struct {
+    const char *name;
+    anykv_format format;
+} formats[] = {
+    {"F32", ANYKV_F32}, {"F16", ANYKV_F16}, {"BF16", ANYKV_BF16},
+    {"I8", ANYKV_I8},   {"N6", ANYKV_N6},   {"N5", ANYKV_N5},
+    {"N4", ANYKV_N4},   {"N3", ANYKV_N3},   {"N2", ANYKV_N2},
+};
+
+static const struct {
+    const char *name;
+    anykv_format k, v;
+} profiles[] = {
+    {"q8", ANYKV_I8, ANYKV_I8}, {"q6", ANYKV_I8, ANYKV_N4}, {"q5", ANYKV_N5, ANYKV_N4},
+    {"q4", ANYKV_N4, ANYKV_N4}, {"q3", ANYKV_N3, ANYKV_N3}, {"q2", ANYKV_N3, ANYKV_N2},
+};
+
+#define FORMAT_COUNT  (sizeof formats / sizeof formats[0])
+#define PROFILE_COUNT (sizeof profiles / sizeof profiles[0])
+
+_Static_assert(AKV_F32 == (int)ANYKV_F32 && AKV_N2 == (int)ANYKV_N2, "one numbering of formats");
+_Static_assert(FORMAT_COUNT == AKV_FORMATS - 1, "every format has a name");
+
+/* Whatever the locale: is text (of `length` characters) this name in any case? */
+static bool same_name(const char *text, size_t length, const char *name)
+{
+    if (strlen(name) != length)
+        return false;
+    for (size_t i = 0; i < length; i++) {
+        char a = text[i], b = name[i];
+        if (a >= 'a' && a <= 'z')
+            a = (char)(a - 'a' + 'A');
+        if (b >= 'a' && b <= 'z')
+            b = (char)(b - 'a' + 'A');
+        if (a != b)
+            return false;
+    }
+    return true;
+}
+
+static bool find_format(const char *text, size_t length, anykv_format *format_out)
+{
+    for (size_t i = 0; i < FORMAT_COUNT; i++)
+        if (same_name(text, length, formats[i].name)) {
+            *format_out = formats[i].format;
+            return true;
+        }
+    return false;
+}
+
+const char *anykv_format_name(anykv_format format)
+{
+    for (size_t i = 0; i < FORMAT_COUNT; i++)
+        if (formats[i].format == format)
+            return formats[i].name;
+    return "?";
+}
+
+anykv_status anykv_format_parse(const char *name, anykv_format *format_out)
+{
+    if (!name || !format_out)
+        return akv_fail(NULL, ANYKV_E_ARG, "%s: NULL", name ? "format_out" : "name");
+    if (!find_format(name, strlen(name), format_out))
+        return akv_fail(NULL, ANYKV_E_ARG,
+                        "format: \"%.32s\" is none of F32 F16 BF16 I8 N6 N5 N4 N3 N2", name);
+    return ANYKV_OK;
+}
+
+anykv_status anykv_format_pair_parse(const char *name, anykv_format *k_out, anykv_format *v_out)
+{
+    if (!name || !k_out || !v_out)
+        return akv_fail(NULL, ANYKV_E_ARG, "%s: NULL", !name ? "name" : !k_out ? "k_out" : "v_out");
+    size_t length = strlen(name);
+    for (size_t i = 0; i < PROFILE_COUNT; i++)
+        if (same_name(name, length, profiles[i].name)) {
+            *k_out = profiles[i].k;
+            *v_out = profiles[i].v;
+            return ANYKV_OK;
+        }
+    if (same_name(name, length, "lossless"))
+        return akv_fail(NULL, ANYKV_E_UNSUPPORTED,
+                        "format pair: this version has no lossless packing; use BF16/BF16");
+    const char *slash = strchr(name, '/');
+    size_t k_length = slash ? (size_t)(slash - name) : length;
+    const char *v_name = slash ? slash + 1 : name;
+    anykv_format k, v;
+    if (!find_format(name, k_length, &k) || !find_format(v_name, strlen(v_name), &v))
+        return akv_fail(NULL, ANYKV_E_ARG,
+                        "format pair: \"%.32s\" is neither a profile (q8 q6 q5 q4 q3 q2) nor K/V of "
+                        "F32 F16 BF16 I8 N6 N5 N4 N3 N2",
+                        name);
+    *k_out = k;
+    *v_out = v;
+    return ANYKV_OK;
+}
+
+double anykv_format_bits(anykv_format format, uint32_t head_dim)
+{
+    if (format < ANYKV_F32 || format > ANYKV_N2 || head_dim == 0 || head_dim > AKV_MAX_HEAD_DIM)
+        return 0.0;
+    akv_u32 number = (akv_u32)format;
+    if (akv_format_raw(number))
+        return 8.0 * akv_raw_bytes(number);
+    akv_u32 codes = akv_padded_dim(head_dim) * (akv_format_plane0(number) + akv_format_plane1(number));
+    akv_u32 scales = 8u * akv_scale_count(number, head_dim) * akv_scale_bytes(number);
+    return (double)(codes + scales) / head_dim;
+}
