@@ -187,6 +187,12 @@ typedef struct akv_attend_params {
     akv_u32 max_tokens;    /* declared maximum of new tokens in a step */
     akv_u32 max_sequences; /* declared maximum of sequences in a step */
     akv_u32 max_length;    /* declared maximum of positions in a sequence */
+    /* Bounds of this launch, at most the declared ones, for the size of its grid; 0: the declared
+     * maximum, as a captured launch needs.  Results never depend on them. */
+    akv_u32 bound_sequences;
+    akv_u32 bound_seq_tokens; /* new tokens of one sequence */
+    akv_u32 bound_length;     /* positions of one sequence, its new tokens included */
+    akv_u32 pad;
 } akv_attend_params;
 
 #endif
