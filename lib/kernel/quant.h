@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Scales and codes of the quantised formats, for private arrays of sane values (fp.h).
+ *
+ * Contract (class EXACT).  amax = max |x| over the elements of one scale, as integer maximum of
+ * bits. I8, N6   d = min(f16_rne(f32_rne(amax * C)), 65504), C = f32(1/127), f32(1/31); code =
+ * clamp(nearest integer of x/d in real arithmetic, ties to even, ±127, ±31); d = 0: 0. Stored: I8
+ * the byte, N6 code + 32.  Value d * code, exact in f32. N5 … N2  d = ue5m3(f32_rne(amax * B[m])),
+ * B[m] = f32(r_m * 128 / 127), m = 0 without search; code = index of the nearest of d*c/128 over
+ * the codebook c (ascending from the most negative), ties to the even index; d = 0: the first
+ * positive index, which reads as +0. Value d * c / 128, exact in f32 and f16. search   e = exponent
+ * of amax, n_i = rint(|x_i| * 2^(12-e)), d = M * 2^q with M = 1.mmm * 8 or the subnormal mantissa;
+ * level r_j = M * c_j * 2^(q+5-e) over the positive codebook, rounded half up where that is a right
+ * shift, 0 for shifts beyond 31; error(m) = sum_i min_j (n_i - r_j)^2 in 32 bits, which never
+ * overflows.  The least error wins, the least m on ties. NaN cannot occur: values are sane. */
+#ifndef AKV_KERNEL_QUANT_H
+#define AKV_KERNEL_QUANT_H
+#include "fp.h"
+
+#define AKV_CANDIDATES 8u
+
+/* Positive halves of the codebooks (Gaussian Lloyd-Max), N2, N3, N4, N5: a format with L positive
+ * levels starts at L - 2. */
+AKV_TABLE akv_u8 akv_codebook[30] = {38, 127,                                               /* N2 */
+                                     14, 45,  79, 127,                                      /* N3 */
+                                     6,  18,  31, 44,  58, 75, 96, 127,                     /* N4 */
+                                     3,  8,   13, 18,  24, 29, 35, 41,  47, 54, 61, 70, 79, /* N5 */
+                                     90, 105, 127};
+
+/* r_m * 128 / 127 in f32: N5, N4, N3, N2. */
+AKV_TABLE float akv_candidate[4][8] = {
+    {0x1.020408p+0f, 0x1.f48cfp-1f, 0x1.e511d2p-1f, 0x1.d596b2p-1f, 0x1.c61b94p-1f, 0x1.b6a074p-1f,
+     0x1.09c198p+0f, 0x1.a72554p-1f},
+    {0x1.020408p+0f, 0x1.ef63e6p-1f, 0x1.dabfbcp-1f, 0x1.c61b94p-1f, 0x1.b1776ap-1f, 0x1.9cd34p-1f,
+     0x1.882f16p-1f, 0x1.738aecp-1f},
+    {0x1.020408p+0f, 0x1.e511d2p-1f, 0x1.c61b94p-1f, 0x1.a72554p-1f, 0x1.882f16p-1f, 0x1.6938d8p-1f,
+     0x1.4a429ap-1f, 0x1.2b4c5cp-1f},
+    {0x1.020408p+0f, 0x1.dabfbcp-1f, 0x1.b1776ap-1f, 0x1.882f16p-1f, 0x1.5ee6c4p-1f, 0x1.359e7p-1f,
+     0x1.0c561cp-1f, 0x1.c61b94p-2f}};
+
+/* Positive levels of a codebook format: N5 16, N4 8, N3 4, N2 2. */
+AKV_FN akv_u32 akv_levels(akv_u32 format)
+{
+    return 16u >> (format - AKV_N5);
+}
+/* Codebook entry of an index. */
+AKV_FN akv_i32 akv_codebook_entry(akv_u32 format, akv_u32 index)
+{
+    akv_u32 levels = akv_levels(format);
+    if (index >= levels)
+        return (akv_i32)akv_codebook[index - 2u]; /* (levels - 2) + (index - levels) */
+    return -(akv_i32)akv_codebook[2u * levels - 3u - index];
+}
+
+/* Bits of the largest magnitude of count private values; at least `amax`, so that calls chain. */
+AKV_FN akv_u32 akv_amax(const float *x, akv_u32 count, akv_u32 amax)
+{
+    akv_u32 i, a;
+    for (i = 0u; i < count; i++) {
+        a = akv_as_u32(x[i]) & 0x7FFFFFFFu;
+        amax = a > amax ? a : amax;
+    }
+    return amax;
+}
+
+/* ---- I8, N6 ---- */
+AKV_FN akv_u32 akv_uniform_scale(akv_u32 amax, akv_u32 format) /* f16 bits */
+{
+    float inverse = format == AKV_I8 ? 0x1.020408p-7f : 0x1.08421p-5f;
+    akv_u32 h = akv_f16_from_f32(akv_as_u32(akv_as_f32(amax) * inverse));
+    return h > 0x7BFFu ? 0x7BFFu : h;
+}
+/* 1/d in two parts, relative error of the sum below 2^-38.  hi may come from any division or
+ * estimate with a relative error up to 2^-20: the codes below do not depend on it. */
+typedef struct akv_reciprocal {
+    float hi, lo;
+} akv_reciprocal;
+AKV_FN akv_reciprocal akv_reciprocal_of(float d) /* 0 of 0 */
+{
+    akv_reciprocal r;
+    r.hi = 0.0f;
+    r.lo = 0.0f;
+    if (d > 0.0f) {
+        r.hi = 1.0f / d;
+        r.lo = AKV_FMA(-r.hi, d, 1.0f) * r.hi;
+    }
+    return r;
+}
+/* Nearest integer of x/d, ties to even, clamped to ±limit (127 or 31).
+ * Why it is exact: let h be a half-integer up to limit; y = h*d has at most 19 significant bits and
+ * is an f32.  Where x = y, the fused sum is h*(1 + 2^-38) before its rounding, hence h.  Elsewhere
+ * |x - y| is at least the distance of neighbouring f32 at y, and x/d stands off h by more than (1 +
+ * 2^-11) times half the distance of neighbouring f32 at h, so that its rounding cannot reach h. */
+AKV_FN akv_i32 akv_uniform_code(float x, akv_reciprocal r, float limit)
+{
+    float t = AKV_FMA(x, r.hi, x * r.lo);
+    t = t > limit ? limit : t;
+    t = t < -limit ? -limit : t;
+    return AKV_RINT(t);
+}
+
+/* ---- N5, N4, N3, N2 ---- */
+AKV_FN akv_u32 akv_codebook_scale(akv_u32 amax, akv_u32 format, akv_u32 m) /* ue5m3 */
+{
+    return akv_ue5m3_from_f32(akv_as_u32(akv_as_f32(amax) * akv_candidate[format - AKV_N5][m]));
+}
+/* Level M*c of scale byte s in units of 2^(e-12), e + 127 = exponent. */
+AKV_FN akv_i32 akv_search_level(akv_u32 s, akv_u32 c, akv_u32 exponent)
+{
+    akv_u32 m = s < 8u ? s : 8u + (s & 7u);
+    akv_i32 q = s < 8u ? -17 : (akv_i32)(s >> 3) - 18, shift = q + 5 + 127 - (akv_i32)exponent;
+    if (shift >= 0)
+        return (akv_i32)((m * c) << shift);
+    if (shift < -31)
+        return 0;
+    return (akv_i32)(((m * c) + (1u << (-shift - 1))) >> -shift);
+}
+/* Scale byte of a group of 32 by scale search. */
+AKV_FN akv_u32 akv_search_scale(const float *x, akv_u32 amax, akv_u32 format)
+{
+    akv_u32 levels = akv_levels(format), exponent = amax >> 23, best = 0u, best_error = 0xFFFFFFFFu;
+    akv_u32 previous = 256u, m, s, i, j;
+    akv_i32 n[32], r[16];
+    float unit = akv_as_f32((266u - exponent) << 23); /* 2^(12-e) */
+    if (amax == 0u)
+        return 0u;
+    for (i = 0u; i < 32u; i++)
+        n[i] = AKV_RINT(akv_as_f32(akv_as_u32(x[i]) & 0x7FFFFFFFu) * unit);
+    for (m = 0u; m < AKV_CANDIDATES; m++) {
+        akv_u32 error = 0u;
+        s = akv_codebook_scale(amax, format, m);
+        if (s == previous) /* the same scale has the same error, which is not less */
+            continue;
+        previous = s;
+        for (j = 0u; j < levels; j++)
+            r[j] = akv_search_level(s, akv_codebook[levels - 2u + j], exponent);
+        for (i = 0u; i < 32u; i++) {
+            akv_i32 least = 0x7FFFFFFF;
+            for (j = 0u; j < levels; j++) {
+                akv_i32 distance = n[i] > r[j] ? n[i] - r[j] : r[j] - n[i];
+                least = distance < least ? distance : least;
+            }
+            error += (akv_u32)(least * least);
+        }
+        if (error < best_error) {
+            best_error = error;
+            best = s;
+        }
+    }
+    return best;
+}
+/* Codes of 32 values.  A threshold T = (c_j + c_j+1) * d / 256 is exact in f32.  A tie goes to the
+ * even index: up from an odd j for x >= 0, up from an even j for x < 0; bits of |x| plus one turn >
+ * into >=. */
+AKV_FN void akv_codebook_codes(const float *x, akv_u32 s, akv_u32 format, akv_u8 *code)
+{
+    akv_u32 levels = akv_levels(format), i, j, t[16];
+    float unit = akv_f32_from_ue5m3(s) * 0x1p-8f;
+    for (j = 0u; j + 1u < levels; j++)
+        t[j] = akv_as_u32(
+            (float)(akv_i32)(akv_codebook[levels - 2u + j] + akv_codebook[levels - 1u + j]) * unit);
+    for (i = 0u; i < 32u; i++) {
+        akv_u32 bits = akv_as_u32(x[i]), a = bits & 0x7FFFFFFFu, negative = bits >> 31, p = 0u;
+        akv_u32 even = a + negative, odd = a + 1u - negative;
+        for (j = 0u; j + 1u < levels; j++)
+            p += ((j & 1u) ? odd : even) > t[j] ? 1u : 0u;
+        code[i] = (akv_u8)(s == 0u ? levels : negative ? levels - 1u - p : levels + p);
+    }
+}
+
+/* ---- any quantised format ---- */
+/* Stored scale of the elements whose amax is given; x is used by the search only (32 values). */
+AKV_FN akv_u32 akv_scale_of(const float *x, akv_u32 amax, akv_u32 format, akv_u32 search)
+{
+    if (!akv_format_codebook(format))
+        return akv_uniform_scale(amax, format);
+    return search ? akv_search_scale(x, amax, format) : akv_codebook_scale(amax, format, 0u);
+}
+/* The scale as a number. */
+AKV_FN float akv_scale_value(akv_u32 format, akv_u32 scale)
+{
+    return akv_format_codebook(format) ? akv_f32_from_ue5m3(scale)
+                                       : akv_as_f32(akv_f32_from_f16(scale));
+}
+/* Stored codes of one group of 32 under a scale. */
+AKV_FN void akv_group_codes(const float *x, akv_u32 scale, akv_u32 format, akv_u8 *code)
+{
+    akv_u32 i;
+    if (akv_format_codebook(format)) {
+        akv_codebook_codes(x, scale, format, code);
+    } else {
+        akv_reciprocal r = akv_reciprocal_of(akv_scale_value(format, scale));
+        float limit = format == AKV_I8 ? 127.0f : 31.0f;
+        akv_i32 bias = format == AKV_I8 ? 0 : 32;
+        for (i = 0u; i < 32u; i++)
+            code[i] = (akv_u8)(akv_uniform_code(x[i], r, limit) + bias);
+    }
+}
+/* Integer that a stored code stands for, and the factor that makes it a value: value = integer *
+ * unit. */
+AKV_FN akv_i32 akv_code_integer(akv_u32 format, akv_u32 code)
+{
+    if (format == AKV_I8)
+        return (akv_i32)(code ^ 0x80u) - 128;
+    if (format == AKV_N6)
+        return (akv_i32)code - 32;
+    return akv_codebook_entry(format, code);
+}
+AKV_FN float akv_code_unit(akv_u32 format, akv_u32 scale)
+{
+    float d = akv_scale_value(format, scale);
+    return akv_format_codebook(format) ? d * 0x1p-7f : d;
+}
+AKV_FN float akv_code_value(akv_u32 format, akv_u32 code, float unit)
+{
+    float value = (float)akv_code_integer(format, code) * unit;
+    return value == 0.0f ? 0.0f : value; /* -6 * 0 is +0 too */
+}
+
+#endif
