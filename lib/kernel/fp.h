@@ -85,7 +85,7 @@ AKV_FN akv_u32 akv_f32_from_f16(akv_u32 h)
         return sign | 0x7F800000u | ((a & 0x3FFu) << 13) | (a > 0x7C00u ? 0x400000u : 0u);
     if (a < 0x400u) { /* subnormal: a * 2^-24 */
         shift = AKV_CLZ(a) - 8u;
-        return sign | (((a << shift) & 0x7FFFFFu) + ((126u - shift) << 23) + 0x800000u);
+        return sign | (((a << shift) & 0x7FFFFFu) + ((126u - shift) << 23));
     }
     return sign | ((a << 13) + 0x38000000u);
 }
