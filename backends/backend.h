@@ -176,10 +176,22 @@ void akv_kernel_check(struct akv_device *device, enum akv_kernel_id kernel, cons
 anykv_status akv_kernel_prepare(struct akv_device *device, enum akv_kernel_id kernel, const void *params);
 anykv_status akv_kernel_launch(struct akv_queue *queue, const struct akv_launch *launch);
 
+/* Parts of the wrappers.  span.c: is the span inside memory of this device; do two spans share a byte.
+ * check.c: everything about a launch that the host can know; empty_out: there is nothing to do. */
+anykv_status akv_check_span(struct akv_device *device, const char *what, const struct akv_span *span);
+bool akv_spans_meet(struct akv_device *device, const struct akv_span *a, const struct akv_span *b);
+anykv_status akv_check_params(struct akv_device *device, enum akv_kernel_id kernel, const void *params,
+                              bool *empty_out);
+anykv_status akv_check_launch(struct akv_device *device, const struct akv_launch *launch,
+                              bool *empty_out);
+
 /* Test seam (fault.c): the n-th backend call from now fails with `code` (n = 0: off); `late`: the call
  * is carried out and the failure is reported by the next wait.  Counts calls since. */
 void akv_fault_at(uint64_t n, anykv_status code, bool late);
 uint64_t akv_fault_count(void);
+/* For the wrappers: counts this call and says whether it fails now; the late failure, taken once. */
+anykv_status akv_fault_hit(anykv_context *context, const char *call);
+anykv_status akv_fault_take(anykv_context *context);
 
 /* Span of host memory on a device with AKV_CAP_HOST_MEMORY. */
 static inline struct akv_span akv_host_span(struct akv_device *device, const void *pointer, uint64_t bytes)

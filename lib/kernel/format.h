@@ -45,6 +45,7 @@
 #define AKV_MAX_HEAD_DIM 576u
 #define AKV_KINDS        16u /* block kinds a table entry can name */
 #define AKV_MAX_SLABS    8u
+#define AKV_MAX_TILE_ELEMENTS 0x1FFFFFFFu /* padded: the number of bits of an I8 tile fits in 32 */
 #define AKV_NO_BLOCK     0xFFFFFFFFu /* table entry of a block that is not held */
 
 AKV_FN akv_u32 akv_format_raw(akv_u32 format)

@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a launch must satisfy before a backend sees it: parameters in range, spans inside their memory,
+ * rows and tiles inside their spans, nothing written that is also read.  What stands in device memory
+ * (block tables, step descriptors) cannot be seen from here; the engine makes it. */
+#include "backend.h"
+#include <math.h>
+
+struct arg_spec {
+    const char *name;
+    bool written;
+    bool optional;
+    uint32_t align; /* of the offset; rows are checked against their dtype instead */
+};
+
+static const struct arg_spec arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
+    [AKV_K_ENCODE] = {{"rows", false, false, 1}, {"tile", true, false, 16}, {"flags", true, false, 4}},
+    [AKV_K_DECODE] = {{"tile", false, false, 16}, {"rows", true, false, 1}},
+    [AKV_K_ROTATE] = {{"rows in", false, false, 4}, {"rows out", true, false, 4}},
+    [AKV_K_SEAL] = {{"layers", false, false, 4}, {"moves", false, false, 8}, {"flags", true, false, 4}},
+    [AKV_K_APPEND] = {{"descriptor", false, false, 16}, {"k", false, false, 1}, {"v", false, false, 1}},
+    [AKV_K_GATHER] = {{"table", false, false, 4}, {"rows", true, false, 1}},
+    [AKV_K_COPY] = {{"moves", false, false, 8}, {"linear", true, true, 16}},
+    [AKV_K_ATTEND] = {{"descriptor", false, false, 16},
+                      {"q", false, false, 1},
+                      {"out", true, false, 1},
+                      {"lse", true, true, 4},
+                      {"mask", false, true, 4},
+                      {"sinks", false, true, 4},
+                      {"scratch", true, true, 16}},
+};
+
+/* What the checks of one launch or of bare parameters share; launch is NULL for the latter. */
+struct check {
+    struct akv_device *device;
+    const struct akv_launch *launch;
+    const char *kernel;
+    bool empty;
+};
+
+#define REFUSE(check, code, ...) akv_fail((check)->device->context, code, __VA_ARGS__)
+#define RETURN_IF(expression)                                                                      \
+    do {                                                                                           \
+        anykv_status status_ = (expression);                                                       \
+        if (AKV_UNLIKELY(status_ != ANYKV_OK))                                                     \
+            return status_;                                                                        \
+    } while (0)
+
+/* ---- single fields ---- */
+
+static anykv_status check_dim(const struct check *check, const char *field, akv_u32 dim)
+{
+    if (dim == 0 || dim > AKV_MAX_HEAD_DIM || dim % 16)
+        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is not a multiple of 16 up to %u",
+                      check->kernel, field, dim, AKV_MAX_HEAD_DIM);
+    return ANYKV_OK;
+}
+
+static anykv_status check_format(const struct check *check, const char *field, akv_u32 format)
+{
+    if (format < AKV_F32 || format >= AKV_FORMATS)
+        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is not a format", check->kernel, field, format);
+    return ANYKV_OK;
+}
+
+static anykv_status check_raw(const struct check *check, const char *field, akv_u32 type)
+{
+    if (type < AKV_F32 || type > AKV_BF16)
+        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is none of F32, F16, BF16", check->kernel, field,
+                      type);
+    return ANYKV_OK;
+}
+
+static anykv_status check_flags(const struct check *check, const char *field, akv_u32 flags,
+                                akv_u32 known)
+{
+    if (flags & ~known)
+        return REFUSE(check, ANYKV_E_ARG, "%s.%s: 0x%x has unknown bits", check->kernel, field, flags);
+    return ANYKV_OK;
+}
+
+static anykv_status check_block_tokens(const struct check *check, akv_u32 tokens)
+{
+    if (tokens < 16 || tokens > 256 || (tokens & (tokens - 1)))
+        return REFUSE(check, ANYKV_E_ARG, "%s.block_tokens: %u is none of 16, 32, 64, 128, 256",
+                      check->kernel, tokens);
+    return ANYKV_OK;
+}
+
+static anykv_status check_heads(const struct check *check, const char *field, akv_u32 heads)
+{
+    if (heads == 0 || heads > 65536)
+        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is not between 1 and 65536", check->kernel, field,
+                      heads);
+    return ANYKV_OK;
+}
+
+/* At least `bytes` in argument `arg`. */
+static anykv_status check_room(const struct check *check, unsigned arg, uint64_t bytes)
+{
+    if (!check->launch)
+        return ANYKV_OK;
+    const struct akv_span *span = &check->launch->arg[arg];
+    if (span->bytes < bytes)
+        return REFUSE(check, ANYKV_E_SHAPE, "%s.%s: %llu bytes, %llu are needed", check->kernel,
+                      arg_specs[check->launch->kernel][arg].name, (unsigned long long)span->bytes,
+                      (unsigned long long)bytes);
+    return ANYKV_OK;
+}
+
+/* ---- rows, tiles, pool ---- */
+
+/* Rows of argument `arg`: dtype, alignment, extent; where they are written, no two share an element. */
+static anykv_status check_rows(const struct check *check, unsigned arg, const akv_rows *rows,
+                               uint64_t tokens, akv_u32 dim, bool written)
+{
+    const uint64_t limit = INT64_MAX / 8;
+    const char *what = check->launch ? arg_specs[check->launch->kernel][arg].name : "rows";
+    RETURN_IF(check_raw(check, "rows.dtype", rows->dtype));
+    RETURN_IF(check_heads(check, "rows.heads", rows->heads));
+    if (tokens == 0)
+        return ANYKV_OK;
+    uint64_t heads = rows->heads, elements = dim;
+    if ((tokens > 1 && rows->token_stride > limit / 2 / (tokens - 1)) ||
+        (heads > 1 && rows->head_stride > limit / 2 / (heads - 1)))
+        return REFUSE(check, ANYKV_E_SHAPE, "%s.%s: strides %llu and %llu are too large",
+                      check->kernel, what, (unsigned long long)rows->token_stride,
+                      (unsigned long long)rows->head_stride);
+    uint64_t by_token = (tokens - 1) * rows->token_stride, by_head = (heads - 1) * rows->head_stride;
+    elements += by_token + by_head;
+    if (written && ((tokens > 1 && rows->token_stride < dim) || (heads > 1 && rows->head_stride < dim) ||
+                    (tokens > 1 && heads > 1 && rows->token_stride < by_head + dim &&
+                     rows->head_stride < by_token + dim)))
+        return REFUSE(check, ANYKV_E_SHAPE, "%s.%s: strides %llu and %llu make written rows overlap",
+                      check->kernel, what, (unsigned long long)rows->token_stride,
+                      (unsigned long long)rows->head_stride);
+    uint64_t each = akv_raw_bytes(rows->dtype);
+    if (check->launch && check->launch->arg[arg].offset % each)
+        return REFUSE(check, ANYKV_E_ARG, "%s.%s: offset is not a multiple of %llu", check->kernel,
+                      what, (unsigned long long)each);
+    return check_room(check, arg, elements * each);
+}
+
+/* Rows in a tile: every index of an element must fit the 32-bit arithmetic of format.h. */
+static anykv_status check_tile(const struct check *check, akv_u32 format, uint64_t rows, akv_u32 dim,
+                               uint64_t *bytes_out)
+{
+    if (rows > AKV_MAX_TILE_ELEMENTS / akv_padded_dim(dim))
+        return REFUSE(check, ANYKV_E_SHAPE, "%s: %llu rows of %u, a tile has less than 2^29 elements",
+                      check->kernel, (unsigned long long)rows, dim);
+    *bytes_out = akv_tile_bytes(format, (akv_u32)rows, dim);
+    return ANYKV_OK;
+}
+
+static anykv_status check_pool(const struct check *check, const akv_pool_map *map)
+{
+    if (map->slabs == 0 || map->slabs > AKV_MAX_SLABS)
+        return REFUSE(check, ANYKV_E_ARG, "%s.pool.slabs: %u is not between 1 and %u", check->kernel,
+                      map->slabs, AKV_MAX_SLABS);
+    if (map->chunk_bytes == 0 || map->chunk_bytes % 16 || map->chunk_bytes >> 48 ||
+        map->chunks_per_slab == 0)
+        return REFUSE(check, ANYKV_E_ARG, "%s.pool: %u chunks of %llu bytes in a slab", check->kernel,
+                      map->chunks_per_slab, (unsigned long long)map->chunk_bytes);
+    for (unsigned k = 0; k < AKV_KINDS; k++) {
+        uint64_t bytes = (uint64_t)map->block_bytes[k] * map->blocks_per_chunk[k];
+        if (map->block_bytes[k] % 16 || bytes > map->chunk_bytes)
+            return REFUSE(check, ANYKV_E_ARG,
+                          "%s.pool: kind %u has %u blocks of %u bytes in chunks of %llu",
+                          check->kernel, k, map->blocks_per_chunk[k], map->block_bytes[k],
+                          (unsigned long long)map->chunk_bytes);
+    }
+    const struct akv_launch *launch = check->launch;
+    if (!launch)
+        return ANYKV_OK;
+    if (launch->slabs != map->slabs)
+        return REFUSE(check, ANYKV_E_ARG, "%s.slabs: %u, the pool map has %u", check->kernel,
+                      launch->slabs, map->slabs);
+    if (map->chunks_per_slab > (UINT64_C(1) << 56) / map->chunk_bytes)
+        return REFUSE(check, ANYKV_E_SHAPE, "%s.pool: a slab is larger than 2^56 bytes",
+                      check->kernel);
+    uint64_t whole = map->chunk_bytes * map->chunks_per_slab;
+    for (unsigned i = 0; i < launch->slabs; i++) {
+        RETURN_IF(akv_check_span(check->device, "slab", &launch->slab[i]));
+        bool last = i + 1 == launch->slabs;
+        if (launch->slab[i].offset % 16 || launch->slab[i].bytes < (last ? map->chunk_bytes : whole))
+            return REFUSE(check, ANYKV_E_SHAPE,
+                          "%s.slab %u: %llu bytes at offset %llu, the pool map has chunks of %llu, "
+                          "%u to a slab",
+                          check->kernel, i, (unsigned long long)launch->slab[i].bytes,
+                          (unsigned long long)launch->slab[i].offset,
+                          (unsigned long long)map->chunk_bytes, map->chunks_per_slab);
+    }
+    return ANYKV_OK;
+}
+
+/* `heads` tiles at `offset` lie inside a block of kind k. */
+static anykv_status check_in_block(const struct check *check, const akv_pool_map *map, unsigned k,
+                                   const char *field, akv_u32 offset, akv_u32 format, akv_u32 heads,
+                                   akv_u32 tokens, akv_u32 dim)
+{
+    uint64_t bytes = (uint64_t)heads * akv_tile_bytes(format, tokens, dim);
+    if (map->blocks_per_chunk[k] == 0 || offset % 16 || offset > map->block_bytes[k] ||
+        bytes > map->block_bytes[k] - offset)
+        return REFUSE(check, ANYKV_E_SHAPE,
+                      "%s.%s: %u tiles at %u do not lie in a block of kind %u (%u bytes)",
+                      check->kernel, field, heads, offset, k, map->block_bytes[k]);
+    return ANYKV_OK;
+}
+
+/* ---- kernel by kernel ---- */
+
+static anykv_status check_encode(struct check *check, const akv_encode_params *p, bool decode)
+{
+    const akv_u32 known = decode ? AKV_FLAG_ROTATE | AKV_FLAG_SEARCH
+                                 : AKV_FLAG_ROTATE | AKV_FLAG_SEARCH | (15u << AKV_FLAG_PLANT_SHIFT);
+    uint64_t bytes = 0;
+    RETURN_IF(check_dim(check, "dim", p->dim));
+    RETURN_IF(check_format(check, "format", p->format));
+    RETURN_IF(check_flags(check, "flags", p->flags, known));
+    RETURN_IF(check_rows(check, decode ? 1 : 0, &p->rows, p->tokens, p->dim, decode));
+    RETURN_IF(check_tile(check, p->format, (uint64_t)p->tokens * p->rows.heads, p->dim, &bytes));
+    RETURN_IF(check_room(check, decode ? 0 : 1, bytes));
+    check->empty = p->tokens == 0;
+    return decode ? ANYKV_OK : check_room(check, 2, 4);
+}
+
+static anykv_status check_rotate(struct check *check, const akv_rotate_params *p)
+{
+    RETURN_IF(check_dim(check, "dim", p->dim));
+    RETURN_IF(check_flags(check, "flags", p->flags, AKV_FLAG_ROTATE));
+    uint64_t bytes = (uint64_t)p->rows * p->dim * 4;
+    RETURN_IF(check_room(check, 0, bytes));
+    RETURN_IF(check_room(check, 1, bytes));
+    check->empty = p->rows == 0;
+    return ANYKV_OK;
+}
+
+static anykv_status check_seal(struct check *check, const akv_seal_params *p)
+{
+    const akv_u32 known = AKV_FLAG_ROTATE | AKV_FLAG_SEARCH;
+    RETURN_IF(check_pool(check, &p->pool));
+    RETURN_IF(check_heads(check, "kv_heads", p->kv_heads));
+    RETURN_IF(check_block_tokens(check, p->block_tokens));
+    RETURN_IF(check_dim(check, "k_dim", p->k_dim));
+    RETURN_IF(check_dim(check, "v_dim", p->v_dim));
+    RETURN_IF(check_raw(check, "hot_type", p->hot_type));
+    RETURN_IF(check_format(check, "k_format", p->k_format));
+    RETURN_IF(check_format(check, "v_format", p->v_format));
+    RETURN_IF(check_flags(check, "k_flags", p->k_flags, known));
+    RETURN_IF(check_flags(check, "v_flags", p->v_flags, known));
+    RETURN_IF(check_room(check, 0, (uint64_t)p->layers * sizeof(akv_seal_layer)));
+    RETURN_IF(check_room(check, 1, (uint64_t)p->moves * sizeof(akv_move)));
+    check->empty = p->moves == 0 || p->layers == 0;
+    return check_room(check, 2, 4);
+}
+
+static anykv_status check_append(struct check *check, const akv_append_params *p)
+{
+    RETURN_IF(check_pool(check, &p->pool));
+    RETURN_IF(check_dim(check, "k_dim", p->k_dim));
+    RETURN_IF(check_dim(check, "v_dim", p->v_dim));
+    RETURN_IF(check_raw(check, "hot_type", p->hot_type));
+    RETURN_IF(check_room(check, 0, sizeof(akv_step_head)));
+    /* How many tokens there are stands in the descriptor; one row at least must be there. */
+    RETURN_IF(check_rows(check, 1, &p->k, 1, p->k_dim, false));
+    RETURN_IF(check_rows(check, 2, &p->v, 1, p->v_dim, false));
+    if (p->k.heads != p->v.heads)
+        return REFUSE(check, ANYKV_E_ARG, "append: %u heads of k, %u of v", p->k.heads, p->v.heads);
+    RETURN_IF(check_in_block(check, &p->pool, 0, "k_offset", p->k_offset, p->hot_type, p->k.heads, 16,
+                             p->k_dim));
+    RETURN_IF(check_in_block(check, &p->pool, 0, "v_offset", p->v_offset, p->hot_type, p->v.heads, 16,
+                             p->v_dim));
+    check->empty = p->max_tokens == 0;
+    return ANYKV_OK;
+}
+
+static anykv_status check_gather(struct check *check, const akv_gather_params *p)
+{
+    RETURN_IF(check_pool(check, &p->pool));
+    RETURN_IF(check_dim(check, "dim", p->dim));
+    RETURN_IF(check_block_tokens(check, p->block_tokens));
+    RETURN_IF(check_flags(check, "flags", p->flags, AKV_FLAG_ROTATE));
+    if (p->order != AKV_ORDER_ROW && p->order != AKV_ORDER_QUAD)
+        return REFUSE(check, ANYKV_E_ARG, "gather.order: %u is not an order", p->order);
+    RETURN_IF(check_rows(check, 1, &p->rows, p->tokens, p->dim, true));
+    for (unsigned k = 0; k < AKV_KINDS; k++) {
+        if (p->format[k] == 0)
+            continue;
+        RETURN_IF(check_format(check, "format", p->format[k]));
+        RETURN_IF(check_in_block(check, &p->pool, k, "offset", p->offset[k], p->format[k],
+                                 p->rows.heads, p->block_tokens, p->dim));
+    }
+    uint64_t have = (uint64_t)p->blocks * p->block_tokens;
+    if (p->tokens && (p->first_row >= p->block_tokens || (uint64_t)p->first_row + p->tokens > have))
+        return REFUSE(check, ANYKV_E_SHAPE, "gather: rows %u to %llu of %u blocks of %u", p->first_row,
+                      (unsigned long long)p->first_row + p->tokens, p->blocks, p->block_tokens);
+    check->empty = p->tokens == 0;
+    return check_room(check, 0, (uint64_t)p->blocks * 4);
+}
+
+static anykv_status check_copy(struct check *check, const akv_copy_params *p)
+{
+    RETURN_IF(check_pool(check, &p->pool));
+    if (p->bytes == 0 || p->bytes % 16)
+        return REFUSE(check, ANYKV_E_ARG, "copy.bytes: %u is not a multiple of 16", p->bytes);
+    if (p->direction > AKV_COPY_LINEAR_POOL)
+        return REFUSE(check, ANYKV_E_ARG, "copy.direction: %u is unknown", p->direction);
+    check->empty = p->moves == 0;
+    RETURN_IF(check_room(check, 0, (uint64_t)p->moves * sizeof(akv_move)));
+    if (p->direction == AKV_COPY_POOL_POOL)
+        return ANYKV_OK;
+    return check_room(check, 1, p->moves ? p->bytes : 0);
+}
+
+static anykv_status check_attend_tiles(struct check *check, const akv_attend_params *p)
+{
+    bool any = false;
+    for (unsigned k = 0; k < AKV_KINDS; k++) {
+        if (p->tiles.k_format[k] == 0)
+            continue;
+        any = true;
+        RETURN_IF(check_format(check, "tiles.k_format", p->tiles.k_format[k]));
+        RETURN_IF(check_format(check, "tiles.v_format", p->tiles.v_format[k]));
+        RETURN_IF(check_in_block(check, &p->pool, k, "tiles.k_offset", p->tiles.k_offset[k],
+                                 p->tiles.k_format[k], p->kv_heads, 16, p->k_dim));
+        RETURN_IF(check_in_block(check, &p->pool, k, "tiles.v_offset", p->tiles.v_offset[k],
+                                 p->tiles.v_format[k], p->kv_heads, 16, p->v_dim));
+    }
+    if (!any)
+        return REFUSE(check, ANYKV_E_ARG, "attend.tiles: no kind has a format");
+    return ANYKV_OK;
+}
+
+/* Arguments that a flag asks for. */
+static anykv_status check_attend_args(struct check *check, const akv_attend_params *p)
+{
+    static const struct {
+        akv_u32 flag;
+        unsigned arg;
+    } wanted[] = {{AKV_ATTEND_LSE, 3}, {AKV_ATTEND_MASK, 4}, {AKV_ATTEND_SINKS, 5}};
+    if (!check->launch)
+        return ANYKV_OK;
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
+        if ((p->flags & wanted[i].flag) && !check->launch->arg[wanted[i].arg].mem)
+            return REFUSE(check, ANYKV_E_ARG, "attend.%s: no memory, the flags ask for it",
+                          arg_specs[AKV_K_ATTEND][wanted[i].arg].name);
+    if (p->flags & AKV_ATTEND_LSE)
+        RETURN_IF(check_room(check, 3, (uint64_t)p->q_heads * 4));
+    if (p->flags & AKV_ATTEND_SINKS)
+        RETURN_IF(check_room(check, 5, (uint64_t)p->q_heads * 4));
+    struct akv_check need = {true, AKV_CLASS_BOUNDED, 0, NULL};
+    check->device->backend->check(check->device, AKV_K_ATTEND, p, &need);
+    if (!need.supported)
+        return REFUSE(check, ANYKV_E_UNSUPPORTED, "attend: %s", need.reason);
+    return check_room(check, 6, need.scratch_bytes);
+}
+
+static anykv_status check_attend(struct check *check, const akv_attend_params *p)
+{
+    const akv_u32 known = AKV_ATTEND_BIDIRECTIONAL | AKV_ATTEND_MASK | AKV_ATTEND_SINKS |
+                          AKV_ATTEND_LSE | AKV_ATTEND_PRECISE;
+    RETURN_IF(check_pool(check, &p->pool));
+    RETURN_IF(check_heads(check, "kv_heads", p->kv_heads));
+    RETURN_IF(check_heads(check, "q_heads", p->q_heads));
+    RETURN_IF(check_dim(check, "k_dim", p->k_dim));
+    RETURN_IF(check_dim(check, "v_dim", p->v_dim));
+    RETURN_IF(check_flags(check, "k_flags", p->k_flags, AKV_FLAG_ROTATE));
+    RETURN_IF(check_flags(check, "v_flags", p->v_flags, AKV_FLAG_ROTATE));
+    RETURN_IF(check_flags(check, "flags", p->flags, known));
+    if (p->q_heads % p->kv_heads || p->q.heads != p->q_heads || p->out.heads != p->q_heads)
+        return REFUSE(check, ANYKV_E_ARG, "attend: %u q heads, %u kv heads, views of %u and %u",
+                      p->q_heads, p->kv_heads, p->q.heads, p->out.heads);
+    if (!isfinite(p->scale) || !isfinite(p->cap) || p->cap < 0.0f)
+        return REFUSE(check, ANYKV_E_ARG, "attend: scale %g, cap %g", (double)p->scale,
+                      (double)p->cap);
+    if (p->max_tokens == 0 || p->max_sequences == 0 || p->max_length == 0)
+        return REFUSE(check, ANYKV_E_ARG, "attend: declared maxima %u tokens, %u sequences, %u long",
+                      p->max_tokens, p->max_sequences, p->max_length);
+    RETURN_IF(check_attend_tiles(check, p));
+    if (check->launch)
+        RETURN_IF(check_room(check, 0, sizeof(akv_step_head)));
+    RETURN_IF(check_rows(check, 1, &p->q, 1, p->k_dim, false));
+    RETURN_IF(check_rows(check, 2, &p->out, 1, p->v_dim, true));
+    return check_attend_args(check, p);
+}
+
+/* ---- the launch as a whole ---- */
+
+static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel, const void *params)
+{
+    switch (kernel) {
+    case AKV_K_ENCODE:
+        return check_encode(check, params, false);
+    case AKV_K_DECODE:
+        return check_encode(check, params, true);
+    case AKV_K_ROTATE:
+        return check_rotate(check, params);
+    case AKV_K_SEAL:
+        return check_seal(check, params);
+    case AKV_K_APPEND:
+        return check_append(check, params);
+    case AKV_K_GATHER:
+        return check_gather(check, params);
+    case AKV_K_COPY:
+        return check_copy(check, params);
+    case AKV_K_ATTEND:
+        return check_attend(check, params);
+    case AKV_KERNEL_COUNT:
+        break;
+    }
+    return REFUSE(check, ANYKV_E_INTERNAL, "kernel %d has no check", (int)kernel);
+}
+
+static bool pool_written(const struct akv_launch *launch)
+{
+    if (launch->kernel == AKV_K_COPY)
+        return ((const akv_copy_params *)launch->params)->direction != AKV_COPY_POOL_LINEAR;
+    return launch->kernel == AKV_K_SEAL || launch->kernel == AKV_K_APPEND;
+}
+
+static bool arg_written(const struct akv_launch *launch, unsigned arg)
+{
+    if (launch->kernel == AKV_K_COPY && arg == 1)
+        return ((const akv_copy_params *)launch->params)->direction == AKV_COPY_POOL_LINEAR;
+    return arg_specs[launch->kernel][arg].written;
+}
+
+/* What is written meets nothing else: other arguments, slabs, other slabs. */
+static anykv_status check_overlap(const struct check *check)
+{
+    const struct akv_launch *launch = check->launch;
+    uint32_t arguments = akv_kernels[launch->kernel].arguments;
+    bool pool = pool_written(launch);
+    for (unsigned a = 0; a < arguments; a++) {
+        bool written = arg_written(launch, a);
+        const char *name = arg_specs[launch->kernel][a].name;
+        for (unsigned b = a + 1; b < arguments; b++)
+            if ((written || arg_written(launch, b)) &&
+                akv_spans_meet(check->device, &launch->arg[a], &launch->arg[b]))
+                return REFUSE(check, ANYKV_E_ARG, "%s: %s and %s overlap", check->kernel, name,
+                              arg_specs[launch->kernel][b].name);
+        for (unsigned s = 0; (written || pool) && s < launch->slabs; s++)
+            if (akv_spans_meet(check->device, &launch->arg[a], &launch->slab[s]))
+                return REFUSE(check, ANYKV_E_ARG, "%s: %s and slab %u overlap", check->kernel, name, s);
+    }
+    for (unsigned s = 0; pool && s < launch->slabs; s++)
+        for (unsigned t = s + 1; t < launch->slabs; t++)
+            if (akv_spans_meet(check->device, &launch->slab[s], &launch->slab[t]))
+                return REFUSE(check, ANYKV_E_ARG, "%s: slabs %u and %u overlap", check->kernel, s, t);
+    return ANYKV_OK;
+}
+
+anykv_status akv_check_params(struct akv_device *device, enum akv_kernel_id kernel, const void *params,
+                              bool *empty_out)
+{
+    if ((unsigned)kernel >= AKV_KERNEL_COUNT)
+        return akv_fail(device->context, ANYKV_E_ARG, "launch.kernel: %d is unknown", (int)kernel);
+    if (!params)
+        return akv_fail(device->context, ANYKV_E_ARG, "%s.params: NULL", akv_kernels[kernel].name);
+    struct check check = {device, NULL, akv_kernels[kernel].name, false};
+    anykv_status status = check_kernel(&check, kernel, params);
+    *empty_out = check.empty;
+    return status;
+}
+
+anykv_status akv_check_launch(struct akv_device *device, const struct akv_launch *launch,
+                              bool *empty_out)
+{
+    if ((unsigned)launch->kernel >= AKV_KERNEL_COUNT)
+        return akv_fail(device->context, ANYKV_E_ARG, "launch.kernel: %d is unknown",
+                        (int)launch->kernel);
+    const struct akv_kernel_info *kernel = &akv_kernels[launch->kernel];
+    if (!launch->params)
+        return akv_fail(device->context, ANYKV_E_ARG, "%s.params: NULL", kernel->name);
+    if (launch->slabs > AKV_MAX_SLABS)
+        return akv_fail(device->context, ANYKV_E_ARG, "%s.slabs: %u is beyond %u", kernel->name,
+                        launch->slabs, AKV_MAX_SLABS);
+    for (unsigned a = 0; a < kernel->arguments; a++) {
+        const struct arg_spec *spec = &arg_specs[launch->kernel][a];
+        if (spec->optional && !launch->arg[a].mem)
+            continue;
+        RETURN_IF(akv_check_span(device, spec->name, &launch->arg[a]));
+        if (launch->arg[a].offset % spec->align)
+            return akv_fail(device->context, ANYKV_E_ARG, "%s.%s: offset %llu is not a multiple of %u",
+                            kernel->name, spec->name, (unsigned long long)launch->arg[a].offset,
+                            spec->align);
+    }
+    struct check check = {device, launch, kernel->name, false};
+    RETURN_IF(check_kernel(&check, launch->kernel, launch->params));
+    if (!check.empty)
+        RETURN_IF(check_overlap(&check));
+    *empty_out = check.empty;
+    return ANYKV_OK;
+}
