@@ -31,7 +31,7 @@ struct akv_node {
     uint32_t pins;
     uint32_t busy_children;
     bool used;              /* false: on the free list */
-    bool withdrawn;         /* no longer found by its key; goes when idle and childless */
+    bool withdrawn;         /* no longer found by its key */
 };
 
 struct akv_prefix_slot {
@@ -75,8 +75,7 @@ void akv_prefix_prefetch(const struct akv_prefix *prefix, const akv_digest *key)
  * not be in the index.  Allocates unless reserved: AKV_NO_ID means E_MEMORY (detail recorded). */
 uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uint32_t parent);
 void akv_prefix_hold(struct akv_prefix *prefix, uint32_t node);
-/* The last drop of a withdrawn node without children removes it and returns true: read its blocks first. */
-bool akv_prefix_drop(struct akv_prefix *prefix, uint32_t node);
+void akv_prefix_drop(struct akv_prefix *prefix, uint32_t node);
 void akv_prefix_pin(struct akv_prefix *prefix, uint32_t node);
 void akv_prefix_unpin(struct akv_prefix *prefix, uint32_t node); /* without a pin: nothing */
 void akv_prefix_touch(struct akv_prefix *prefix, uint32_t node);
@@ -88,7 +87,7 @@ static inline uint32_t akv_prefix_victim(const struct akv_prefix *prefix)
 }
 /* Removes an idle node without children. */
 void akv_prefix_remove(struct akv_prefix *prefix, uint32_t node);
-/* Takes the node's key out of the index; the node stays while it is used or has children. */
+/* Takes the node's key out of the index; the node itself goes like any other, by eviction. */
 void akv_prefix_withdraw(struct akv_prefix *prefix, uint32_t node);
 
 static inline bool akv_prefix_busy(const struct akv_prefix *prefix, uint32_t node)

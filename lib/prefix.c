@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Prefix index: chain keys, open addressing, the tree's counts. */
+#include "prefix.h"
+
+#define FIRST_NODES 64u
+
+/* ---- keys ---- */
+
+akv_digest akv_prefix_root(const uint8_t identity[32], const void *tenant, uint32_t tenant_bytes,
+                           const void *extra, uint32_t extra_bytes)
+{
+    akv_sha256 state;
+    akv_sha256_init(&state);
+    akv_sha256_update(&state, "anykv1", 6);
+    akv_sha256_update(&state, identity, 32);
+    akv_sha256_u32(&state, tenant_bytes);
+    if (tenant_bytes)
+        akv_sha256_update(&state, tenant, tenant_bytes);
+    if (extra_bytes)
+        akv_sha256_update(&state, extra, extra_bytes);
+    return akv_sha256_final(&state);
+}
+
+akv_digest akv_prefix_key(const akv_digest *parent, const uint32_t *tokens, uint32_t count)
+{
+    akv_sha256 state;
+    akv_sha256_init(&state);
+    akv_sha256_update(&state, parent->byte, sizeof parent->byte);
+    akv_sha256_update(&state, tokens, (size_t)count * sizeof *tokens); /* little-endian hosts only */
+    return akv_sha256_final(&state);
+}
+
+akv_digest akv_prefix_key_of(uint64_t id)
+{
+    akv_digest key;
+    memset(&key, 0, sizeof key);
+    /* Finaliser of a 64-bit mixer, so that neighbouring ids do not share a run of slots. */
+    uint64_t x = id + 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    x ^= x >> 31;
+    memcpy(key.byte, &x, sizeof x);
+    memcpy(key.byte + 8, &id, sizeof id);
+    return key;
+}
+
+/* ---- slots ---- */
+
+static uint32_t slot_of(const akv_digest *key)
+{
+    uint32_t word;
+    memcpy(&word, key->byte, sizeof word);
+    return word;
+}
+
+static uint32_t tag_of(const akv_digest *key)
+{
+    uint32_t word;
+    memcpy(&word, key->byte + 4, sizeof word);
+    return word;
+}
+
+static void place_slot(struct akv_prefix_slot *slots, uint32_t mask, const akv_digest *key,
+                       uint32_t node)
+{
+    uint32_t at = slot_of(key) & mask;
+    while (slots[at].node != AKV_NO_ID)
+        at = (at + 1) & mask;
+    slots[at] = (struct akv_prefix_slot){tag_of(key), node};
+}
+
+static uint32_t find_slot(const struct akv_prefix *prefix, const akv_digest *key)
+{
+    const uint32_t tag = tag_of(key);
+    uint32_t at = slot_of(key) & prefix->slot_mask;
+    for (; prefix->slots[at].node != AKV_NO_ID; at = (at + 1) & prefix->slot_mask)
+        if (prefix->slots[at].tag == tag &&
+            memcmp(&prefix->nodes[prefix->slots[at].node].key, key, sizeof *key) == 0)
+            return at;
+    return AKV_NO_ID;
+}
+
+/* Empties a slot and moves later ones of the run forward, so that no tombstones are needed. */
+static void clear_slot(struct akv_prefix *prefix, uint32_t hole)
+{
+    const uint32_t mask = prefix->slot_mask;
+    for (uint32_t at = (hole + 1) & mask; prefix->slots[at].node != AKV_NO_ID; at = (at + 1) & mask) {
+        const uint32_t home = slot_of(&prefix->nodes[prefix->slots[at].node].key) & mask;
+        if (((at - home) & mask) < ((at - hole) & mask))
+            continue; /* its home lies behind the hole */
+        prefix->slots[hole] = prefix->slots[at];
+        hole = at;
+    }
+    prefix->slots[hole].node = AKV_NO_ID;
+}
+
+/* ---- memory ---- */
+
+static anykv_status grow_slots(struct akv_prefix *prefix, uint32_t nodes)
+{
+    uint32_t size = prefix->slots ? prefix->slot_mask + 1 : FIRST_NODES * 2;
+    while (size < 0x80000000u && size / 2 < nodes)
+        size *= 2;
+    if (prefix->slots && size == prefix->slot_mask + 1)
+        return ANYKV_OK;
+    struct akv_prefix_slot *slots = akv_alloc(prefix->context, size, sizeof *slots);
+    if (!slots)
+        return ANYKV_E_MEMORY;
+    for (uint32_t i = 0; i < size; i++)
+        slots[i].node = AKV_NO_ID;
+    for (uint32_t i = 0; prefix->slots && i <= prefix->slot_mask; i++)
+        if (prefix->slots[i].node != AKV_NO_ID)
+            place_slot(slots, size - 1, &prefix->nodes[prefix->slots[i].node].key,
+                       prefix->slots[i].node);
+    akv_free(prefix->context, prefix->slots);
+    prefix->slots = slots;
+    prefix->slot_mask = size - 1;
+    return ANYKV_OK;
+}
+
+anykv_status akv_prefix_reserve(struct akv_prefix *prefix, uint32_t more)
+{
+    anykv_context *context = prefix->context;
+    if (more > 0x3FFFFFFFu - prefix->count)
+        return akv_fail(context, ANYKV_E_MEMORY, "prefix index: more than 2^30 blocks");
+    const uint32_t need = prefix->count + more, old = prefix->capacity;
+    anykv_status status = grow_slots(prefix, need);
+    if (status || need <= old)
+        return status;
+    uint32_t capacity = old ? old : FIRST_NODES;
+    while (capacity < need)
+        capacity *= 2;
+    status = akv_evict_reserve(&prefix->evict, capacity);
+    if (status)
+        return status;
+    if (prefix->groups) {
+        uint32_t *blocks = akv_resize(context, prefix->blocks, (size_t)old * prefix->groups,
+                                      (size_t)capacity * prefix->groups, sizeof *blocks);
+        if (!blocks)
+            return ANYKV_E_MEMORY;
+        prefix->blocks = blocks;
+    }
+    struct akv_node *nodes = akv_resize(context, prefix->nodes, old, capacity, sizeof *nodes);
+    if (!nodes)
+        return ANYKV_E_MEMORY;
+    prefix->nodes = nodes;
+    for (uint32_t i = capacity; i-- > old;) {
+        nodes[i].parent = prefix->free_node;
+        prefix->free_node = i;
+    }
+    prefix->capacity = capacity;
+    return ANYKV_OK;
+}
+
+anykv_status akv_prefix_init(struct akv_prefix *prefix, anykv_context *context, uint32_t groups,
+                             anykv_policy policy)
+{
+    memset(prefix, 0, sizeof *prefix);
+    prefix->context = context;
+    prefix->groups = groups;
+    prefix->free_node = AKV_NO_ID;
+    anykv_status status = akv_evict_init(&prefix->evict, context, policy);
+    if (!status)
+        status = akv_prefix_reserve(prefix, FIRST_NODES);
+    if (status)
+        akv_prefix_finish(prefix);
+    return status;
+}
+
+void akv_prefix_finish(struct akv_prefix *prefix)
+{
+    akv_free(prefix->context, prefix->nodes);
+    akv_free(prefix->context, prefix->blocks);
+    akv_free(prefix->context, prefix->slots);
+    prefix->nodes = NULL;
+    prefix->blocks = NULL;
+    prefix->slots = NULL;
+    prefix->capacity = prefix->count = 0;
+    akv_evict_finish(&prefix->evict);
+}
+
+/* ---- counts ---- */
+
+static void update_candidate(struct akv_prefix *prefix, uint32_t node)
+{
+    if (!akv_prefix_busy(prefix, node) && prefix->nodes[node].children == 0)
+        akv_evict_enter(&prefix->evict, node);
+    else
+        akv_evict_leave(&prefix->evict, node);
+}
+
+static void tell(struct akv_prefix *prefix, uint32_t node, bool idle)
+{
+    update_candidate(prefix, node);
+    if (prefix->on_idle)
+        prefix->on_idle(prefix->user, node, idle);
+}
+
+/* The node has just become busy, or idle: its ancestors follow as far as that changes them. */
+static void became_busy(struct akv_prefix *prefix, uint32_t node)
+{
+    for (;;) {
+        tell(prefix, node, false);
+        node = prefix->nodes[node].parent;
+        if (node == AKV_NO_ID)
+            return;
+        const bool was = akv_prefix_busy(prefix, node);
+        prefix->nodes[node].busy_children++;
+        if (was)
+            return;
+    }
+}
+
+static void became_idle(struct akv_prefix *prefix, uint32_t node)
+{
+    for (;;) {
+        tell(prefix, node, true);
+        node = prefix->nodes[node].parent;
+        if (node == AKV_NO_ID)
+            return;
+        assert(prefix->nodes[node].busy_children > 0);
+        prefix->nodes[node].busy_children--;
+        if (akv_prefix_busy(prefix, node))
+            return;
+    }
+}
+
+void akv_prefix_hold(struct akv_prefix *prefix, uint32_t node)
+{
+    const bool was = akv_prefix_busy(prefix, node);
+    prefix->nodes[node].users++;
+    if (!was)
+        became_busy(prefix, node);
+}
+
+void akv_prefix_drop(struct akv_prefix *prefix, uint32_t node)
+{
+    assert(prefix->nodes[node].users > 0);
+    prefix->nodes[node].users--;
+    if (!akv_prefix_busy(prefix, node))
+        became_idle(prefix, node);
+}
+
+void akv_prefix_pin(struct akv_prefix *prefix, uint32_t node)
+{
+    const bool was = akv_prefix_busy(prefix, node);
+    prefix->nodes[node].pins++;
+    if (!was)
+        became_busy(prefix, node);
+}
+
+void akv_prefix_unpin(struct akv_prefix *prefix, uint32_t node)
+{
+    if (prefix->nodes[node].pins == 0)
+        return;
+    prefix->nodes[node].pins--;
+    if (!akv_prefix_busy(prefix, node))
+        became_idle(prefix, node);
+}
+
+void akv_prefix_touch(struct akv_prefix *prefix, uint32_t node)
+{
+    akv_evict_touch(&prefix->evict, node);
+}
+
+void akv_prefix_demote(struct akv_prefix *prefix, uint32_t node)
+{
+    akv_evict_demote(&prefix->evict, node);
+}
+
+/* ---- lookup and change ---- */
+
+uint32_t akv_prefix_find(const struct akv_prefix *prefix, const akv_digest *key)
+{
+    const uint32_t at = find_slot(prefix, key);
+    return at == AKV_NO_ID ? AKV_NO_ID : prefix->slots[at].node;
+}
+
+void akv_prefix_prefetch(const struct akv_prefix *prefix, const akv_digest *key)
+{
+#if defined(__GNUC__)
+    __builtin_prefetch(&prefix->slots[slot_of(key) & prefix->slot_mask]);
+#else
+    (void)prefix;
+    (void)key;
+#endif
+}
+
+uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uint32_t parent)
+{
+    if (akv_prefix_reserve(prefix, 1))
+        return AKV_NO_ID;
+    const uint32_t node = prefix->free_node;
+    struct akv_node *n = &prefix->nodes[node];
+    assert(!n->used && find_slot(prefix, key) == AKV_NO_ID);
+    prefix->free_node = n->parent;
+    memset(n, 0, sizeof *n);
+    n->key = *key;
+    n->parent = parent;
+    n->used = true;
+    n->users = 1;
+    for (uint32_t g = 0; g < prefix->groups; g++)
+        akv_prefix_blocks(prefix, node)[g] = AKV_NO_ID;
+    place_slot(prefix->slots, prefix->slot_mask, key, node);
+    prefix->count++;
+    if (parent != AKV_NO_ID) {
+        struct akv_node *p = &prefix->nodes[parent];
+        p->children++;
+        if (p->fan_out != UINT32_MAX)
+            p->fan_out++;
+    }
+    akv_prefix_touch(prefix, node);
+    became_busy(prefix, node);
+    if (parent != AKV_NO_ID)
+        update_candidate(prefix, parent);
+    return node;
+}
+
+void akv_prefix_withdraw(struct akv_prefix *prefix, uint32_t node)
+{
+    if (prefix->nodes[node].withdrawn)
+        return;
+    const uint32_t at = find_slot(prefix, &prefix->nodes[node].key);
+    assert(at != AKV_NO_ID);
+    clear_slot(prefix, at);
+    prefix->nodes[node].withdrawn = true;
+}
+
+void akv_prefix_remove(struct akv_prefix *prefix, uint32_t node)
+{
+    struct akv_node *n = &prefix->nodes[node];
+    assert(n->used && n->children == 0 && !akv_prefix_busy(prefix, node));
+    akv_prefix_withdraw(prefix, node);
+    akv_evict_leave(&prefix->evict, node);
+    const uint32_t parent = n->parent;
+    n->used = false;
+    n->parent = prefix->free_node;
+    prefix->free_node = node;
+    prefix->count--;
+    if (parent != AKV_NO_ID) {
+        prefix->nodes[parent].children--;
+        update_candidate(prefix, parent);
+    }
+}
