@@ -161,7 +161,8 @@ static int print_help(const struct akv_cli *cli)
 {
     printf("Usage: anykv %s %s\n\n%s\n\nOptions:\n", cli->command, cli->usage, cli->about);
     for (const struct akv_cli_option *option = cli->options; option->name != NULL; option++)
-        print_option(option->name, option->argument, option->help);
+        if (option->help != NULL)
+            print_option(option->name, option->argument, option->help);
     print_option("help", NULL, "show this text");
     printf("\nExample:\n  ");
     print_indented(cli->example, 2);

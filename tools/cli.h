@@ -38,7 +38,7 @@ struct akv_cli_option {
     void *value;
     uint64_t min, max;    /* of numbers; max 0 with min 0: no limit */
     const char *argument; /* shown in the help: "LIST"; NULL for flags */
-    const char *help;     /* may hold new lines; names the default */
+    const char *help;     /* may hold new lines; names the default; NULL: not shown */
 };
 struct akv_cli {
     const char *command;  /* "bench" */

@@ -57,5 +57,6 @@ int main(int argc, char **argv)
 
 static const struct command commands[] = {
     {"devices", akv_tool_devices, "list the devices, usable or not"},
+    {"eval", akv_tool_eval, "measure formats on the keys and values of a real model"},
     {NULL, NULL, NULL},
 };

@@ -86,6 +86,8 @@ struct verify {
     /* the case being made */
     char name[128];
     uint32_t faults; /* memory or reference failures: the whole run stops */
+    uint8_t *scratch; /* image of one span with its guards */
+    uint64_t scratch_bytes;
 };
 
 /* ---- verify_run.c ---- */
@@ -138,6 +140,34 @@ bool verify_decode_rows(struct verify *v, const void *tile, uint32_t n, uint32_t
                         uint32_t flags, uint32_t dtype, void *rows);
 void verify_print_row(const char *what, const void *row, uint32_t dtype, uint32_t dim);
 const char *verify_format_name(uint32_t format); /* "N4" */
+
+/* ---- verify_pool.c ---- */
+/* A pool in host memory, as it stands before a launch and as it must stand after it.  Chunks of the kinds
+ * alternate and blocks are dealt out in random order over two slabs. */
+struct verify_pool {
+    akv_pool_map map;
+    uint64_t slab_bytes;
+    uint8_t *before[AKV_MAX_SLABS], *after[AKV_MAX_SLABS];
+    uint32_t *entry[AKV_KINDS]; /* shuffled table entries of each kind */
+    uint32_t count[AKV_KINDS];
+};
+/* block_bytes and count of each kind; kinds of count 0 are unused.  Filled with the pattern. */
+bool verify_pool_create(struct verify *v, struct verify_pool *pool, uint32_t kinds,
+                        const uint32_t *block_bytes, const uint32_t *count, uint64_t *state);
+void verify_pool_destroy(struct verify *v, struct verify_pool *pool);
+/* Writes bytes at a pool address into `after`, and into `before` unless only_after. */
+void verify_pool_write(struct verify_pool *pool, uint64_t address, const void *bytes, uint64_t count,
+                       bool only_after);
+/* Adds the slabs to a launch. */
+void verify_pool_bind(const struct verify_pool *pool, struct verify_launch *launch);
+/* Rows [first, first + tokens) of a ROW order tile of n rows as a tile of their own. */
+void verify_slice(void *into, const void *tile, uint32_t format, uint32_t n, uint32_t dim, uint32_t first,
+                  uint32_t tokens);
+void verify_shuffle(uint32_t *items, uint32_t count, uint64_t *state);
+/* Block tokens that the cases take in turn. */
+uint32_t verify_block_tokens(uint32_t variant);
+/* How many of the elements one of `combinations` cases has to bring. */
+uint64_t verify_share(const struct verify *v, uint32_t combinations);
 
 /* ---- families ---- */
 void verify_encode(struct verify *v, uint32_t format);
