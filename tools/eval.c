@@ -143,7 +143,7 @@ static int choose(struct eval *eval, const struct akv_text_list *formats,
 
 /* ---- one layer ---- */
 
-static anykv_status finite(const struct eval *eval, uint32_t layer, const char *side, const double *rows,
+static anykv_status check_finite(const struct eval *eval, uint32_t layer, const char *side, const double *rows,
                            size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -227,11 +227,11 @@ static anykv_status prepare(const struct eval *eval, uint32_t layer, struct rows
     if (status == ANYKV_OK)
         status = exact_rows(raw.q, raw.q_dtype, q_count, &rows->q);
     if (status == ANYKV_OK)
-        status = finite(eval, layer, "k", rows->k, count);
+        status = check_finite(eval, layer, "k", rows->k, count);
     if (status == ANYKV_OK)
-        status = finite(eval, layer, "v", rows->v, count);
+        status = check_finite(eval, layer, "v", rows->v, count);
     if (status == ANYKV_OK)
-        status = finite(eval, layer, "q", rows->q, q_count);
+        status = check_finite(eval, layer, "q", rows->q, q_count);
     for (uint32_t i = 0; i < eval->k.count && status == ANYKV_OK; i++) {
         status = pass(eval, eval->k.item[i], raw.k, raw.k_dtype, &rows->k_variant[i]);
         if (status == ANYKV_OK)
