@@ -44,6 +44,8 @@ static inline uint8_t *akv_cpu_at(const struct akv_cpu_args *args, uint64_t a)
 extern const struct akv_cpu_kernel akv_cpu_encode_scalar, akv_cpu_decode_scalar, akv_cpu_rotate_scalar,
     akv_cpu_seal_scalar, akv_cpu_gather_scalar, akv_cpu_append_scalar, akv_cpu_copy_scalar,
     akv_cpu_attend_scalar;
+/* k_quant_plant.c, linked by tests and the tool only: encode with a fault in bits 16..19 of its flags. */
+extern const struct akv_cpu_kernel akv_cpu_encode_planted;
 #if defined(AKV_HAVE_AVX2)
 extern const struct akv_cpu_kernel akv_cpu_encode_avx2, akv_cpu_decode_avx2, akv_cpu_seal_avx2,
     akv_cpu_gather_avx2, akv_cpu_attend_avx2;

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The loops of encode, decode, seal and gather over rows and tiles, compiled once for each
+ * instruction set.  The including file defines, as static functions, what happens to one row:
+ *
+ *   q_quantise(src, dtype, dim, flags, format, code, scale)  a row of the caller to stored codes
+ * (dp bytes) and scales; flags as in params.h; returns AKV_SAW_* bits q_put_row, q_put_quad codes
+ * and scales of one row, or of the four rows of a quad (rows of codes AKV_CODE_STRIDE bytes apart,
+ * of scales AKV_SCALE_STRIDE apart), into a tile q_get_row, q_get_quad     values of one row, or of
+ * the four rows of a quad (AKV_CODE_STRIDE floats apart), dp each, from a tile q_store(row, back,
+ * dim, dtype, dst)  rotates a row of values back if asked (in place), converts and stores it; dst
+ * may be row itself when dtype is F32 q_convert(dst, dst_type, src, src_type, dim)  raw rows */
+#ifndef AKV_K_QUANT_BODY_H
+#define AKV_K_QUANT_BODY_H
+#include "cpu.h"
+
+#define AKV_CODE_STRIDE  AKV_MAX_HEAD_DIM
+#define AKV_SCALE_STRIDE (AKV_MAX_HEAD_DIM / 32u)
+
+/* Working memory of one thread while it runs a range of items. */
+struct q_work {
+    _Alignas(64) float value[4 * AKV_CODE_STRIDE];
+    _Alignas(64) uint8_t code[4 * AKV_CODE_STRIDE];
+    uint16_t scale[4 * AKV_SCALE_STRIDE];
+};
+
+static uint32_t q_quantise(const uint8_t *src, uint32_t dtype, uint32_t dim, uint32_t flags,
+                           uint32_t format, uint8_t *code, uint16_t *scale);
+static void q_put_row(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t t,
+                      const uint8_t *code, const uint16_t *scale);
+static void q_put_quad(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t q,
+                       const uint8_t *code, const uint16_t *scale);
+static void q_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                      uint32_t t, float *row);
+static void q_get_quad(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                       uint32_t q, float *rows);
+static void q_store(float *row, int back, uint32_t dim, uint32_t dtype, uint8_t *dst);
+static void q_convert(uint8_t *dst, uint32_t dst_type, const uint8_t *src, uint32_t src_type,
+                      uint32_t dim);
+
+static void q_report(uint8_t *flags, uint32_t saw)
+{
+    if (saw != 0 && flags != NULL)
+        __atomic_fetch_or((uint32_t *)(void *)flags, saw, __ATOMIC_RELAXED);
+}
+
+/* Byte address of row (token, head) of the caller. */
+static inline uint8_t *q_row_at(uint8_t *base, const akv_rows *rows, uint64_t token, uint64_t head)
+{
+    return base +
+           (token * rows->token_stride + head * rows->head_stride) * akv_raw_bytes(rows->dtype);
+}
+
+/* ---- encode, decode: an item is a row ---- */
+static uint64_t q_rows_items(const struct akv_cpu_args *args, uint32_t phase)
+{
+    const akv_encode_params *p = args->params;
+    (void)phase;
+    return (uint64_t)p->tokens * p->rows.heads;
+}
+
+static void q_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                         uint64_t count)
+{
+    const akv_encode_params *p = args->params;
+    uint32_t heads = p->rows.heads, rows = p->tokens * heads, dim = p->dim, saw = 0;
+    uint32_t token = (uint32_t)(first / heads), head = (uint32_t)(first % heads);
+    uint32_t raw_bytes = akv_raw_bytes(p->format) * dim;
+    uint8_t *tile = args->arg[1];
+    struct q_work work;
+    (void)phase;
+
+    for (uint32_t t = (uint32_t)first; t < (uint32_t)(first + count); t++) {
+        const uint8_t *src = q_row_at(args->arg[0], &p->rows, token, head);
+        if (akv_format_raw(p->format)) {
+            q_convert(tile + (uint64_t)t * raw_bytes, p->format, src, p->rows.dtype, dim);
+        } else {
+            saw |= q_quantise(src, p->rows.dtype, dim, p->flags, p->format, work.code, work.scale);
+            q_put_row(tile, p->format, rows, dim, t, work.code, work.scale);
+        }
+        if (++head == heads) {
+            head = 0;
+            token++;
+        }
+    }
+    if (first + count == rows)
+        akv_tile_padding(tile, p->format, rows, dim);
+    q_report(args->arg[2], saw);
+}
+
+static void q_decode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                         uint64_t count)
+{
+    const akv_decode_params *p = args->params;
+    uint32_t heads = p->rows.heads, rows = p->tokens * heads, dim = p->dim;
+    uint32_t token = (uint32_t)(first / heads), head = (uint32_t)(first % heads);
+    uint32_t raw_bytes = akv_raw_bytes(p->format) * dim;
+    int back = (p->flags & AKV_FLAG_ROTATE) != 0;
+    int direct = p->rows.dtype == AKV_F32 && dim % 32u == 0;
+    const uint8_t *tile = args->arg[0];
+    struct q_work work;
+    (void)phase;
+
+    for (uint32_t t = (uint32_t)first; t < (uint32_t)(first + count); t++) {
+        uint8_t *dst = q_row_at(args->arg[1], &p->rows, token, head);
+        if (akv_format_raw(p->format)) {
+            q_convert(dst, p->rows.dtype, tile + (uint64_t)t * raw_bytes, p->format, dim);
+        } else {
+            float *row = direct && ((uintptr_t)dst & 3u) == 0 ? (float *)(void *)dst : work.value;
+            q_get_row(tile, p->format, rows, dim, t, row);
+            if (back || (uint8_t *)row != dst)
+                q_store(row, back, dim, p->rows.dtype, dst);
+        }
+        if (++head == heads) {
+            head = 0;
+            token++;
+        }
+    }
+}
+
+/* ---- seal: an item is one tile; items run over moves, layers, sides, heads ---- */
+static uint64_t q_seal_items(const struct akv_cpu_args *args, uint32_t phase)
+{
+    const akv_seal_params *p = args->params;
+    (void)phase;
+    return (uint64_t)p->moves * p->layers * 2u * p->kv_heads;
+}
+
+static uint32_t q_seal_tile(uint8_t *dst, const uint8_t *src, uint32_t src_type, uint32_t format,
+                            uint32_t flags, uint32_t order, uint32_t tokens, uint32_t dim,
+                            struct q_work *work)
+{
+    uint32_t saw = 0;
+    uint64_t src_row = (uint64_t)akv_raw_bytes(src_type) * dim;
+
+    if (akv_format_raw(format)) {
+        uint64_t dst_row = (uint64_t)akv_raw_bytes(format) * dim;
+        for (uint32_t t = 0; t < tokens; t++)
+            q_convert(dst + t * dst_row, format, src + t * src_row, src_type, dim);
+    } else if (order == AKV_ORDER_ROW) {
+        for (uint32_t t = 0; t < tokens; t++) {
+            saw |= q_quantise(src + t * src_row, src_type, dim, flags, format, work->code,
+                              work->scale);
+            q_put_row(dst, format, tokens, dim, t, work->code, work->scale);
+        }
+    } else {
+        for (uint32_t t = 0; t < tokens; t++) {
+            uint32_t k = t & 3u;
+            saw |= q_quantise(src + t * src_row, src_type, dim, flags, format,
+                              work->code + k * AKV_CODE_STRIDE, work->scale + k * AKV_SCALE_STRIDE);
+            if (k == 3u)
+                q_put_quad(dst, format, tokens, dim, t / 4u, work->code, work->scale);
+        }
+    }
+    akv_tile_padding(dst, format, tokens, dim);
+    return saw;
+}
+
+static void q_seal_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                       uint64_t count)
+{
+    const akv_seal_params *p = args->params;
+    const akv_seal_layer *layers = (const void *)args->arg[0];
+    const akv_move *moves = (const void *)args->arg[1];
+    uint32_t saw = 0;
+    struct q_work work;
+    (void)phase;
+
+    for (uint64_t item = first; item < first + count; item++) {
+        uint32_t head = (uint32_t)(item % p->kv_heads);
+        uint64_t rest = item / p->kv_heads;
+        uint32_t value = (uint32_t)(rest & 1u), layer = (uint32_t)((rest >> 1) % p->layers);
+        const akv_move *move = &moves[(rest >> 1) / p->layers];
+        const akv_seal_layer *at = &layers[layer];
+        uint32_t dim = value ? p->v_dim : p->k_dim, format = value ? p->v_format : p->k_format;
+        uint64_t src_tile = akv_tile_bytes(p->hot_type, p->block_tokens, dim);
+        uint64_t dst_tile = akv_tile_bytes(format, p->block_tokens, dim);
+
+        saw |= q_seal_tile(
+            akv_cpu_at(args, move->dst) + (value ? at->dst_v : at->dst_k) + head * dst_tile,
+            akv_cpu_at(args, move->src) + (value ? at->src_v : at->src_k) + head * src_tile,
+            p->hot_type, format, value ? p->v_flags : p->k_flags,
+            value ? AKV_ORDER_QUAD : AKV_ORDER_ROW, p->block_tokens, dim, &work);
+    }
+    q_report(args->arg[2], saw);
+}
+
+/* ---- gather: an item is one head of one block ---- */
+static uint64_t q_gather_items(const struct akv_cpu_args *args, uint32_t phase)
+{
+    const akv_gather_params *p = args->params;
+    (void)phase;
+    return (uint64_t)p->blocks * p->rows.heads;
+}
+
+/* Row number in the output of row t of block b, or -1 if it is not wanted. */
+static inline int64_t q_gather_row(const akv_gather_params *p, uint32_t b, uint32_t t)
+{
+    int64_t r = (int64_t)b * p->block_tokens + t - p->first_row;
+    return r >= 0 && r < (int64_t)p->tokens ? r : -1;
+}
+
+static void q_gather_tile(const akv_gather_params *p, uint8_t *out, const uint8_t *tile,
+                          uint32_t format, uint32_t b, uint32_t head, struct q_work *work)
+{
+    uint32_t dim = p->dim, dtype = p->rows.dtype, tokens = p->block_tokens;
+    int back = (p->flags & AKV_FLAG_ROTATE) != 0;
+
+    int quads = p->order == AKV_ORDER_QUAD && !akv_format_raw(format);
+    uint32_t held = AKV_NO_BLOCK; /* quad whose rows stand in work */
+
+    for (uint32_t t = 0; t < tokens; t++) {
+        int64_t r = q_gather_row(p, b, t);
+        uint32_t k = quads ? t & 3u : 0u;
+        if (r < 0)
+            continue;
+        uint8_t *dst = q_row_at(out, &p->rows, (uint64_t)r, head);
+        if (akv_format_raw(format)) {
+            uint64_t row_bytes = (uint64_t)akv_raw_bytes(format) * dim;
+            q_convert(dst, dtype, tile + t * row_bytes, format, dim);
+            continue;
+        }
+        if (!quads)
+            q_get_row(tile, format, tokens, dim, t, work->value);
+        else if (held != t / 4u)
+            q_get_quad(tile, format, tokens, dim, held = t / 4u, work->value);
+        q_store(work->value + k * AKV_CODE_STRIDE, back, dim, dtype, dst);
+    }
+}
+
+static void q_gather_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                         uint64_t count)
+{
+    const akv_gather_params *p = args->params;
+    const uint32_t *table = (const void *)args->arg[0];
+    struct q_work work;
+    (void)phase;
+
+    for (uint64_t item = first; item < first + count; item++) {
+        uint32_t b = (uint32_t)(item / p->rows.heads), head = (uint32_t)(item % p->rows.heads);
+        uint32_t entry = table[b];
+        if (entry == AKV_NO_BLOCK) { /* not held: zeros */
+            uint64_t row_bytes = (uint64_t)akv_raw_bytes(p->rows.dtype) * p->dim;
+            for (uint32_t t = 0; t < p->block_tokens; t++) {
+                int64_t r = q_gather_row(p, b, t);
+                if (r >= 0)
+                    memset(q_row_at(args->arg[1], &p->rows, (uint64_t)r, head), 0, row_bytes);
+            }
+            continue;
+        }
+        uint32_t kind = entry >> 28, format = p->format[kind];
+        const uint8_t *tile = akv_cpu_at(args, akv_block_address(&p->pool, entry)) +
+                              p->offset[kind] +
+                              (uint64_t)head * akv_tile_bytes(format, p->block_tokens, p->dim);
+        q_gather_tile(p, args->arg[1], tile, format, b, head, &work);
+    }
+}
+
+#endif
