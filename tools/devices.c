@@ -23,7 +23,7 @@ static struct akv_value text_or_none(const char *text)
 
 static struct akv_value bytes_or_none(uint64_t bytes)
 {
-    return bytes == 0 ? akv_none() : akv_u64(bytes);
+    return bytes == 0 ? akv_none() : akv_whole(bytes);
 }
 
 static struct akv_value gib_or_none(uint64_t bytes)

@@ -284,7 +284,7 @@ static void add_row(const struct eval *eval, uint32_t pair, const char *layer, u
         akv_text(anykv_format_name(v.format)),
         akv_text(rotated ? "rotate" : "none"),
         akv_real(bits(eval, pair)),
-        layer != NULL ? akv_text(layer) : akv_u64(number),
+        layer != NULL ? akv_text(layer) : akv_whole(number),
         akv_real(sqnr_k),
         akv_real(sqnr_v),
         akv_real(result->attention_tv),

@@ -22,7 +22,7 @@ static inline struct akv_value akv_text(const char *text) /* NULL: none */
     struct akv_value value = {text ? AKV_VALUE_TEXT : AKV_VALUE_NONE, text, 0, 0.0};
     return value;
 }
-static inline struct akv_value akv_u64(uint64_t number)
+static inline struct akv_value akv_whole(uint64_t number)
 {
     struct akv_value value = {AKV_VALUE_U64, NULL, number, 0.0};
     return value;
