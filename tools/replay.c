@@ -190,16 +190,16 @@ static void add_row(const struct replay *replay, struct akv_report *report, cons
     double best = share(optimum, lookups);
     struct akv_value row[COLUMNS] = {
         akv_text(policy),
-        akv_count(replay->capacity),
-        akv_count(replay->trace.requests),
-        akv_count(lookups),
-        akv_count(replay->hits),
+        akv_whole(replay->capacity),
+        akv_whole(replay->trace.requests),
+        akv_whole(lookups),
+        akv_whole(replay->hits),
         akv_real(share(replay->hits, lookups)),
         akv_real(100.0 * share(replay->hits, lookups)),
         asked ? akv_real(best) : akv_none(),
         asked ? akv_real(100.0 * best) : akv_none(),
         asked && optimum > 0 ? akv_real(share(replay->hits, optimum)) : akv_none(),
-        akv_count(replay->evictions),
+        akv_whole(replay->evictions),
         per(replay->touch_ns, replay->touches),
         per(replay->eviction_ns, replay->evictions),
     };
