@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the attend kernels of the CPU share: one piece of work, and the operations that an ISA level
+ * puts in.  A piece is the queries (rows) of some new tokens and of the whole query group of one kv
+ * head, against one part of a sequence; it walks the part in strips of 16 tokens. */
+#ifndef AKV_K_ATTEND_H
+#define AKV_K_ATTEND_H
+#include "../../lib/kernel/attend.h"
+#include "../../lib/kernel/pack.h"
+#include "../../lib/kernel/quant.h"
+#include "../../lib/kernel/rotate.h"
+#include "cpu.h"
+
+#define AKV_STRIP       16u   /* tokens; divides every block size */
+#define AKV_WORK_ROWS   64u   /* rows of a piece at most */
+#define AKV_WORK_FLOATS 8192u /* rows * padded dimension of a piece at most */
+#define AKV_WORK_GROUPS (AKV_WORK_FLOATS / 32u)
+
+/* 16 tokens of a block, as one kv head sees them. */
+struct akv_strip {
+    const uint8_t *k, *v;        /* tiles */
+    uint32_t k_format, v_format;
+    uint32_t first;              /* token within the tile, multiple of 16 */
+    uint32_t tokens;             /* that exist, 1 to 16 */
+};
+
+/* Codes of the queries as integer kernels want them; prepared when a format first needs them. */
+struct akv_query_codes {
+    _Alignas(64) int8_t low[AKV_WORK_FLOATS * 2u];
+    float scale[AKV_WORK_GROUPS];
+    int32_t bias[AKV_WORK_GROUPS];
+    bool ready;
+};
+enum akv_query_order { AKV_QUERY_BYTE, AKV_QUERY_NIBBLE, AKV_QUERY_PAIR, AKV_QUERY_ORDERS };
+
+struct akv_attend_work {
+    const akv_attend_params *params;
+    uint32_t rows, k_dim, v_dim, k_pad, v_pad, block_tokens;
+    bool used[2];                /* which sums have been added to */
+    /* [0] as the rows came (raw formats), [1] in the stored domain; times scale; [row][k_pad] */
+    _Alignas(64) float q[2][AKV_WORK_FLOATS];
+    _Alignas(64) float sum[2][AKV_WORK_FLOATS];            /* [row][v_pad] */
+    _Alignas(64) float s[AKV_WORK_ROWS][AKV_STRIP];        /* scores, then e^(score - strip maximum) */
+    _Alignas(64) float m[AKV_WORK_ROWS], l[AKV_WORK_ROWS];
+    _Alignas(64) float factor[AKV_WORK_ROWS];              /* e^(strip maximum - m) */
+    _Alignas(64) float tile[AKV_STRIP * AKV_MAX_HEAD_DIM]; /* decoded rows, [token][padded dim] */
+    struct akv_query_codes codes[AKV_QUERY_ORDERS];
+};
+
+struct akv_attend_ops {
+    /* Rows first .. first+tokens-1 of a tile to work->tile, padded with zeros. */
+    void (*decode)(struct akv_attend_work *work, const uint8_t *tile, uint32_t format, uint32_t order,
+                   uint32_t dim, uint32_t first, uint32_t tokens);
+    /* s[row][token] from q[domain] and work->tile. */
+    void (*scores)(struct akv_attend_work *work, uint32_t domain, uint32_t tokens);
+    /* Clamp and soft cap of all scores. */
+    void (*shape)(struct akv_attend_work *work);
+    /* Strip maxima, weights, m, l, factor; turns the sums down where m grew. */
+    void (*softmax)(struct akv_attend_work *work);
+    /* sum[domain] += factor * s * work->tile. */
+    void (*values)(struct akv_attend_work *work, uint32_t domain, uint32_t tokens);
+    /* Directly from packed codes; false: this format is not for it.  May be NULL. */
+    bool (*packed_scores)(struct akv_attend_work *work, const struct akv_strip *strip);
+    bool (*packed_values)(struct akv_attend_work *work, const struct akv_strip *strip);
+};
+
+/* The phases of an attend launch, with the operations of a level (k_attend.c). */
+uint64_t akv_attend_items(const struct akv_cpu_args *args, uint32_t phase);
+void akv_attend_run(const struct akv_attend_ops *ops, const struct akv_cpu_args *args, uint32_t phase,
+                    uint64_t first, uint64_t count);
+uint64_t akv_attend_scratch(const void *params);
+const char *akv_attend_refuse(const void *params);
+/* Portable decoding, for formats that a level has no own code for. */
+void akv_attend_decode(struct akv_attend_work *work, const uint8_t *tile, uint32_t format,
+                       uint32_t order, uint32_t dim, uint32_t first, uint32_t tokens);
+
+#endif
