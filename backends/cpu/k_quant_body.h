@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The loops of encode, decode, seal and gather over rows and tiles, compiled once for each
- * instruction set.  The including file defines, as static functions, what happens to one row:
+ * instruction set.  The including file defines before, as static functions, what happens to one
+ * row:
  *
  *   q_quantise(src, dtype, dim, flags, format, code, scale)  a row of the caller to stored codes
  * (dp bytes) and scales; flags as in params.h; returns AKV_SAW_* bits q_put_row, q_put_quad codes
@@ -11,10 +12,7 @@
  * may be row itself when dtype is F32 q_convert(dst, dst_type, src, src_type, dim)  raw rows */
 #ifndef AKV_K_QUANT_BODY_H
 #define AKV_K_QUANT_BODY_H
-#include "cpu.h"
-
-#define AKV_CODE_STRIDE  AKV_MAX_HEAD_DIM
-#define AKV_SCALE_STRIDE (AKV_MAX_HEAD_DIM / 32u)
+#include "k_quant_scalar.h"
 
 /* Working memory of one thread while it runs a range of items. */
 struct q_work {
@@ -22,20 +20,6 @@ struct q_work {
     _Alignas(64) uint8_t code[4 * AKV_CODE_STRIDE];
     uint16_t scale[4 * AKV_SCALE_STRIDE];
 };
-
-static uint32_t q_quantise(const uint8_t *src, uint32_t dtype, uint32_t dim, uint32_t flags,
-                           uint32_t format, uint8_t *code, uint16_t *scale);
-static void q_put_row(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t t,
-                      const uint8_t *code, const uint16_t *scale);
-static void q_put_quad(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t q,
-                       const uint8_t *code, const uint16_t *scale);
-static void q_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
-                      uint32_t t, float *row);
-static void q_get_quad(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
-                       uint32_t q, float *rows);
-static void q_store(float *row, int back, uint32_t dim, uint32_t dtype, uint8_t *dst);
-static void q_convert(uint8_t *dst, uint32_t dst_type, const uint8_t *src, uint32_t src_type,
-                      uint32_t dim);
 
 static void q_report(uint8_t *flags, uint32_t saw)
 {
