@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A team of threads that shares one piece of work at a time.
+ *
+ * The leader writes the work, opens the gate and takes ranges itself; a helper that sees the gate open
+ * enters and takes ranges too.  The leader closes the gate when nothing is left and waits only for the
+ * helpers inside: one that slept through small work costs nothing.  Ranges start large and shrink, so
+ * that tiny items are amortised and huge ones still spread evenly. */
+#include "device.h"
+#include "fpenv.h"
+#include <sched.h>
+
+/* Pauses that an idle helper spins before it sleeps: about 15 microseconds, the gap between the
+ * launches of a layer; longer would take a core from the caller's own work. */
+#define SPINS_IDLE 400u
+/* Pauses that the leader waits for a helper's last range before it gives up its time slice. */
+#define SPINS_LAST 1000u
+
+/* The gate: generation in bits 63:32, open in bit 31, helpers inside in bits 30:0. */
+#define GATE_OPEN   ((uint64_t)1 << 31)
+#define GATE_INSIDE (GATE_OPEN - 1)
+
+struct akv_cpu_team {
+    anykv_context *context;
+    uint32_t helpers;
+    akv_thread *thread;
+    /* The work; written by the leader while nobody is inside. */
+    akv_cpu_work *work;
+    const void *job;
+    uint64_t items;
+    _Alignas(64) atomic_uint_fast64_t next; /* first item not handed out */
+    _Alignas(64) atomic_uint_fast64_t gate;
+    atomic_uint sleepers;
+    atomic_bool stop;
+    akv_mutex lock; /* with cond: helpers sleep under it; guards nothing else */
+    akv_cond cond;
+};
+
+/* Takes ranges until there are none. */
+static void take(struct akv_cpu_team *team)
+{
+    uint64_t items = team->items, share = 3u * ((uint64_t)team->helpers + 1);
+    uint64_t first = atomic_load_explicit(&team->next, memory_order_relaxed);
+    while (first < items) {
+        uint64_t count = (items - first) / share;
+        if (count == 0)
+            count = 1;
+        if (!atomic_compare_exchange_weak_explicit(&team->next, &first, first + count,
+                                                   memory_order_relaxed, memory_order_relaxed))
+            continue;
+        team->work(team->job, first, count);
+        first = atomic_load_explicit(&team->next, memory_order_relaxed);
+    }
+}
+
+static bool is_open(uint64_t gate, uint32_t seen)
+{
+    return (gate & GATE_OPEN) && (uint32_t)(gate >> 32) != seen;
+}
+
+/* Waits until the gate opens on work not seen before; false: the team ends. */
+static bool wait_for_work(struct akv_cpu_team *team, uint32_t seen)
+{
+    for (unsigned spin = 0; spin < SPINS_IDLE; spin++) {
+        if (is_open(atomic_load_explicit(&team->gate, memory_order_relaxed), seen))
+            return true;
+        akv_cpu_pause();
+    }
+    /* Announce, then look again: the leader opens, then looks for sleepers (both sequentially
+     * consistent), so one of the two sees the other. */
+    akv_mutex_lock(&team->lock);
+    atomic_fetch_add(&team->sleepers, 1);
+    while (!is_open(atomic_load(&team->gate), seen) && !atomic_load(&team->stop))
+        akv_cond_wait(&team->cond, &team->lock);
+    atomic_fetch_sub(&team->sleepers, 1);
+    akv_mutex_unlock(&team->lock);
+    return !atomic_load(&team->stop);
+}
+
+static void *helper(void *argument)
+{
+    struct akv_cpu_team *team = argument;
+    uint32_t seen = 0;
+    akv_fp_enter();
+    while (wait_for_work(team, seen)) {
+        uint64_t gate = atomic_load_explicit(&team->gate, memory_order_relaxed);
+        if (!is_open(gate, seen))
+            continue;
+        if (!atomic_compare_exchange_strong_explicit(&team->gate, &gate, gate + 1,
+                                                     memory_order_acquire, memory_order_relaxed))
+            continue;
+        seen = (uint32_t)(gate >> 32);
+        take(team);
+        atomic_fetch_sub_explicit(&team->gate, 1, memory_order_release);
+    }
+    return NULL;
+}
+
+void akv_cpu_team_run(struct akv_cpu_team *team, akv_cpu_work *work, const void *job, uint64_t items)
+{
+    if (items == 0)
+        return;
+    if (team->helpers == 0 || items == 1) {
+        work(job, 0, items);
+        return;
+    }
+    team->work = work;
+    team->job = job;
+    team->items = items;
+    atomic_store_explicit(&team->next, 0, memory_order_relaxed);
+    /* Generations skip 0, which a new helper has "seen". */
+    uint32_t generation = (uint32_t)(atomic_load_explicit(&team->gate, memory_order_relaxed) >> 32);
+    generation = generation == UINT32_MAX ? 1 : generation + 1;
+    atomic_store(&team->gate, ((uint64_t)generation << 32) | GATE_OPEN);
+    if (atomic_load(&team->sleepers)) {
+        akv_mutex_lock(&team->lock);
+        akv_cond_broadcast(&team->cond);
+        akv_mutex_unlock(&team->lock);
+    }
+    take(team);
+    uint64_t gate = atomic_fetch_and_explicit(&team->gate, ~GATE_OPEN, memory_order_acquire);
+    for (unsigned spin = 0; gate & GATE_INSIDE; spin++) {
+        if (spin < SPINS_LAST)
+            akv_cpu_pause();
+        else
+            sched_yield();
+        gate = atomic_load_explicit(&team->gate, memory_order_acquire);
+    }
+}
+
+static void stop(struct akv_cpu_team *team, uint32_t started)
+{
+    akv_mutex_lock(&team->lock);
+    atomic_store(&team->stop, true);
+    akv_cond_broadcast(&team->cond);
+    akv_mutex_unlock(&team->lock);
+    for (uint32_t i = 0; i < started; i++)
+        akv_thread_join(&team->thread[i]);
+}
+
+anykv_status akv_cpu_team_create(anykv_context *context, uint32_t helpers,
+                                 struct akv_cpu_team **team_out)
+{
+    struct akv_cpu_team *team = akv_alloc(context, 1, sizeof *team);
+    if (!team)
+        return ANYKV_E_MEMORY;
+    team->context = context;
+    team->helpers = helpers;
+    anykv_status status = ANYKV_E_MEMORY;
+    team->thread = akv_alloc(context, helpers ? helpers : 1, sizeof *team->thread);
+    if (!team->thread)
+        goto free_team;
+    status = akv_mutex_init(context, &team->lock);
+    if (status)
+        goto free_threads;
+    status = akv_cond_init(context, &team->cond);
+    if (status)
+        goto destroy_lock;
+    for (uint32_t i = 0; i < helpers; i++) {
+        status = akv_thread_start(context, &team->thread[i], helper, team);
+        if (status) {
+            stop(team, i);
+            goto destroy_cond;
+        }
+    }
+    *team_out = team;
+    return ANYKV_OK;
+destroy_cond:
+    akv_cond_destroy(&team->cond);
+destroy_lock:
+    akv_mutex_destroy(&team->lock);
+free_threads:
+    akv_free(context, team->thread);
+free_team:
+    akv_free(context, team);
+    return status;
+}
+
+void akv_cpu_team_destroy(struct akv_cpu_team *team)
+{
+    if (!team)
+        return;
+    stop(team, team->helpers);
+    akv_cond_destroy(&team->cond);
+    akv_mutex_destroy(&team->lock);
+    akv_free(team->context, team->thread);
+    akv_free(team->context, team);
+}
