@@ -91,7 +91,9 @@ int LLVMFuzzerTestOneInput(const unsigned char *d, size_t n) { return d == 0 && 
        [AC_MSG_RESULT([no])
         AC_MSG_ERROR([--enable-fuzzers needs clang with libFuzzer (CC=clang)])])
      CFLAGS=$akv_save_CFLAGS
+     AKV_FUZZ_LIBS=-fsanitize=fuzzer
      AKV_SAN="$AKV_SAN -fsanitize=fuzzer-no-link"])
+  AC_SUBST([AKV_FUZZ_LIBS])
   AM_CONDITIONAL([FUZZERS], [test "x$enable_fuzzers" = xyes])
 ])
 
