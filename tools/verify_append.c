@@ -26,7 +26,8 @@ static void explain_append(const struct verify_launch *launch, uint32_t span, ui
 {
     const struct append_case *c = launch->user;
     (void)span;
-    fprintf(stderr, "  pool byte %" PRIu64 "; batch of %" PRIu32 " sequences:", offset, c->sequences);
+    fprintf(stderr, "  pool byte %" PRIu64 "; batch of %" PRIu32 " sequences:", offset,
+            c->sequences);
     for (uint32_t s = 0; s < c->sequences; s++)
         fprintf(stderr, " %" PRIu32 "+%" PRIu32, c->length[s], c->count[s]);
     fprintf(stderr, " tokens, blocks of %" PRIu32 "\n", c->block_tokens);
@@ -101,7 +102,7 @@ static uint8_t *place_side(struct verify *v, const struct append_case *c, struct
     uint32_t tile_bytes = akv_tile_bytes(c->hot, c->block_tokens, dim);
     uint8_t *rows = verify_alloc(v, (uint64_t)n * dim * akv_raw_bytes(c->dtype));
     uint8_t *stored = verify_alloc(v, akv_tile_bytes(c->hot, n, dim));
-    if (!rows || !stored || !verify_rows(v, rows, n, dim, c->hot, c->dtype, seed) ||
+    if (!rows || !stored || !verify_rows(v, rows, n, dim, c->hot, 0, c->dtype, seed) ||
         !verify_encode_rows(v, rows, c->dtype, n, dim, c->hot, 0, stored, NULL)) {
         akv_free(v->context, rows);
         akv_free(v->context, stored);
@@ -110,13 +111,13 @@ static uint8_t *place_side(struct verify *v, const struct append_case *c, struct
     for (uint32_t s = 0; s < c->sequences; s++)
         for (uint32_t i = 0; i < c->count[s]; i++) {
             uint32_t position = c->length[s] + i, token = batch->seq[s].first_token + i;
-            uint32_t entry = batch->table[batch->seq[s].table_first +
-                                          position / c->block_tokens - batch->seq[s].first_block];
+            uint32_t entry = batch->table[batch->seq[s].table_first + position / c->block_tokens -
+                                          batch->seq[s].first_block];
             for (uint32_t h = 0; h < HEADS; h++) {
                 uint64_t at = akv_block_address(&pool->map, entry) + c->offset[side] +
                               (uint64_t)h * tile_bytes + position % c->block_tokens * row_bytes;
-                verify_pool_write(pool, at, stored + ((uint64_t)token * HEADS + h) * row_bytes, row_bytes,
-                                  true);
+                verify_pool_write(pool, at, stored + ((uint64_t)token * HEADS + h) * row_bytes,
+                                  row_bytes, true);
             }
         }
     akv_free(v->context, stored);
@@ -198,8 +199,9 @@ void verify_append(struct verify *v, uint32_t format)
             for (uint32_t chunk = 0; left != 0; chunk++) {
                 uint32_t want = (uint32_t)AKV_MIN(left, (1u << 21) / each);
                 ragged(&c, want, &state);
-                if (verify_case(v, c.tokens * each, "d%" PRIu32 "-d%" PRIu32 "-%s-t%" PRIu32 "-%" PRIu32,
-                                c.dim[0], c.dim[1], verify_format_name(c.dtype), c.block_tokens, chunk))
+                if (verify_case(v, c.tokens * each,
+                                "d%" PRIu32 "-d%" PRIu32 "-%s-t%" PRIu32 "-%" PRIu32, c.dim[0],
+                                c.dim[1], verify_format_name(c.dtype), c.block_tokens, chunk))
                     append_case(v, &c, verify_mix(state, 1));
                 left -= AKV_MIN(left, c.tokens);
             }

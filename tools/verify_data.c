@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* verify: inputs, strided images of them, tile orders, and what the scalar reference makes of rows. */
+/* verify: inputs, strided images of them, tile orders, and what the scalar reference makes of rows.
+ */
 #include "../tests/conform_inputs.h"
 #include "verify.h"
 #include <inttypes.h>
@@ -40,43 +41,19 @@ const char *verify_format_name(uint32_t format)
 
 /* ---- rows ---- */
 
-/* Towards zero: only an input, so any rule will do; NaN stays NaN. */
-static uint16_t truncate_f16(uint32_t u)
+bool verify_rows(struct verify *v, void *rows, uint64_t n, uint32_t dim, uint32_t format,
+                 uint32_t flags, uint32_t dtype, uint64_t seed)
 {
-    uint32_t sign = (u >> 16) & 0x8000u, fraction = u & 0x7FFFFFu;
-    int32_t exponent = (int32_t)((u >> 23) & 255u) - 127;
-    if (exponent > 15)
-        return (uint16_t)(sign | 0x7C00u | (exponent == 128 && fraction ? 0x200u : 0u));
-    if (exponent >= -14)
-        return (uint16_t)(sign | ((uint32_t)(exponent + 15) << 10) | fraction >> 13);
-    if (exponent < -24)
-        return (uint16_t)sign;
-    return (uint16_t)(sign | (fraction | 0x800000u) >> (uint32_t)(-1 - exponent));
-}
-
-bool verify_rows(struct verify *v, void *rows, uint64_t n, uint32_t dim, uint32_t format, uint32_t dtype,
-                 uint64_t seed)
-{
-    if (dtype == AKV_F32) {
-        akv_conform_rows(rows, n, dim, format, seed);
-        return true;
-    }
-    float *wide = verify_alloc(v, n * dim * sizeof(float));
-    if (!wide)
+    uint32_t made_for = akv_format_raw(format) ? AKV_I8 : format;
+    if (v->faults)
         return false;
-    akv_conform_rows(wide, n, dim, format, seed);
-    uint16_t *out = rows, pattern = (uint16_t)seed;
-    for (uint64_t row = 0; row < n; row++) {
-        const float *in = wide + row * dim;
-        for (uint32_t i = 0; i < dim; i++, out++) {
-            uint32_t u = akv_as_u32(in[i]);
-            if (row % 8 == 7)
-                *out = pattern++;
-            else
-                *out = dtype == AKV_F16 ? truncate_f16(u) : (uint16_t)(u >> 16);
-        }
-    }
-    akv_free(v->context, wide);
+    akv_input_rows(seed, made_for, (flags & AKV_FLAG_ROTATE) != 0, dtype, 0, n, dim, rows);
+    if (dtype == AKV_F32)
+        return true;
+    uint16_t *row = rows, pattern = (uint16_t)seed;
+    for (uint64_t r = 7; r < n; r += 8)
+        for (uint32_t i = 0; i < dim; i++)
+            row[r * dim + i] = pattern++;
     return true;
 }
 
@@ -109,7 +86,8 @@ uint64_t verify_extent(const akv_rows *rows, uint32_t tokens, uint32_t dim)
            akv_raw_bytes(rows->dtype);
 }
 
-void verify_spread(void *into, const akv_rows *rows, const void *dense, uint32_t tokens, uint32_t dim)
+void verify_spread(void *into, const akv_rows *rows, const void *dense, uint32_t tokens,
+                   uint32_t dim)
 {
     uint32_t each = akv_raw_bytes(rows->dtype);
     uint64_t row_bytes = (uint64_t)dim * each;
@@ -129,7 +107,8 @@ static uint32_t load_code(const uint8_t *plane, uint32_t word, uint32_t bit, uin
     return (u >> bit) & ((1u << bits) - 1u);
 }
 
-static void plane_to_quad(uint8_t *into, const uint8_t *from, uint32_t bits, uint32_t tokens, uint32_t dim)
+static void plane_to_quad(uint8_t *into, const uint8_t *from, uint32_t bits, uint32_t tokens,
+                          uint32_t dim)
 {
     for (uint32_t t = 0; t < tokens; t++)
         for (uint32_t i = 0; i < akv_padded_dim(dim); i++) {
@@ -166,8 +145,9 @@ void verify_quad(void *into, const void *row_tile, uint32_t format, uint32_t tok
 
 /* ---- the reference ---- */
 
-bool verify_encode_rows(struct verify *v, const void *rows, uint32_t dtype, uint32_t n, uint32_t dim,
-                        uint32_t format, uint32_t flags, void *tile, uint32_t *saw_out)
+bool verify_encode_rows(struct verify *v, const void *rows, uint32_t dtype, uint32_t n,
+                        uint32_t dim, uint32_t format, uint32_t flags, void *tile,
+                        uint32_t *saw_out)
 {
     static const uint32_t none = 0;
     akv_encode_params params = {{dim, dim, dtype, 1}, n, dim, format, flags};
@@ -181,8 +161,8 @@ bool verify_encode_rows(struct verify *v, const void *rows, uint32_t dtype, uint
     return verify_reference(v, AKV_K_ENCODE, &launch);
 }
 
-bool verify_decode_rows(struct verify *v, const void *tile, uint32_t n, uint32_t dim, uint32_t format,
-                        uint32_t flags, uint32_t dtype, void *rows)
+bool verify_decode_rows(struct verify *v, const void *tile, uint32_t n, uint32_t dim,
+                        uint32_t format, uint32_t flags, uint32_t dtype, void *rows)
 {
     akv_decode_params params = {{dim, dim, dtype, 1}, n, dim, format, flags};
     struct verify_launch launch = {.params = &params};

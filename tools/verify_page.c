@@ -31,10 +31,10 @@ static void explain_gather(const struct verify_launch *launch, uint32_t span, ui
     fprintf(stderr, "\n");
 }
 
-/* Makes `count` blocks of a kind: every head's tile of arbitrary codes, and the rows they decode to,
- * written to rows[block of the table][token][head][dim] for the blocks of this kind. */
-static bool fill_kind(struct verify *v, const struct gather_case *c, struct verify_pool *pool, uint32_t kind,
-                      const uint32_t *table, uint8_t *rows, uint64_t seed)
+/* Makes `count` blocks of a kind: every head's tile of arbitrary codes, and the rows they decode
+ * to, written to rows[block of the table][token][head][dim] for the blocks of this kind. */
+static bool fill_kind(struct verify *v, const struct gather_case *c, struct verify_pool *pool,
+                      uint32_t kind, const uint32_t *table, uint8_t *rows, uint64_t seed)
 {
     uint32_t format = c->format[kind], n = c->count[kind] * HEADS * c->tokens;
     uint32_t tile_bytes = akv_tile_bytes(format, c->tokens, c->dim);
@@ -59,7 +59,8 @@ static bool fill_kind(struct verify *v, const struct gather_case *c, struct veri
             verify_slice(slice, all, format, n, c->dim, made * c->tokens, c->tokens);
             if (c->order == AKV_ORDER_QUAD)
                 verify_quad(quad, slice, format, c->tokens, c->dim);
-            verify_pool_write(pool, at, c->order == AKV_ORDER_QUAD ? quad : slice, tile_bytes, false);
+            verify_pool_write(pool, at, c->order == AKV_ORDER_QUAD ? quad : slice, tile_bytes,
+                              false);
             for (uint32_t t = 0; t < c->tokens; t++)
                 memcpy(rows + (((uint64_t)b * c->tokens + t) * HEADS + h) * row_bytes,
                        decoded + ((uint64_t)made * c->tokens + t) * row_bytes, row_bytes);
@@ -72,8 +73,9 @@ static bool fill_kind(struct verify *v, const struct gather_case *c, struct veri
     return good;
 }
 
-static void gather_shapes(struct verify *v, const struct gather_case *c, const struct verify_pool *pool,
-                          const uint32_t *table, const uint8_t *rows, uint64_t elements, uint64_t seed)
+static void gather_shapes(struct verify *v, const struct gather_case *c,
+                          const struct verify_pool *pool, const uint32_t *table,
+                          const uint8_t *rows, uint64_t elements, uint64_t seed)
 {
     uint32_t first = verify_below(&seed, c->tokens);
     uint32_t tokens = c->blocks * c->tokens - first;
@@ -154,12 +156,14 @@ void verify_gather(struct verify *v, uint32_t format)
             c.flags = i / 6 ? AKV_FLAG_ROTATE : 0u;
             c.dim = verify_dims[d];
             c.tokens = verify_block_tokens(variant);
-            uint64_t want = verify_share(v, combinations), block = (uint64_t)HEADS * c.tokens * c.dim;
+            uint64_t want = verify_share(v, combinations),
+                     block = (uint64_t)HEADS * c.tokens * c.dim;
             if (want < block)
                 c.tokens = 16, block = HEADS * 16ull * c.dim;
             for (uint32_t k = 0; k < 3; k++) {
                 c.offset[k] = 16u * (1u + k);
-                c.bytes[k] = c.offset[k] + HEADS * akv_tile_bytes(c.format[k], c.tokens, c.dim) + 16u;
+                c.bytes[k] =
+                    c.offset[k] + HEADS * akv_tile_bytes(c.format[k], c.tokens, c.dim) + 16u;
             }
             uint32_t left = (uint32_t)((want + block - 1) / block);
             for (uint32_t chunk = 0; left != 0; chunk++, left -= c.count[1]) {
@@ -167,13 +171,12 @@ void verify_gather(struct verify *v, uint32_t format)
                 c.count[0] = 1 + c.count[1] / 4;
                 c.count[2] = 1 + c.count[1] / 5;
                 c.blocks = c.count[0] + c.count[1] + c.count[2];
-                if (verify_case(v, c.count[1] * block,
-                                "d%" PRIu32 "-%s-%s%s-t%" PRIu32 "-%s-%s-%" PRIu32, c.dim,
-                                c.order == AKV_ORDER_QUAD ? "values" : "keys",
-                                verify_format_name(c.dtype),
-                                c.flags & AKV_FLAG_ROTATE ? "-rotate" : "", c.tokens,
-                                verify_format_name(c.format[0]), verify_format_name(c.format[2]),
-                                chunk))
+                if (verify_case(
+                        v, c.count[1] * block, "d%" PRIu32 "-%s-%s%s-t%" PRIu32 "-%s-%s-%" PRIu32,
+                        c.dim, c.order == AKV_ORDER_QUAD ? "values" : "keys",
+                        verify_format_name(c.dtype), c.flags & AKV_FLAG_ROTATE ? "-rotate" : "",
+                        c.tokens, verify_format_name(c.format[0]), verify_format_name(c.format[2]),
+                        chunk))
                     gather_case(v, &c, c.count[1] * block,
                                 verify_mix(v->seed, 4000u + variant + 1000u * chunk));
             }
@@ -182,7 +185,8 @@ void verify_gather(struct verify *v, uint32_t format)
 
 /* ---- copy ---- */
 
-static void copy_case(struct verify *v, uint32_t direction, uint32_t bytes, uint32_t moves, uint64_t seed)
+static void copy_case(struct verify *v, uint32_t direction, uint32_t bytes, uint32_t moves,
+                      uint64_t seed)
 {
     struct verify_pool pool;
     uint32_t both = direction == AKV_COPY_POOL_POOL ? 2u : 1u;
@@ -202,7 +206,8 @@ static void copy_case(struct verify *v, uint32_t direction, uint32_t bytes, uint
             order[m] = m;
         verify_shuffle(order, moves, &seed);
         for (uint32_t m = 0; m < moves; m++) {
-            uint64_t a = akv_block_address(&pool.map, pool.entry[0][m]), line = 16 + (uint64_t)order[m] * bytes;
+            uint64_t a = akv_block_address(&pool.map, pool.entry[0][m]),
+                     line = 16 + (uint64_t)order[m] * bytes;
             const uint8_t *block = pool.before[AKV_ADDR_SLAB(a)] + AKV_ADDR_OFFSET(a);
             list[m].src = direction == AKV_COPY_LINEAR_POOL ? line : a;
             list[m].dst = direction == AKV_COPY_POOL_LINEAR ? line : a;
@@ -212,7 +217,8 @@ static void copy_case(struct verify *v, uint32_t direction, uint32_t bytes, uint
                 memcpy(after + line, block, bytes);
             else
                 verify_pool_write(&pool, list[m].dst,
-                                  direction == AKV_COPY_POOL_POOL ? block : before + line, bytes, true);
+                                  direction == AKV_COPY_POOL_POOL ? block : before + line, bytes,
+                                  true);
         }
         akv_copy_params params = {pool.map, moves, bytes, direction, 0};
         struct verify_launch launch = {.params = &params};

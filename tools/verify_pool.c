@@ -84,8 +84,8 @@ void verify_pool_destroy(struct verify *v, struct verify_pool *pool)
     memset(pool, 0, sizeof *pool);
 }
 
-void verify_pool_write(struct verify_pool *pool, uint64_t address, const void *bytes, uint64_t count,
-                       bool only_after)
+void verify_pool_write(struct verify_pool *pool, uint64_t address, const void *bytes,
+                       uint64_t count, bool only_after)
 {
     uint32_t slab = AKV_ADDR_SLAB(address);
     uint64_t offset = AKV_ADDR_OFFSET(address);
@@ -103,8 +103,8 @@ void verify_pool_bind(const struct verify_pool *pool, struct verify_launch *laun
             (struct verify_span){pool->before[s], pool->after[s], pool->slab_bytes};
 }
 
-void verify_slice(void *into, const void *tile, uint32_t format, uint32_t n, uint32_t dim, uint32_t first,
-                  uint32_t tokens)
+void verify_slice(void *into, const void *tile, uint32_t format, uint32_t n, uint32_t dim,
+                  uint32_t first, uint32_t tokens)
 {
     uint8_t *to = into;
     const uint8_t *from = tile;

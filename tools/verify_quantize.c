@@ -2,13 +2,17 @@
 /* verify: the cases of encode, decode and rotate. */
 #include "verify.h"
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 
-#define CHUNK_ELEMENTS (1ull << 21) /* of one case, so that memory does not grow with --elements */
-#define TINY_ROWS      3u           /* the first chunk: a tile that is smaller than any vector loop */
-#define HEADS          3u
+#define CHUNK_ELEMENTS                                                                             \
+    (1ull << 21)     /* of one case, so that memory does not grow with --elements                  \
+                      */
+#define TINY_ROWS 3u /* the first chunk: a tile that is smaller than any vector loop */
+#define HEADS     3u
 
-/* How the rows of a case lie in shape 1: heads, gaps, and which of tokens and heads is the outer one. */
+/* How the rows of a case lie in shape 1: heads, gaps, and which of tokens and heads is the outer
+ * one. */
 static akv_rows strided(uint32_t dim, uint32_t dtype, uint32_t tokens, uint32_t variant)
 {
     akv_rows rows = {0, 0, dtype, HEADS};
@@ -22,7 +26,8 @@ static akv_rows strided(uint32_t dim, uint32_t dtype, uint32_t tokens, uint32_t 
     return rows;
 }
 
-/* Rows of chunk `index` when the combination needs `want` rows: 3, then as many as a chunk holds. */
+/* Rows of chunk `index` when the combination needs `want` rows: 3, then as many as a chunk holds.
+ */
 static uint32_t chunk_rows(uint64_t want, uint32_t dim, uint32_t index)
 {
     uint64_t most = CHUNK_ELEMENTS / dim / HEADS * HEADS;
@@ -77,11 +82,12 @@ static void explain_encode(const struct verify_launch *launch, uint32_t span, ui
     const char *part = "codes";
     if (!akv_format_raw(c->format) && offset >= akv_scale_offset(c->format, c->rows, c->dim))
         part = "scales";
-    fprintf(stderr, "  row %" PRIu32 " of %" PRIu32 " rows of %" PRIu32 " elements, %s\n", row, c->rows,
-            c->dim, part);
+    fprintf(stderr, "  row %" PRIu32 " of %" PRIu32 " rows of %" PRIu32 " elements, %s\n", row,
+            c->rows, c->dim, part);
     if (row < c->rows)
         verify_print_row("input row",
-                         (const uint8_t *)c->dense + (uint64_t)row * c->dim * akv_raw_bytes(c->dtype),
+                         (const uint8_t *)c->dense +
+                             (uint64_t)row * c->dim * akv_raw_bytes(c->dtype),
                          c->dtype, c->dim);
 }
 
@@ -96,10 +102,12 @@ static void encode_chunk(struct verify *v, const struct quantize_case *given, ui
     akv_rows spread = strided(c.dim, c.dtype, (uint32_t)tokens, variant);
     uint64_t extent = verify_extent(&spread, (uint32_t)tokens, c.dim);
     void *dense = verify_alloc(v, dense_bytes);
-    void *apart = filled(v, extent, 0xFF); /* NaNs in the gaps: who reads them says so in the flags */
+    void *apart =
+        filled(v, extent, 0xFF); /* NaNs in the gaps: who reads them says so in the flags */
     void *tile = verify_alloc(v, akv_tile_bytes(c.format, c.rows, c.dim));
     if (dense && apart && tile &&
-        verify_rows(v, dense, c.rows, c.dim, c.format, c.dtype, verify_mix(v->seed, c.dim + variant)) &&
+        verify_rows(v, dense, c.rows, c.dim, c.format, c.flags, c.dtype,
+                    verify_mix(v->seed, c.dim + variant)) &&
         verify_encode_rows(v, dense, c.dtype, c.rows, c.dim, c.format, c.flags, tile, &saw)) {
         verify_spread(apart, &spread, dense, (uint32_t)tokens, c.dim);
         c.dense = dense;
@@ -110,7 +118,8 @@ static void encode_chunk(struct verify *v, const struct quantize_case *given, ui
         struct verify_launch shape[VERIFY_SHAPES] = {0};
         for (uint32_t s = 0; s < VERIFY_SHAPES; s++) {
             shape[s].params = &params[s];
-            shape[s].span[0] = (struct verify_span){s ? apart : dense, NULL, s ? extent : dense_bytes};
+            shape[s].span[0] =
+                (struct verify_span){s ? apart : dense, NULL, s ? extent : dense_bytes};
             shape[s].span[1] =
                 (struct verify_span){NULL, tile, akv_tile_bytes(c.format, c.rows, c.dim)};
             shape[s].span[2] = (struct verify_span){&marked, &marked_after, sizeof marked};
@@ -126,17 +135,19 @@ static void encode_chunk(struct verify *v, const struct quantize_case *given, ui
 
 void verify_encode(struct verify *v, uint32_t format)
 {
-    uint32_t rotates = akv_format_raw(format) ? 1 : 2, searches = akv_format_codebook(format) ? 2 : 1;
+    uint32_t rotates = akv_format_raw(format) ? 1 : 2,
+             searches = akv_format_codebook(format) ? 2 : 1;
     uint32_t combinations = VERIFY_DIMS * 3 * rotates * searches, variant = 0;
     for (uint32_t d = 0; d < VERIFY_DIMS; d++)
         for (uint32_t dtype = AKV_F32; dtype <= AKV_BF16; dtype++)
             for (uint32_t r = 0; r < rotates * searches; r++) {
                 struct quantize_case c = {format, verify_dims[d], dtype, 0, 0, NULL};
-                c.flags = (r % rotates ? AKV_FLAG_ROTATE : 0u) | (r / rotates ? AKV_FLAG_SEARCH : 0u);
+                c.flags =
+                    (r % rotates ? AKV_FLAG_ROTATE : 0u) | (r / rotates ? AKV_FLAG_SEARCH : 0u);
                 uint64_t want = rows_wanted(v, combinations, c.dim);
                 for (uint32_t chunk = 0; (c.rows = chunk_rows(want, c.dim, chunk)) != 0; chunk++)
-                    if (verify_case(v, (uint64_t)c.rows * c.dim, "d%" PRIu32 "-%s%s%s-%" PRIu32, c.dim,
-                                    verify_format_name(dtype),
+                    if (verify_case(v, (uint64_t)c.rows * c.dim, "d%" PRIu32 "-%s%s%s-%" PRIu32,
+                                    c.dim, verify_format_name(dtype),
                                     c.flags & AKV_FLAG_ROTATE ? "-rotate" : "",
                                     c.flags & AKV_FLAG_SEARCH ? "-search" : "", chunk))
                         encode_chunk(v, &c, variant + 97u * chunk);
@@ -175,7 +186,7 @@ static void decode_chunk(struct verify *v, const struct quantize_case *given, ui
     if (good && variant % 2 == 0)
         verify_random_tile(tile, c.format, c.rows, c.dim, &seed);
     else if (good)
-        good = verify_rows(v, rows, c.rows, c.dim, c.format, AKV_F32, seed) &&
+        good = verify_rows(v, rows, c.rows, c.dim, c.format, c.flags, AKV_F32, seed) &&
                verify_encode_rows(v, rows, AKV_F32, c.rows, c.dim, c.format, c.flags, tile, NULL);
     if (good && verify_decode_rows(v, tile, c.rows, c.dim, c.format, c.flags, c.dtype, rows)) {
         verify_fill_pattern(apart, extent);
@@ -189,7 +200,8 @@ static void decode_chunk(struct verify *v, const struct quantize_case *given, ui
             shape[s].params = &params[s];
             shape[s].span[0] =
                 (struct verify_span){tile, NULL, akv_tile_bytes(c.format, c.rows, c.dim)};
-            shape[s].span[1] = (struct verify_span){NULL, s ? apart : rows, s ? extent : dense_bytes};
+            shape[s].span[1] =
+                (struct verify_span){NULL, s ? apart : rows, s ? extent : dense_bytes};
             shape[s].explain = explain_decode;
             shape[s].user = &c;
         }
@@ -211,8 +223,8 @@ void verify_decode(struct verify *v, uint32_t format)
                 c.flags = r / 2 ? AKV_FLAG_ROTATE : 0u;
                 uint64_t want = rows_wanted(v, combinations, c.dim);
                 for (uint32_t chunk = 0; (c.rows = chunk_rows(want, c.dim, chunk)) != 0; chunk++)
-                    if (verify_case(v, (uint64_t)c.rows * c.dim, "d%" PRIu32 "-%s%s-%s-%" PRIu32, c.dim,
-                                    verify_format_name(dtype),
+                    if (verify_case(v, (uint64_t)c.rows * c.dim, "d%" PRIu32 "-%s%s-%s-%" PRIu32,
+                                    c.dim, verify_format_name(dtype),
                                     c.flags & AKV_FLAG_ROTATE ? "-rotate" : "",
                                     r % 2 == 0 ? "random" : "encoded", chunk))
                         decode_chunk(v, &c, 2u * (variant + 97u * chunk) + r % 2u);
@@ -221,11 +233,21 @@ void verify_decode(struct verify *v, uint32_t format)
 
 /* ---- rotate ---- */
 
+/* Turning back takes decoded values, and those are 0 or between 2^-40 and 2^100. */
+static void decoded_only(float *x, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++)
+        if (!(fabsf(x[i]) >= 0x1p-40f && fabsf(x[i]) <= 0x1p100f))
+            x[i] = 0.0f;
+}
+
 static void rotate_chunk(struct verify *v, uint32_t dim, uint32_t n, uint32_t flags, uint64_t seed)
 {
     uint64_t bytes = (uint64_t)n * dim * sizeof(float);
     float *in = verify_alloc(v, bytes), *out = verify_alloc(v, bytes);
-    if (in && out && verify_rows(v, in, n, dim, AKV_I8, AKV_F32, seed)) {
+    if (in && out && verify_rows(v, in, n, dim, AKV_I8, 0, AKV_F32, seed)) {
+        if (!(flags & AKV_FLAG_ROTATE))
+            decoded_only(in, (uint64_t)n * dim);
         akv_rotate_params params = {n, dim, flags, 0};
         struct verify_launch launch = {.params = &params};
         launch.span[0] = (struct verify_span){in, NULL, bytes};

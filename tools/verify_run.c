@@ -21,8 +21,8 @@ void verify_fill_pattern(void *bytes, uint64_t count)
 
 /* ---- the caller's floating-point environment ---- */
 
-/* Upward rounding and, where there is such a thing, flushing of denormals: rule R13 says that kernels do
- * not care. */
+/* Upward rounding and, where there is such a thing, flushing of denormals: rule R13 says that
+ * kernels do not care. */
 static void odd_float_begin(fenv_t *saved)
 {
     fegetenv(saved);
@@ -124,7 +124,7 @@ bool verify_target_runs(struct verify *v, uint32_t t, const void *params)
     struct verify_target *target = &v->target[t];
     struct verify_row *row = &v->row[t];
     if (target->skip[0]) {
-        snprintf(row->skipped, sizeof row->skipped, "%s", target->skip);
+        memcpy(row->skipped, target->skip, sizeof row->skipped);
         return false;
     }
     if (target->planted)
@@ -173,8 +173,8 @@ static anykv_status span_fill(struct verify *v, struct verify_side *side, uint32
     if (!side->mem[i] || side->mem[i]->bytes < total) {
         akv_mem_free(side->mem[i]);
         side->mem[i] = NULL;
-        anykv_status status = akv_mem_alloc(side->device, total + total / 2 + 4096, AKV_MEM_DEVICE,
-                                            &side->mem[i]);
+        anykv_status status =
+            akv_mem_alloc(side->device, total + total / 2 + 4096, AKV_MEM_DEVICE, &side->mem[i]);
         if (status != ANYKV_OK)
             return status;
     }
@@ -219,8 +219,9 @@ static void compare_part(struct found *found, uint32_t span, int64_t at, const u
 }
 
 /* Fetches a span with its guards and compares all three parts. */
-static anykv_status span_check(struct verify *v, struct verify_side *side, uint32_t i, uint64_t base,
-                               const struct verify_launch *launch, struct found *found)
+static anykv_status span_check(struct verify *v, struct verify_side *side, uint32_t i,
+                               uint64_t base, const struct verify_launch *launch,
+                               struct found *found)
 {
     const struct verify_span *span = &launch->span[i];
     struct akv_span all = {side->mem[i], 0, base + span->bytes + VERIFY_GUARD};
@@ -233,7 +234,8 @@ static anykv_status span_check(struct verify *v, struct verify_side *side, uint3
     const void *expect = span->expect ? span->expect : span->data;
     if (expect != verify_any)
         compare_part(found, i, 0, v->scratch + base, expect, span->bytes);
-    compare_part(found, i, (int64_t)span->bytes, v->scratch + base + span->bytes, NULL, VERIFY_GUARD);
+    compare_part(found, i, (int64_t)span->bytes, v->scratch + base + span->bytes, NULL,
+                 VERIFY_GUARD);
     if (launch->result[i])
         memcpy(launch->result[i], v->scratch + base, span->bytes);
     return ANYKV_OK;
@@ -328,7 +330,8 @@ anykv_status verify_launch_on(struct verify *v, struct verify_side *side, uint32
     return ANYKV_OK;
 }
 
-bool verify_reference(struct verify *v, enum akv_kernel_id kernel, const struct verify_launch *launch)
+bool verify_reference(struct verify *v, enum akv_kernel_id kernel,
+                      const struct verify_launch *launch)
 {
     uint64_t differ = 0;
     if (v->faults)

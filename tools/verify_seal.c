@@ -58,8 +58,8 @@ static void explain_seal(const struct verify_launch *launch, uint32_t span, uint
 }
 
 /* Fills the hot blocks' tiles of one side and writes what they must become. */
-static bool fill_side(struct verify *v, const struct seal_case *c, struct verify_pool *pool, uint32_t side,
-                      uint64_t seed, uint32_t *saw)
+static bool fill_side(struct verify *v, const struct seal_case *c, struct verify_pool *pool,
+                      uint32_t side, uint64_t seed, uint32_t *saw)
 {
     uint32_t dim = c->dim[side], n = c->blocks * c->layers * c->heads * c->tokens, more = 0;
     uint32_t hot_tile = akv_tile_bytes(c->hot, c->tokens, dim);
@@ -68,11 +68,13 @@ static bool fill_side(struct verify *v, const struct seal_case *c, struct verify
     uint8_t *rows = verify_alloc(v, (uint64_t)n * dim * akv_raw_bytes(c->hot));
     uint8_t *all = verify_alloc(v, akv_tile_bytes(c->format[side], n, dim));
     uint8_t *slice = verify_alloc(v, packed_tile), *quad = verify_alloc(v, packed_tile);
-    bool good = rows && all && slice && quad &&
-                verify_rows(v, rows, n, dim, c->format[side], c->hot, seed) &&
-                verify_encode_rows(v, rows, c->hot, n, dim, c->format[side], c->flags[side], all, &more);
+    bool good =
+        rows && all && slice && quad &&
+        verify_rows(v, rows, n, dim, c->format[side], c->flags[side], c->hot, seed) &&
+        verify_encode_rows(v, rows, c->hot, n, dim, c->format[side], c->flags[side], all, &more);
     for (uint32_t i = 0; good && i < c->blocks * c->layers * c->heads; i++) {
-        uint32_t block = i / (c->layers * c->heads), layer = i / c->heads % c->layers, head = i % c->heads;
+        uint32_t block = i / (c->layers * c->heads), layer = i / c->heads % c->layers,
+                 head = i % c->heads;
         uint64_t src = akv_block_address(&pool->map, pool->entry[0][block]) + c->src[layer][side] +
                        (uint64_t)head * hot_tile;
         uint64_t dst = akv_block_address(&pool->map, pool->entry[1][block]) + c->dst[layer][side] +
@@ -105,8 +107,8 @@ static void seal_case(struct verify *v, struct seal_case *c, uint64_t elements, 
         akv_seal_layer layers[LAYERS];
         for (uint32_t i = 0; i < c->layers; i++)
             layers[i] = (akv_seal_layer){c->src[i][0], c->src[i][1], c->dst[i][0], c->dst[i][1]};
-        akv_seal_params params = {pool.map,  c->blocks,    c->layers,    c->heads,     c->tokens,
-                                  c->dim[0], c->dim[1],    c->hot,       c->format[0], c->format[1],
+        akv_seal_params params = {pool.map,    c->blocks,   c->layers, c->heads,     c->tokens,
+                                  c->dim[0],   c->dim[1],   c->hot,    c->format[0], c->format[1],
                                   c->flags[0], c->flags[1], 0};
         struct verify_launch shape[VERIFY_SHAPES] = {0};
         for (uint32_t s = 0; s < VERIFY_SHAPES; s++) {
@@ -165,8 +167,9 @@ void verify_seal(struct verify *v, uint32_t format)
                     c.blocks = AKV_MIN(left, AKV_MAX(1u, (1u << 22) / per_block));
                     if (verify_case(v, (uint64_t)c.blocks * per_block,
                                     "%s-%s-%s-d%" PRIu32 "-d%" PRIu32 "-t%" PRIu32 "-%" PRIu32,
-                                    verify_format_name(c.format[0]), verify_format_name(c.format[1]),
-                                    verify_format_name(hot), c.dim[0], c.dim[1], c.tokens, chunk))
+                                    verify_format_name(c.format[0]),
+                                    verify_format_name(c.format[1]), verify_format_name(hot),
+                                    c.dim[0], c.dim[1], c.tokens, chunk))
                         seal_case(v, &c, (uint64_t)c.blocks * per_block,
                                   verify_mix(v->seed, 3000u + variant + 1000u * chunk));
                 }

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* verify: one case of attention as numbers, before it becomes a launch. */
+#ifndef AKV_VERIFY_ATTEND_H
+#define AKV_VERIFY_ATTEND_H
+#include "verify.h"
+
+#define ATTEND_SEQUENCES 4u
+
+struct attend_case {
+    uint32_t format[2], hot; /* of keys and values in packed blocks, and in hot ones */
+    uint32_t dim[2], rotate[2];
+    uint32_t kv_heads, q_heads, block_tokens;
+    uint32_t sequences, count[ATTEND_SEQUENCES], length[ATTEND_SEQUENCES];
+    uint32_t tokens;        /* new ones of all sequences */
+    uint32_t flags, window; /* AKV_ATTEND_* */
+    uint32_t q_dtype, out_dtype;
+    float scale, cap;
+    bool holes; /* some blocks are not held */
+    uint64_t seed;
+
+    /* made by attend_data: */
+    uint32_t blocks;                        /* of all sequences */
+    uint32_t first_block[ATTEND_SEQUENCES]; /* number of a sequence's first block among them */
+    uint32_t *entry;                        /* table entry of each */
+    float *row[2];                          /* decoded: [block][head][token][dim] */
+    float *q, *mask, *sinks;                /* q: decoded from q_dtype, [token][q_head][dim] */
+    void *q_raw;
+    uint32_t mask_stride;
+    double *out, *lse, *worth; /* expected; worth: largest |value| a query sees */
+    double largest_score;      /* of |scale * q.k| */
+};
+
+static inline uint32_t attend_blocks_of(const struct attend_case *c, uint32_t s)
+{
+    return (c->length[s] + c->count[s] + c->block_tokens - 1) / c->block_tokens;
+}
+static inline const float *attend_row(const struct attend_case *c, uint32_t side, uint32_t s,
+                                      uint32_t position, uint32_t head)
+{
+    uint32_t block = c->first_block[s] + position / c->block_tokens;
+    uint64_t row =
+        ((uint64_t)block * c->kv_heads + head) * c->block_tokens + position % c->block_tokens;
+    return c->row[side] + row * c->dim[side];
+}
+/* verify_attend_data.c: blocks in the pool, queries, and what must come out; false: out of memory.
+ */
+bool attend_data(struct verify *v, struct attend_case *c, struct verify_pool *pool,
+                 akv_tile_map *tiles);
+void attend_data_free(struct verify *v, struct attend_case *c, struct verify_pool *pool);
+/* verify_attend_reference.c: fills out, lse and worth in double precision. */
+bool attend_reference(struct verify *v, struct attend_case *c);
+/* Largest error a device may make, as a share of `worth` (docs/attention.md), rounding of the
+ * output type not included. */
+double attend_bound(const struct attend_case *c);
+/* Largest error of a log-sum-exp. */
+double attend_lse_bound(const struct attend_case *c);
+
+#endif

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* verify: attention in double precision on decoded rows, and the error that is allowed. */
+#include "verify_attend.h"
+#include <math.h>
+
+/* Keys that token i of sequence s sees: positions [first, end) of held blocks. */
+static void sees(const struct attend_case *c, uint32_t s, uint32_t i, uint32_t *first,
+                 uint32_t *end)
+{
+    uint32_t position = c->length[s] + i;
+    bool all_new = (c->flags & (AKV_ATTEND_BIDIRECTIONAL | AKV_ATTEND_MASK)) != 0;
+    *first = c->window != 0 && position >= c->window ? position - c->window + 1 : 0;
+    *end = all_new ? c->length[s] + c->count[s] : position + 1;
+}
+
+static bool held(const struct attend_case *c, uint32_t s, uint32_t position)
+{
+    return c->entry[c->first_block[s] + position / c->block_tokens] != AKV_NO_BLOCK;
+}
+
+static double score_of(struct attend_case *c, const float *q, const float *k)
+{
+    double sum = 0.0;
+    for (uint32_t i = 0; i < c->dim[0]; i++)
+        sum += (double)q[i] * (double)k[i];
+    sum *= (double)c->scale;
+    c->largest_score = fmax(c->largest_score, fabs(sum));
+    return c->cap > 0.0f ? (double)c->cap * tanh(sum / (double)c->cap) : sum;
+}
+
+static void one_query(struct attend_case *c, uint32_t s, uint32_t i, uint32_t token, uint32_t head,
+                      double *weights)
+{
+    uint32_t first, end, kv = head / (c->q_heads / c->kv_heads);
+    uint64_t number = (uint64_t)token * c->q_heads + head;
+    double *out = c->out + number * c->dim[1], most = -INFINITY, sum = 0.0;
+    sees(c, s, i, &first, &end);
+    for (uint32_t j = first; j < end; j++) {
+        weights[j] = -INFINITY;
+        if (!held(c, s, j))
+            continue;
+        weights[j] = score_of(c, c->q + number * c->dim[0], attend_row(c, 0, s, j, kv));
+        if ((c->flags & AKV_ATTEND_MASK) && j >= c->length[s])
+            weights[j] += (double)c->mask[(uint64_t)token * c->mask_stride + j - c->length[s]];
+        most = fmax(most, weights[j]);
+    }
+    double sink = c->flags & AKV_ATTEND_SINKS ? (double)c->sinks[head] : -INFINITY;
+    most = fmax(most, sink);
+    memset(out, 0, c->dim[1] * sizeof *out);
+    c->lse[number] = -INFINITY;
+    c->worth[number] = 0.0;
+    if (most == -INFINITY)
+        return;
+    for (uint32_t j = first; j < end; j++) {
+        double w = exp(weights[j] - most);
+        if (w == 0.0)
+            continue;
+        const float *value = attend_row(c, 1, s, j, kv);
+        for (uint32_t d = 0; d < c->dim[1]; d++) {
+            out[d] += w * (double)value[d];
+            c->worth[number] = fmax(c->worth[number], fabs((double)value[d]));
+        }
+        sum += w;
+    }
+    sum += exp(sink - most);
+    for (uint32_t d = 0; d < c->dim[1]; d++)
+        out[d] /= sum;
+    c->lse[number] = most + log(sum);
+}
+
+bool attend_reference(struct verify *v, struct attend_case *c)
+{
+    uint32_t longest = 0, token = 0;
+    uint64_t queries = (uint64_t)c->tokens * c->q_heads;
+    for (uint32_t s = 0; s < c->sequences; s++)
+        longest = AKV_MAX(longest, c->length[s] + c->count[s]);
+    double *weights = verify_alloc(v, longest * sizeof(double));
+    c->out = verify_alloc(v, queries * c->dim[1] * sizeof(double));
+    c->lse = verify_alloc(v, queries * sizeof(double));
+    c->worth = verify_alloc(v, queries * sizeof(double));
+    bool good = weights && c->out && c->lse && c->worth;
+    for (uint32_t s = 0; good && s < c->sequences; s++)
+        for (uint32_t i = 0; i < c->count[s]; i++, token++)
+            for (uint32_t h = 0; h < c->q_heads; h++)
+                one_query(c, s, i, token, h, weights);
+    akv_free(v->context, weights);
+    return good;
+}
+
+double attend_bound(const struct attend_case *c)
+{
+    (void)c;
+    return 1e-3;
+}
+
+double attend_lse_bound(const struct attend_case *c)
+{
+    (void)c;
+    return 1e-3;
+}
