@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `anykv demo`: real keys and values through the engine, on one page. */
+#include "demo.h"
+#include "eval_reference.h"
+#include "kernel/format.h"
+#include "tools.h"
+#include <inttypes.h>
+#include <unistd.h>
+
+#define DATA_NAME "smollm2-code-cut.safetensors"
+
+/* --data, else where `make install` puts the file, else the source tree it was built from. */
+static const char *find_data(void)
+{
+#ifdef ANYKV_PKGDATADIR
+    static const char installed[] = ANYKV_PKGDATADIR "/" DATA_NAME;
+    if (access(installed, R_OK) == 0)
+        return installed;
+#endif
+#ifdef ANYKV_DEMO_DATA
+    static const char source[] = ANYKV_DEMO_DATA "/" DATA_NAME;
+    if (access(source, R_OK) == 0)
+        return source;
+#endif
+    return NULL;
+}
+
+static void heading(const struct akv_demo *demo, const char *title, const char *text)
+{
+    if (demo->json)
+        return;
+    printf("\n== %s ==\n%s\n\n", title, text);
+    fflush(stdout);
+}
+
+/* ---- data ---- */
+
+static anykv_status exact_outputs(struct akv_demo *demo, uint32_t index)
+{
+    const struct akv_dump *dump = &demo->dump;
+    const struct akv_dump_layer *raw = &demo->layer[index];
+    size_t rows = (size_t)dump->tokens * dump->kv_heads * dump->head_dim;
+    size_t outputs = (size_t)(dump->tokens - dump->q_first) * dump->q_heads * dump->head_dim;
+    double *k = akv_alloc(NULL, rows, sizeof *k), *v = akv_alloc(NULL, rows, sizeof *v);
+    double *q = akv_alloc(NULL, outputs, sizeof *q);
+    demo->exact[index] = akv_alloc(NULL, outputs, sizeof *q);
+    anykv_status status = ANYKV_E_MEMORY;
+    if (k != NULL && v != NULL && q != NULL && demo->exact[index] != NULL) {
+        akv_rows_to_double(raw->k, raw->k_dtype, rows, k);
+        akv_rows_to_double(raw->v, raw->v_dtype, rows, v);
+        akv_rows_to_double(raw->q, raw->q_dtype, outputs, q);
+        const struct akv_eval_problem problem = {
+            .tokens = dump->tokens,     .q_first = dump->q_first, .q_heads = dump->q_heads,
+            .kv_heads = dump->kv_heads, .dim = dump->head_dim,    .window = dump->window[index],
+            .scale = dump->scale,       .q = q,                   .k = k,
+            .v = v,
+        };
+        status = akv_eval_attend(&problem, akv_cpu_count(), demo->exact[index]);
+    }
+    akv_free(NULL, k);
+    akv_free(NULL, v);
+    akv_free(NULL, q);
+    return status;
+}
+
+static anykv_status load(struct akv_demo *demo, const char *path)
+{
+    anykv_status status = akv_dump_open(&demo->dump, path);
+    if (status != ANYKV_OK)
+        return status;
+    if (demo->dump.layers > AKV_DEMO_LAYERS)
+        return akv_fail(NULL, ANYKV_E_DATA, "layers: %" PRIu32 " are more than the %u of the demo",
+                        demo->dump.layers, AKV_DEMO_LAYERS);
+    demo->ids = akv_alloc(NULL, demo->dump.tokens, sizeof *demo->ids);
+    if (demo->ids == NULL)
+        return ANYKV_E_MEMORY;
+    status = akv_dump_tokens(&demo->dump, demo->ids);
+    for (uint32_t i = 0; i < demo->dump.layers && status == ANYKV_OK; i++) {
+        status = akv_dump_load(&demo->dump, i, &demo->layer[i]);
+        if (status == ANYKV_OK)
+            status = exact_outputs(demo, i);
+    }
+    return status;
+}
+
+static void unload(struct akv_demo *demo)
+{
+    for (uint32_t i = 0; i < AKV_DEMO_LAYERS; i++) {
+        akv_dump_free(&demo->layer[i]);
+        akv_free(NULL, demo->exact[i]);
+    }
+    akv_free(NULL, demo->ids);
+    akv_dump_close(&demo->dump);
+}
+
+/* ---- the cache ---- */
+
+anykv_status akv_demo_open_cache(struct akv_demo *demo, anykv_format k, anykv_format v,
+                                 uint64_t budget_bytes, uint32_t sequences, struct akv_demo_cache *out)
+{
+    const struct akv_dump *dump = &demo->dump;
+    anykv_layer layers[AKV_DEMO_LAYERS];
+    memset(out, 0, sizeof *out);
+    for (uint32_t i = 0; i < dump->layers; i++) {
+        layers[i] = (anykv_layer)ANYKV_LAYER_INIT;
+        layers[i].kv_heads = dump->kv_heads;
+        layers[i].q_heads = dump->q_heads;
+        layers[i].k_dim = layers[i].v_dim = dump->head_dim;
+        layers[i].window = dump->window[i];
+        layers[i].k_format = k;
+        layers[i].v_format = v;
+    }
+    anykv_layout_options identity = ANYKV_LAYOUT_OPTIONS_INIT;
+    identity.weights = "anykv demo";
+    identity.weights_bytes = 10;
+    anykv_cache_options options = ANYKV_CACHE_OPTIONS_INIT;
+    options.max_sequences = 1;
+    options.max_step_tokens = 128;
+    options.max_seq_tokens = dump->tokens;
+    options.budget_bytes = budget_bytes != 0 ? budget_bytes : UINT64_C(1) << 40;
+    out->estimate = (anykv_estimate)ANYKV_ESTIMATE_INIT;
+    anykv_status status =
+        anykv_layout_create(demo->tool.context, layers, dump->layers, &identity, &out->layout);
+    if (status == ANYKV_OK)
+        status = anykv_cache_estimate(demo->tool.device, out->layout, &options, &out->estimate);
+    if (status == ANYKV_OK && budget_bytes == 0) {
+        uint64_t blocks = (dump->tokens + identity.block_tokens - 1) / identity.block_tokens;
+        uint64_t hot = (options.sinks + options.recent + options.max_step_tokens) / 16 + 4;
+        options.budget_bytes = out->estimate.minimum_bytes + 4 * out->estimate.chunk_bytes +
+                               sequences * (blocks * out->estimate.sealed_block_bytes +
+                                            hot * out->estimate.hot_block_bytes);
+    }
+    if (status == ANYKV_OK)
+        status = anykv_cache_create(demo->tool.device, out->layout, &options, &out->cache);
+    if (status != ANYKV_OK)
+        akv_demo_close_cache(out);
+    return status;
+}
+
+void akv_demo_close_cache(struct akv_demo_cache *cache)
+{
+    anykv_cache_destroy(cache->cache);
+    anykv_layout_destroy(cache->layout);
+    memset(cache, 0, sizeof *cache);
+}
+
+/* The rows of position `first` and on. */
+static anykv_view view_from(const void *rows, anykv_dtype dtype, uint32_t heads, uint32_t dim,
+                            uint32_t first)
+{
+    size_t bytes = dtype == ANYKV_F32 ? 4 : 2;
+    return anykv_view_host((const char *)rows + (size_t)first * heads * dim * bytes, dtype, heads, dim);
+}
+
+static anykv_status attend(struct akv_demo *demo, anykv_step *step, uint32_t layer, uint32_t first,
+                           uint32_t count, float *out, double *errors, size_t *error_count)
+{
+    const struct akv_dump *dump = &demo->dump;
+    const struct akv_dump_layer *raw = &demo->layer[layer];
+    size_t from = (size_t)(first - dump->q_first) * dump->q_heads, rows = (size_t)count * dump->q_heads;
+    anykv_attend_params params = ANYKV_ATTEND_PARAMS_INIT;
+    params.scale = (float)dump->scale;
+    anykv_view q = view_from(raw->q, raw->q_dtype, dump->q_heads, dump->head_dim, first - dump->q_first);
+    anykv_view o = anykv_view_host(out, ANYKV_F32, dump->q_heads, dump->head_dim);
+    anykv_status status = anykv_step_attend(step, layer, &q, &params, &o);
+    for (size_t r = 0; r < rows && status == ANYKV_OK; r++) {
+        double row[AKV_MAX_HEAD_DIM];
+        akv_rows_to_double(out + r * dump->head_dim, ANYKV_F32, dump->head_dim, row);
+        errors[(*error_count)++] = akv_relative_error(
+            row, demo->exact[layer] + (from + r) * dump->head_dim, dump->head_dim);
+    }
+    return status;
+}
+
+anykv_status akv_demo_step(struct akv_demo *demo, anykv_cache *cache, anykv_seq *seq, uint32_t first,
+                           uint32_t count, const uint32_t *ids, double *errors, size_t *error_count,
+                           struct akv_demo_times *times)
+{
+    const struct akv_dump *dump = &demo->dump;
+    anykv_step *step = NULL;
+    float *out = akv_alloc(NULL, (size_t)count * dump->q_heads * dump->head_dim, sizeof *out);
+    if (out == NULL)
+        return ANYKV_E_MEMORY;
+    uint64_t start = akv_now_ns();
+    anykv_status status = anykv_step_begin(cache, &seq, &count, 1, &step);
+    times->append_ns += akv_now_ns() - start;
+    for (uint32_t i = 0; i < dump->layers && status == ANYKV_OK; i++) {
+        const struct akv_dump_layer *raw = &demo->layer[i];
+        anykv_view k = view_from(raw->k, raw->k_dtype, dump->kv_heads, dump->head_dim, first);
+        anykv_view v = view_from(raw->v, raw->v_dtype, dump->kv_heads, dump->head_dim, first);
+        start = akv_now_ns();
+        status = anykv_step_append(step, i, &k, &v);
+        times->append_ns += akv_now_ns() - start;
+        if (status != ANYKV_OK || errors == NULL)
+            continue;
+        start = akv_now_ns();
+        status = attend(demo, step, i, first, count, out, errors, error_count);
+        times->attend_ns += akv_now_ns() - start;
+    }
+    akv_free(NULL, out);
+    if (status != ANYKV_OK) {
+        anykv_step_cancel(step);
+        return status;
+    }
+    start = akv_now_ns();
+    status = anykv_step_end(step, NULL, ids);
+    times->append_ns += akv_now_ns() - start;
+    return status;
+}
+
+/* ---- sections ---- */
+
+static int run_eval(struct akv_demo *demo, const char *device, const char *path)
+{
+    char *arguments[] = {"eval", "--formats", "I8,N6,N5,N4,N3,N2", "--device", (char *)(uintptr_t)device,
+                         (char *)(uintptr_t)path, demo->json ? "--json" : NULL};
+    heading(demo, "Formats", "Every key and value packed, none kept at 16 bit; attention compared with\n"
+                             "attention over the exact rows, in double precision.");
+    return akv_tool_eval(demo->json ? 7 : 6, arguments);
+}
+
+static int run(struct akv_demo *demo, const char *device, const char *path)
+{
+    char *arguments[] = {"devices", "--json"};
+    heading(demo, "Devices", "What there is; the demo runs on the one that --device names.");
+    int go = akv_tool_devices(demo->json ? 2 : 1, arguments);
+    if (go != AKV_EXIT_GOOD)
+        return go;
+    go = akv_tool_open(&demo->tool, "demo", device, NULL);
+    if (go != AKV_CLI_GO)
+        return go;
+    anykv_status status = load(demo, path);
+    if (status != ANYKV_OK)
+        return akv_cli_status("demo", path, status);
+    go = run_eval(demo, device, path);
+    if (go != AKV_EXIT_GOOD)
+        return go;
+    heading(demo, "Pages",
+            "The same rows through the cache: appended, sealed into packed blocks once they are older\n"
+            "than 128 tokens, and attended over where they lie, one token at a time.");
+    status = akv_demo_pages(demo);
+    if (status != ANYKV_OK)
+        return akv_cli_status("demo", "pages", status);
+    heading(demo, "Sharing under a byte budget",
+            "Conversations that begin alike: blocks in the cache are found by their tokens, old ones are\n"
+            "evicted, and what returns is attended over again.");
+    status = akv_demo_share(demo);
+    return status == ANYKV_OK ? AKV_EXIT_GOOD : akv_cli_status("demo", "sharing", status);
+}
+
+int akv_tool_demo(int argc, char **argv)
+{
+    const char *device = "auto", *data = NULL;
+    bool json = false;
+    const struct akv_cli_option options[] = {
+        {"data", AKV_CLI_TEXT, &data, 0, 0, "FILE",
+         "another dump of keys, values and queries (default: the bundled\none)"},
+        AKV_DEVICE_OPTION(device),
+        AKV_JSON_OPTION(json),
+        {NULL, AKV_CLI_FLAG, NULL, 0, 0, NULL, NULL},
+    };
+    const struct akv_cli cli = {
+        "demo", "[OPTION]...",
+        "Shows the engine at work on keys and values of a real language model: quantised, paged,\n"
+        "attended over, shared and evicted under a byte budget, with the error, the bytes and the speed.",
+        "anykv demo", options, 0, 0};
+    int go = akv_cli_parse(&cli, argc, argv, NULL, NULL);
+    if (go != AKV_CLI_GO)
+        return go;
+    const char *path = data != NULL ? data : find_data();
+    if (path == NULL) {
+        akv_cli_message("demo", "--data: the bundled file %s is not where it was installed", DATA_NAME);
+        return AKV_EXIT_MISSING;
+    }
+    struct akv_demo *demo = akv_alloc(NULL, 1, sizeof *demo);
+    if (demo == NULL)
+        return akv_cli_status("demo", "memory", ANYKV_E_MEMORY);
+    demo->json = json;
+    go = run(demo, device, path);
+    unload(demo);
+    akv_tool_close(&demo->tool);
+    akv_free(NULL, demo);
+    return go;
+}
