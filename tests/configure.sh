@@ -20,8 +20,8 @@ x86_64) refuse "x87 arithmetic" "x87" "$c" -q CC="$CC" CFLAGS="-mfpmath=387" ;;
 esac
 refuse "a big-endian target" "big-endian" "$c" -q CC="$CC" \
     CPPFLAGS="-Wno-builtin-macro-redefined -U__BYTE_ORDER__ -D__BYTE_ORDER__=4321"
-refuse "--enable-sanitizers=nonsense" 'unknown sanitizer "nonsense"' "$c" -q CC="$CC" \
+refuse "--enable-sanitizers=nonsense" 'unknown sanitizer "nonsense"' "$c" -q -C CC="$CC" \
     --enable-sanitizers=nonsense
-refuse "a missing nettle" "nettle library is required" "$c" -q CC="$CC" NETTLE_LIBS=-lno-such-library
-refuse "--with-opencl=maybe" "not one of auto, yes, no" "$c" -q CC="$CC" --with-opencl=maybe
+refuse "a missing nettle" "nettle library is required" "$c" -q -C CC="$CC" NETTLE_LIBS=-lno-such-library
+refuse "--with-opencl=maybe" "not one of auto, yes, no" "$c" -q -C CC="$CC" --with-opencl=maybe
 finish
