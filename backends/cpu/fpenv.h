@@ -3,6 +3,7 @@
  * trapped.  enter saves the thread's own, leave brings it back, sticky flags included. */
 #ifndef AKV_CPU_FPENV_H
 #define AKV_CPU_FPENV_H
+#include <sched.h>
 #include <stdint.h>
 
 #if defined(__x86_64__) || defined(__SSE2__)
@@ -59,6 +60,15 @@ static inline void akv_cpu_pause(void)
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+}
+
+/* The same for a loop that waits on another thread, which may need this very core. */
+static inline void akv_cpu_rest(unsigned spin)
+{
+    if (spin % 32 == 31)
+        sched_yield();
+    else
+        akv_cpu_pause();
 }
 
 #endif

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The CPU's queue: a ring of commands that one dispatcher thread carries out in order, with a team of
- * helpers for the parallel ones.  With 0 threads a command is carried out inside the call.
+/* The CPU's queue: a ring of commands that one thread at a time, the leader, carries out in order, with
+ * a team of helpers for the parallel ones.  The leader is the dispatcher thread, or a caller that waits
+ * for ever anyway: it would need longer to wake the dispatcher than to do a small command itself.  With
+ * 0 threads a command is carried out inside the call.
  *
  * Nothing is allocated after creation: the ring, the staging bytes of small puts and the team are made
  * once; a full ring makes the caller wait.  Locks, in their order: enqueue_lock (producers; guards
@@ -57,7 +59,7 @@ struct akv_cpu_queue {
     akv_cond work_cond, done_cond;
     _Alignas(64) atomic_uint_fast64_t head; /* commands ever enqueued */
     atomic_uint sleeping;                   /* 1: the dispatcher */
-    atomic_bool stop;
+    atomic_bool stop, leading;
     _Alignas(64) atomic_uint_fast64_t done; /* commands ever carried out */
     atomic_uint_fast64_t unstaged;          /* staging bytes ever given back */
     atomic_uint waiters;
@@ -122,30 +124,24 @@ static void execute(struct akv_cpu_queue *queue, const struct command *command)
     }
 }
 
-/* Waits until there is a command after number `done`; false: the queue ends. */
-static bool wait_for_command(struct akv_cpu_queue *queue, uint64_t done)
+/* ---- leading ---- */
+
+static bool try_lead(struct akv_cpu_queue *queue)
 {
-    for (unsigned spin = 0; spin < SPINS_DISPATCH; spin++) {
-        if (atomic_load_explicit(&queue->head, memory_order_acquire) != done)
-            return true;
-        akv_cpu_pause();
-    }
-    /* As in team.c: announce, look again, sleep. */
-    akv_mutex_lock(&queue->sleep_lock);
-    atomic_store(&queue->sleeping, 1);
-    while (atomic_load(&queue->head) == done && !atomic_load(&queue->stop))
-        akv_cond_wait(&queue->work_cond, &queue->sleep_lock);
-    atomic_store(&queue->sleeping, 0);
-    akv_mutex_unlock(&queue->sleep_lock);
-    return atomic_load(&queue->head) != done;
+    return !atomic_load_explicit(&queue->leading, memory_order_relaxed) &&
+           !atomic_exchange_explicit(&queue->leading, true, memory_order_acquire);
 }
 
-static void *dispatch(void *argument)
+static bool pending(struct akv_cpu_queue *queue)
 {
-    struct akv_cpu_queue *queue = argument;
-    uint64_t done = 0;
-    akv_fp_enter();
-    while (wait_for_command(queue, done)) {
+    return atomic_load(&queue->head) != atomic_load(&queue->done);
+}
+
+/* Carries out commands up to number `target`, or all there are; the leader's alone. */
+static void lead(struct akv_cpu_queue *queue, uint64_t target)
+{
+    uint64_t done = atomic_load_explicit(&queue->done, memory_order_relaxed);
+    while (done < target && done != atomic_load_explicit(&queue->head, memory_order_acquire)) {
         const struct command *command = &queue->ring[done % RING_COMMANDS];
         uint64_t staged = command->staged;
         execute(queue, command);
@@ -158,7 +154,60 @@ static void *dispatch(void *argument)
             akv_mutex_unlock(&queue->sleep_lock);
         }
     }
+}
+
+static void wake_dispatcher(struct akv_cpu_queue *queue)
+{
+    if (atomic_load(&queue->sleeping)) {
+        akv_mutex_lock(&queue->sleep_lock);
+        akv_cond_signal(&queue->work_cond);
+        akv_mutex_unlock(&queue->sleep_lock);
+    }
+}
+
+/* Waits until there is a command and this thread leads; false: the queue ends. */
+static bool wait_for_lead(struct akv_cpu_queue *queue)
+{
+    for (;;) {
+        for (unsigned spin = 0; spin < SPINS_DISPATCH; spin++) {
+            if (pending(queue) && try_lead(queue))
+                return true;
+            akv_cpu_rest(spin);
+        }
+        /* As in team.c: announce, look again, sleep.  Who stops leading looks for a sleeper too. */
+        akv_mutex_lock(&queue->sleep_lock);
+        atomic_store(&queue->sleeping, 1);
+        while ((!pending(queue) || atomic_load(&queue->leading)) && !atomic_load(&queue->stop))
+            akv_cond_wait(&queue->work_cond, &queue->sleep_lock);
+        atomic_store(&queue->sleeping, 0);
+        akv_mutex_unlock(&queue->sleep_lock);
+        if (atomic_load(&queue->stop))
+            return false;
+    }
+}
+
+static void *dispatch(void *argument)
+{
+    struct akv_cpu_queue *queue = argument;
+    akv_fp_enter();
+    while (wait_for_lead(queue)) {
+        lead(queue, UINT64_MAX);
+        atomic_store(&queue->leading, false);
+    }
     return NULL;
+}
+
+/* A caller that waits for ever leads, if nobody does, until `target` is done. */
+static void lend_hand(struct akv_cpu_queue *queue, uint64_t target)
+{
+    if (!pending(queue) || !try_lead(queue))
+        return;
+    akv_fp_state saved = akv_fp_enter();
+    lead(queue, target);
+    akv_fp_leave(saved);
+    atomic_store(&queue->leading, false);
+    if (pending(queue))
+        wake_dispatcher(queue);
 }
 
 /* ---- waiting ---- */
@@ -171,7 +220,9 @@ static bool wait_done(struct akv_cpu_queue *queue, uint64_t target, uint64_t dea
             return true;
         if (deadline == 0)
             return false;
-        akv_cpu_pause();
+        if (deadline == UINT64_MAX)
+            lend_hand(queue, target);
+        akv_cpu_rest(spin);
     }
     bool in_time = true;
     akv_mutex_lock(&queue->sleep_lock);
@@ -233,11 +284,7 @@ static uint64_t end(struct akv_cpu_queue *queue, const struct command *command)
     if (threads_of(queue)) {
         number = atomic_load_explicit(&queue->head, memory_order_relaxed) + 1;
         atomic_store(&queue->head, number);
-        if (atomic_load(&queue->sleeping)) {
-            akv_mutex_lock(&queue->sleep_lock);
-            akv_cond_signal(&queue->work_cond);
-            akv_mutex_unlock(&queue->sleep_lock);
-        }
+        wake_dispatcher(queue);
     } else {
         akv_fp_state saved = akv_fp_enter();
         execute(queue, command);

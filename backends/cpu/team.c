@@ -4,16 +4,16 @@
  * The leader writes the work, opens the gate and takes ranges itself; a helper that sees the gate open
  * enters and takes ranges too.  The leader closes the gate when nothing is left and waits only for the
  * helpers inside: one that slept through small work costs nothing.  Ranges start large and shrink, so
- * that tiny items are amortised and huge ones still spread evenly. */
+ * that tiny items are amortised and huge ones still spread evenly.  While helpers sleep the leader
+ * starts with single items instead, and wakes them once the work has proved to be worth it. */
 #include "device.h"
 #include "fpenv.h"
-#include <sched.h>
 
 /* Pauses that an idle helper spins before it sleeps: about 15 microseconds, the gap between the
  * launches of a layer; longer would take a core from the caller's own work. */
 #define SPINS_IDLE 400u
-/* Pauses that the leader waits for a helper's last range before it gives up its time slice. */
-#define SPINS_LAST 1000u
+/* Work that the leader finishes alone within this time wakes nobody: a sleeper needs longer to come. */
+#define WAKE_NS 10000u
 
 /* The gate: generation in bits 63:32, open in bit 31, helpers inside in bits 30:0. */
 #define GATE_OPEN   ((uint64_t)1 << 31)
@@ -52,6 +52,31 @@ static void take(struct akv_cpu_team *team)
     }
 }
 
+static void wake(struct akv_cpu_team *team)
+{
+    akv_mutex_lock(&team->lock);
+    akv_cond_broadcast(&team->cond);
+    akv_mutex_unlock(&team->lock);
+}
+
+/* The leader's start while helpers sleep: 1, 2, 4 … items until WAKE_NS are over. */
+static void start_alone(struct akv_cpu_team *team)
+{
+    uint64_t begin = akv_now_ns(), first;
+    for (uint64_t count = 1;; count *= 2) {
+        first = atomic_fetch_add_explicit(&team->next, count, memory_order_relaxed);
+        if (first >= team->items)
+            return;
+        if (count > team->items - first)
+            count = team->items - first;
+        team->work(team->job, first, count);
+        if (akv_now_ns() - begin >= WAKE_NS) {
+            wake(team);
+            return;
+        }
+    }
+}
+
 static bool is_open(uint64_t gate, uint32_t seen)
 {
     return (gate & GATE_OPEN) && (uint32_t)(gate >> 32) != seen;
@@ -63,7 +88,7 @@ static bool wait_for_work(struct akv_cpu_team *team, uint32_t seen)
     for (unsigned spin = 0; spin < SPINS_IDLE; spin++) {
         if (is_open(atomic_load_explicit(&team->gate, memory_order_relaxed), seen))
             return true;
-        akv_cpu_pause();
+        akv_cpu_rest(spin);
     }
     /* Announce, then look again: the leader opens, then looks for sleepers (both sequentially
      * consistent), so one of the two sees the other. */
@@ -111,18 +136,12 @@ void akv_cpu_team_run(struct akv_cpu_team *team, akv_cpu_work *work, const void 
     uint32_t generation = (uint32_t)(atomic_load_explicit(&team->gate, memory_order_relaxed) >> 32);
     generation = generation == UINT32_MAX ? 1 : generation + 1;
     atomic_store(&team->gate, ((uint64_t)generation << 32) | GATE_OPEN);
-    if (atomic_load(&team->sleepers)) {
-        akv_mutex_lock(&team->lock);
-        akv_cond_broadcast(&team->cond);
-        akv_mutex_unlock(&team->lock);
-    }
+    if (atomic_load(&team->sleepers))
+        start_alone(team);
     take(team);
     uint64_t gate = atomic_fetch_and_explicit(&team->gate, ~GATE_OPEN, memory_order_acquire);
     for (unsigned spin = 0; gate & GATE_INSIDE; spin++) {
-        if (spin < SPINS_LAST)
-            akv_cpu_pause();
-        else
-            sched_yield();
+        akv_cpu_rest(spin);
         gate = atomic_load_explicit(&team->gate, memory_order_acquire);
     }
 }
