@@ -4,8 +4,9 @@
 #define AKV_CUDA_H
 #include "../backend.h"
 #include "driver.h"
+#include "images.h"
 
-enum akv_cuda_family { AKV_CUDA_QUANT, AKV_CUDA_PAGE, AKV_CUDA_ATTEND, AKV_CUDA_FAMILIES };
+#define AKV_CUDA_FUNCTIONS 96u /* entry points of all images at most */
 
 struct akv_cuda_device {
     struct akv_device base;
@@ -17,8 +18,12 @@ struct akv_cuda_device {
     int sm_count;
     int shared_optin;     /* bytes of shared memory a block may ask for */
     akv_mutex lock;       /* guards modules and functions */
-    CUmodule module[AKV_CUDA_FAMILIES];
-    struct akv_cuda_function *functions; /* looked-up entry points */
+    CUmodule module[AKV_IMAGES];
+    struct {
+        char name[32];
+        CUfunction function;
+    } functions[AKV_CUDA_FUNCTIONS]; /* looked up so far */
+    uint32_t function_count;
 };
 struct akv_cuda_mem {
     struct akv_mem base;
@@ -38,7 +43,9 @@ struct akv_cuda_queue {
     CUevent ring_event[AKV_CUDA_STAGES];
     bool ring_used[AKV_CUDA_STAGES];
     uint32_t ring_next;
+    CUdeviceptr counters; /* AKV_CUDA_COUNTERS u32 of attend, zero between launches */
 };
+#define AKV_CUDA_COUNTERS (256u * 1024u)
 struct akv_cuda_event {
     struct akv_event base;
     CUevent event;
@@ -92,7 +99,35 @@ void akv_cuda_check(struct akv_device *device, enum akv_kernel_id kernel, const 
                     struct akv_check *check_out);
 anykv_status akv_cuda_prepare(struct akv_device *device, enum akv_kernel_id kernel, const void *params);
 anykv_status akv_cuda_launch(struct akv_queue *queue, const struct akv_launch *launch);
-anykv_status akv_cuda_kernels_open(struct akv_cuda_device *device);
 void akv_cuda_kernels_close(struct akv_cuda_device *device);
+/* Looks an entry point up, loading its image when it is the first; shared: bytes of dynamic shared memory
+ * it will ask for. */
+anykv_status akv_cuda_function(struct akv_cuda_device *device, enum akv_cuda_image image, const char *name,
+                               uint32_t shared, CUfunction *function_out);
+
+/* Spans of a launch as device addresses (kernels-cu/common.cuh has the same struct). */
+struct akv_cuda_args {
+    CUdeviceptr arg[8];
+    CUdeviceptr slab[AKV_MAX_SLABS];
+};
+/* A launch made concrete. */
+struct akv_cuda_call {
+    enum akv_cuda_image image;
+    char name[32];
+    uint64_t grid[3];
+    uint32_t threads;
+    uint32_t shared;
+    const void *extra; /* third kernel parameter, or NULL */
+    bool counters;     /* fourth kernel parameter */
+};
+
+/* k_attend.c: how attend is cut up (kernels-cu/attend.cuh has the same struct). */
+struct akv_cuda_plan {
+    uint32_t splits, spread, longest, part_offset;
+};
+void akv_cuda_attend_check(struct akv_cuda_device *device, const akv_attend_params *params,
+                           struct akv_check *check_out);
+void akv_cuda_attend_call(struct akv_cuda_device *device, const akv_attend_params *params,
+                          struct akv_cuda_plan *plan, struct akv_cuda_call *call);
 
 #endif

@@ -45,8 +45,8 @@ static void describe(const struct akv_cu *cu, CUdevice device, uint32_t index, s
     info->max_alloc = bytes;
     if (cu->device_uuid(&uuid, device) == AKV_CU_OK)
         for (int i = 0, at = 0; i < 16; i++)
-            at += snprintf(info->uuid + at, sizeof info->uuid - (size_t)at, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x",
-                           uuid.bytes[i]);
+            at += snprintf(info->uuid + at, sizeof info->uuid - (size_t)at,
+                           i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", uuid.bytes[i]);
     info->usable = major * 10 + minor >= 75;
     if (!info->usable)
         snprintf(info->reason, sizeof info->reason, "compute capability %d.%d: 7.5 or newer is needed",
@@ -142,14 +142,8 @@ anykv_status akv_cuda_open(anykv_context *context, uint32_t index, const anykv_d
     status = choose_context(device, options);
     if (status)
         goto undo_mutex;
-    status = akv_cuda_kernels_open(device);
-    if (status)
-        goto undo_context;
     *device_out = &device->base;
     return ANYKV_OK;
-undo_context:
-    if (device->primary)
-        cu->primary_release(device->device);
 undo_mutex:
     akv_mutex_destroy(&device->lock);
 undo_alloc:

@@ -35,9 +35,19 @@ anykv_status akv_cuda_queue_create(struct akv_device *base, void *native, struct
     if (code)
         goto undo_events;
     queue->ring = ring;
+    code = device->cu->memory_alloc(&queue->counters, AKV_CUDA_COUNTERS * sizeof(uint32_t));
+    if (code)
+        goto undo_ring;
+    code = device->cu->fill8(queue->counters, 0, AKV_CUDA_COUNTERS * sizeof(uint32_t), queue->stream);
+    if (code)
+        goto undo_counters;
     akv_cuda_leave(device);
     *queue_out = &queue->base;
     return ANYKV_OK;
+undo_counters:
+    device->cu->memory_free(queue->counters);
+undo_ring:
+    device->cu->host_free(queue->ring);
 undo_events:
     while (events > 0)
         device->cu->event_destroy(queue->ring_event[--events]);
@@ -62,6 +72,7 @@ void akv_cuda_queue_destroy(struct akv_queue *base)
         for (uint32_t i = 0; i < AKV_CUDA_STAGES; i++)
             device->cu->event_destroy(queue->ring_event[i]);
         device->cu->host_free(queue->ring);
+        device->cu->memory_free(queue->counters);
         if (queue->owned)
             device->cu->stream_destroy(queue->stream);
         akv_cuda_leave(device);

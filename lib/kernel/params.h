@@ -192,7 +192,7 @@ typedef struct akv_attend_params {
     akv_u32 bound_sequences;
     akv_u32 bound_seq_tokens; /* new tokens of one sequence */
     akv_u32 bound_length;     /* positions of one sequence, its new tokens included */
-    akv_u32 pad;
+    akv_u32 block_tokens;     /* as in the descriptor; 0: unknown, which may cost speed */
 } akv_attend_params;
 
 #endif

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Embeds the device images that nvcc made; paths are relative to the build folder. */
+#include "images.h"
+
+#define IMAGE(name)                                                                                \
+    __asm__(".pushsection .rodata\n"                                                               \
+            ".balign 64\n"                                                                         \
+            ".globl akv_cuda_image_" #name "\n"                                                    \
+            ".hidden akv_cuda_image_" #name "\n"                                                   \
+            "akv_cuda_image_" #name ":\n"                                                          \
+            ".incbin \"kernels-cu/" #name ".fatbin\"\n"                                            \
+            ".byte 0\n"                                                                            \
+            ".popsection\n");                                                                      \
+    extern const unsigned char akv_cuda_image_##name[] __attribute__((visibility("hidden")));
+
+IMAGE(quant)
+IMAGE(page)
+IMAGE(attend)
+IMAGE(attend_decode)
+
+const void *akv_cuda_image(enum akv_cuda_image image)
+{
+    static const unsigned char *const all[AKV_IMAGES] = {
+        [AKV_IMAGE_QUANT] = akv_cuda_image_quant,
+        [AKV_IMAGE_PAGE] = akv_cuda_image_page,
+        [AKV_IMAGE_ATTEND] = akv_cuda_image_attend,
+        [AKV_IMAGE_ATTEND_DECODE] = akv_cuda_image_attend_decode,
+    };
+    return all[image];
+}

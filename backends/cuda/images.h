@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The embedded device images (fatbins), one a .cu file. */
+#ifndef AKV_CUDA_IMAGES_H
+#define AKV_CUDA_IMAGES_H
+
+enum akv_cuda_image {
+    AKV_IMAGE_QUANT,
+    AKV_IMAGE_PAGE,
+    AKV_IMAGE_ATTEND,
+    AKV_IMAGE_ATTEND_DECODE, /* sm_90 and newer only */
+    AKV_IMAGES
+};
+const void *akv_cuda_image(enum akv_cuda_image image);
+
+#endif

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Kernels of the CUDA backend: images, entry points, the shape of each launch. */
+#include "cuda.h"
+#include <stdio.h>
+
+#define WARPS 4u /* of a thread block of the quantize family */
+
+anykv_status akv_cuda_function(struct akv_cuda_device *device, enum akv_cuda_image image, const char *name,
+                               uint32_t shared, CUfunction *function_out)
+{
+    anykv_status status = ANYKV_OK;
+    CUresult code = AKV_CU_OK;
+    CUfunction function = NULL;
+    akv_mutex_lock(&device->lock);
+    for (uint32_t i = 0; i < device->function_count; i++)
+        if (strcmp(device->functions[i].name, name) == 0) {
+            *function_out = device->functions[i].function;
+            akv_mutex_unlock(&device->lock);
+            return ANYKV_OK;
+        }
+    status = akv_cuda_enter(device);
+    if (status)
+        goto unlock;
+    if (!device->module[image])
+        code = device->cu->module_load(&device->module[image], akv_cuda_image(image));
+    if (!code)
+        code = device->cu->module_function(&function, device->module[image], name);
+    if (!code && shared > 48u * 1024u)
+        code = device->cu->function_set(function, AKV_CU_FUNC_DYNAMIC_SHARED, (int)shared);
+    akv_cuda_leave(device);
+    if (code) {
+        status = akv_cuda_fail(device, code, name);
+        goto unlock;
+    }
+    assert(device->function_count < AKV_CUDA_FUNCTIONS);
+    snprintf(device->functions[device->function_count].name, sizeof device->functions[0].name, "%s", name);
+    device->functions[device->function_count++].function = function;
+    *function_out = function;
+unlock:
+    akv_mutex_unlock(&device->lock);
+    return status;
+}
+
+void akv_cuda_kernels_close(struct akv_cuda_device *device)
+{
+    if (akv_cuda_enter(device) != ANYKV_OK)
+        return;
+    for (int i = 0; i < AKV_IMAGES; i++)
+        if (device->module[i])
+            device->cu->module_unload(device->module[i]);
+    akv_cuda_leave(device);
+}
+
+static const char *format_stem(uint32_t format)
+{
+    switch (format) {
+    case AKV_I8:
+        return "i8";
+    case AKV_N6:
+        return "n6";
+    case AKV_N5:
+        return "n5";
+    case AKV_N4:
+        return "n4";
+    case AKV_N3:
+        return "n3";
+    case AKV_N2:
+        return "n2";
+    default:
+        return "raw";
+    }
+}
+
+/* Thread blocks of a family kernel whose warps take whole rows of 32-element groups, 32 groups each. */
+static uint64_t row_blocks(uint64_t rows, uint32_t dim)
+{
+    uint32_t per = WARPS * (32u / (akv_padded_dim(dim) / 32u));
+    return (rows + per - 1u) / per;
+}
+/* Thread blocks of a kernel that strides over its work: enough to fill the card. */
+static uint64_t stride_blocks(const struct akv_cuda_device *device, uint64_t items)
+{
+    uint64_t most = (uint64_t)device->sm_count * 16u, blocks = (items + 255u) / 256u;
+    return blocks < most ? (blocks ? blocks : 1u) : most;
+}
+
+static void codec_call(struct akv_cuda_device *device, const char *op, const akv_encode_params *p,
+                       struct akv_cuda_call *call)
+{
+    uint64_t rows = (uint64_t)p->tokens * p->rows.heads;
+    bool raw = akv_format_raw(p->format), encode = op[0] == 'e';
+    bool search = encode && akv_format_codebook(p->format) && (p->flags & AKV_FLAG_SEARCH);
+    snprintf(call->name, sizeof call->name, "akv_k_%s_%s%s", op, format_stem(p->format), search ? "_search" : "");
+    call->image = AKV_IMAGE_QUANT;
+    call->threads = raw ? 256u : WARPS * 32u;
+    call->grid[0] = raw ? stride_blocks(device, rows * p->dim) : row_blocks(rows, p->dim);
+}
+
+static void seal_call(const akv_seal_params *p, bool value, struct akv_cuda_call *call)
+{
+    uint32_t format = value ? p->v_format : p->k_format, flags = value ? p->v_flags : p->k_flags;
+    snprintf(call->name, sizeof call->name, "akv_k_seal_%c_%s%s", value ? 'v' : 'k', format_stem(format),
+             akv_format_codebook(format) && (flags & AKV_FLAG_SEARCH) ? "_search" : "");
+    call->image = AKV_IMAGE_QUANT;
+    call->threads = WARPS * 32u;
+    call->grid[0] = (uint64_t)p->moves * p->layers * p->kv_heads;
+}
+
+/* The calls that a launch takes, at most two. */
+static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id kernel, const void *params,
+                           struct akv_cuda_plan *plan, struct akv_cuda_call *calls)
+{
+    memset(calls, 0, 2u * sizeof *calls);
+    for (int i = 0; i < 2; i++)
+        calls[i].grid[0] = calls[i].grid[1] = calls[i].grid[2] = 1;
+    switch (kernel) {
+    case AKV_K_ENCODE:
+        codec_call(device, "encode", params, calls);
+        return 1;
+    case AKV_K_DECODE:
+        codec_call(device, "decode", params, calls);
+        return 1;
+    case AKV_K_ROTATE: {
+        const akv_rotate_params *p = params;
+        snprintf(calls->name, sizeof calls->name, "akv_k_rotate");
+        calls->image = AKV_IMAGE_QUANT;
+        calls->threads = WARPS * 32u;
+        calls->grid[0] = row_blocks(p->rows, p->dim);
+        return 1;
+    }
+    case AKV_K_SEAL:
+        seal_call(params, false, &calls[0]);
+        seal_call(params, true, &calls[1]);
+        return 2;
+    case AKV_K_APPEND: {
+        const akv_append_params *p = params;
+        snprintf(calls->name, sizeof calls->name, "akv_k_append");
+        calls->image = AKV_IMAGE_PAGE;
+        calls->threads = 256;
+        calls->grid[0] = stride_blocks(
+            device, (uint64_t)p->max_tokens * (p->k.heads * ((p->k_dim + 7u) / 8u) + p->v.heads * ((p->v_dim + 7u) / 8u)));
+        return 1;
+    }
+    case AKV_K_GATHER: {
+        const akv_gather_params *p = params;
+        snprintf(calls->name, sizeof calls->name, "akv_k_gather");
+        calls->image = AKV_IMAGE_QUANT;
+        calls->threads = WARPS * 32u;
+        calls->grid[0] = row_blocks((uint64_t)p->tokens * p->rows.heads, p->dim);
+        return 1;
+    }
+    case AKV_K_COPY: {
+        const akv_copy_params *p = params;
+        snprintf(calls->name, sizeof calls->name, "akv_k_copy");
+        calls->image = AKV_IMAGE_PAGE;
+        calls->threads = 256;
+        calls->grid[0] = stride_blocks(device, (uint64_t)p->moves * (p->bytes / 16u));
+        return 1;
+    }
+    case AKV_K_ATTEND:
+        akv_cuda_attend_call(device, params, plan, calls);
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+void akv_cuda_check(struct akv_device *base, enum akv_kernel_id kernel, const void *params,
+                    struct akv_check *check_out)
+{
+    memset(check_out, 0, sizeof *check_out);
+    check_out->supported = true;
+    check_out->class_ = akv_kernels[kernel].class_;
+    if (kernel == AKV_K_ATTEND)
+        akv_cuda_attend_check((struct akv_cuda_device *)base, params, check_out);
+}
+
+anykv_status akv_cuda_prepare(struct akv_device *base, enum akv_kernel_id kernel, const void *params)
+{
+    struct akv_cuda_device *device = (struct akv_cuda_device *)base;
+    struct akv_cuda_call calls[2];
+    struct akv_cuda_plan plan;
+    uint32_t count = make_calls(device, kernel, params, &plan, calls);
+    for (uint32_t i = 0; i < count; i++) {
+        CUfunction function;
+        anykv_status status =
+            akv_cuda_function(device, calls[i].image, calls[i].name, calls[i].shared, &function);
+        if (status)
+            return status;
+    }
+    return ANYKV_OK;
+}
+
+anykv_status akv_cuda_launch(struct akv_queue *base, const struct akv_launch *launch)
+{
+    struct akv_cuda_queue *queue = (struct akv_cuda_queue *)base;
+    struct akv_cuda_device *device = (struct akv_cuda_device *)base->device;
+    struct akv_cuda_call calls[2];
+    struct akv_cuda_plan plan;
+    struct akv_cuda_args args = {{0}, {0}};
+    for (uint32_t i = 0; i < akv_kernels[launch->kernel].arguments; i++)
+        args.arg[i] = akv_cuda_address(launch->arg[i]);
+    for (uint32_t i = 0; i < launch->slabs; i++)
+        args.slab[i] = akv_cuda_address(launch->slab[i]);
+    uint32_t count = make_calls(device, launch->kernel, launch->params, &plan, calls);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct akv_cuda_call *call = &calls[i];
+        CUfunction function;
+        if (call->grid[0] == 0 || call->grid[1] == 0 || call->grid[2] == 0)
+            continue;
+        if (call->grid[0] > INT32_MAX || call->grid[1] > 65535u || call->grid[2] > 65535u)
+            return akv_fail(base->device->context, ANYKV_E_SHAPE,
+                            "%s: a grid of %llu x %llu x %llu thread blocks is beyond the device's limit",
+                            call->name, (unsigned long long)call->grid[0],
+                            (unsigned long long)call->grid[1], (unsigned long long)call->grid[2]);
+        anykv_status status = akv_cuda_function(device, call->image, call->name, call->shared, &function);
+        if (status)
+            return status;
+        void *parameters[4] = {(void *)(uintptr_t)launch->params, &args, (void *)(uintptr_t)call->extra,
+                               &queue->counters};
+        status = akv_cuda_enter(device);
+        if (status)
+            return status;
+        CUresult code = device->cu->launch(function, (unsigned)call->grid[0], (unsigned)call->grid[1],
+                                           (unsigned)call->grid[2], call->threads, 1, 1, call->shared,
+                                           queue->stream, parameters, NULL);
+        akv_cuda_leave(device);
+        if (code)
+            return akv_cuda_fail(device, code, call->name);
+    }
+    return ANYKV_OK;
+}

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Attention on CUDA for every format, size and parameter: tiles are decoded to floats in shared memory.
+ * The formats and sizes that matter for speed have kernels of their own (attend_decode.cu).  BOUNDED. */
+#include "attend.cuh"
+#include "../lib/kernel/rotate.h"
+#include "../lib/kernel/quant.h"
+#include "../lib/kernel/pack.h"
+
+#define THREADS 128
+#define ROWS    16 /* positions decoded at a time */
+
+/* Rows [t, t + ROWS) of a tile as floats. */
+AKV_FN void decode_rows(const akv_u8 *tile, akv_u32 format, akv_u32 order, akv_u32 tokens, akv_u32 dim,
+                        akv_u32 t, float *x, akv_u32 pitch)
+{
+    if (akv_format_raw(format)) {
+        for (akv_u32 e = threadIdx.x; e < ROWS * dim; e += THREADS) {
+            akv_u32 row = e / dim, i = e - row * dim;
+            x[row * pitch + i] = akv_as_f32(akv_load_bits(tile, (akv_u64)(t + row) * dim + i, format));
+        }
+        return;
+    }
+    akv_u32 width = akv_scale_width(format);
+    for (akv_u32 e = threadIdx.x; e < ROWS * dim; e += THREADS) {
+        akv_u32 row = e / dim, i = e - row * dim;
+        akv_u32 scale = akv_scale_get(tile, format, order, tokens, dim, t + row, i / width);
+        x[row * pitch + i] = akv_code_value(format, akv_code_get(tile, format, order, tokens, dim, t + row, i),
+                                            akv_code_unit(format, scale));
+    }
+}
+
+/* Shared memory: q [8][k_dim], o [8][v_dim], o of the packed pass [8][v_dim], rows [16][pitch]. */
+extern "C" __global__ void __launch_bounds__(THREADS)
+    akv_k_attend(const __grid_constant__ akv_attend_params p, const __grid_constant__ akv_cu_args a,
+                 const __grid_constant__ akv_cu_plan plan, akv_u32 *counters)
+{
+    extern __shared__ float memory[];
+    __shared__ float score[ROWS][COLUMNS], m[COLUMNS], l[COLUMNS], m_packed[COLUMNS], l_packed[COLUMNS],
+        rescale[COLUMNS];
+    attend_work w;
+    if (!find_work(p, a, plan, w))
+        return;
+    akv_u32 tokens = ((const akv_step_head *)a.arg[0])->block_tokens, group = p.q_heads / p.kv_heads;
+    akv_u32 pitch = AKV_MAX(p.k_dim, p.v_dim) + 1u;
+    float *q = memory, *o = q + COLUMNS * p.k_dim, *o_packed = o + COLUMNS * p.v_dim;
+    float *rows = o_packed + COLUMNS * p.v_dim;
+    for (int pass = 0; pass < 2; pass++) { /* packed rows first, then raw ones */
+        for (akv_u32 e = threadIdx.x; e < COLUMNS * p.k_dim; e += THREADS) {
+            akv_u32 c = e / p.k_dim, column = w.tile * COLUMNS + c;
+            q[e] = c < w.columns ? load_row(a.arg[1], p.q,
+                                            row_element(p.q, w.seq.first_token + column / group,
+                                                        w.head * group + column % group) +
+                                                (e - c * p.k_dim))
+                                 : 0.0f;
+        }
+        for (akv_u32 e = threadIdx.x; e < COLUMNS * p.v_dim; e += THREADS)
+            o[e] = 0.0f;
+        if (threadIdx.x < COLUMNS) {
+            m[threadIdx.x] = NO_SCORE;
+            l[threadIdx.x] = 0.0f;
+        }
+        __syncthreads();
+        if (pass == 0 && (p.k_flags & AKV_FLAG_ROTATE))
+            rotate_shared(q, COLUMNS, p.k_dim, akv_rotate_block(p.k_dim), akv_rotate_read_factor(p.k_dim));
+        for (akv_u32 at = w.first / ROWS * ROWS; at < w.last; at += ROWS) {
+            akv_u32 entry = w.table[at / tokens - w.seq.first_block], kind = entry >> 28;
+            if (entry == AKV_NO_BLOCK)
+                continue;
+            akv_u32 kf = p.tiles.k_format[kind], vf = p.tiles.v_format[kind];
+            /* a kind with one raw and one packed side is read in both passes: side by side below */
+            bool k_raw = akv_format_raw(kf), v_raw = akv_format_raw(vf);
+            if ((kind == 0u) != (pass == 1))
+                continue;
+            const akv_u8 *block = akv_cu_at(a, akv_block_address(&p.pool, entry));
+            decode_rows(block + p.tiles.k_offset[kind] + w.head * akv_tile_bytes(kf, tokens, p.k_dim), kf,
+                        AKV_ORDER_ROW, tokens, p.k_dim, at % tokens, rows, pitch);
+            __syncthreads();
+            if (kind != 0u && k_raw && (p.k_flags & AKV_FLAG_ROTATE)) /* to the rotated domain */
+                for (akv_u32 r = 0u; r < ROWS; r++)
+                    rotate_shared(rows + r * pitch, 1u, p.k_dim, akv_rotate_block(p.k_dim),
+                                  akv_rotate_store_factor(p.k_dim));
+            {
+                akv_u32 r = threadIdx.x / COLUMNS, c = threadIdx.x % COLUMNS;
+                akv_i32 lo, hi, position = (akv_i32)(at + r);
+                bool live = c < w.columns && column_range(p, w.seq, w.tile * COLUMNS + c, &lo, &hi);
+                float dot = 0.0f;
+                for (akv_u32 i = 0u; i < p.k_dim; i++)
+                    dot += q[c * p.k_dim + i] * rows[r * pitch + i];
+                score[r][c] = live && position >= lo && position <= hi
+                                  ? finish_score(p, dot) +
+                                        mask_bias(p, a, w.seq, w.tile * COLUMNS + c, (akv_u32)position)
+                                  : akv_as_f32(0xFF800000u);
+            }
+            __syncthreads();
+            if (threadIdx.x < COLUMNS) {
+                akv_u32 c = threadIdx.x;
+                float top = m[c], sum = 0.0f;
+                for (int r = 0; r < ROWS; r++)
+                    top = fmaxf(top, score[r][c]);
+                for (int r = 0; r < ROWS; r++) {
+                    score[r][c] = exp2f(score[r][c] - top);
+                    sum += score[r][c];
+                }
+                rescale[c] = exp2f(m[c] - top);
+                l[c] = l[c] * rescale[c] + sum;
+                m[c] = top;
+            }
+            decode_rows(block + p.tiles.v_offset[kind] + w.head * akv_tile_bytes(vf, tokens, p.v_dim), vf,
+                        AKV_ORDER_QUAD, tokens, p.v_dim, at % tokens, rows, pitch);
+            __syncthreads();
+            if (kind != 0u && v_raw && (p.v_flags & AKV_FLAG_ROTATE))
+                for (akv_u32 r = 0u; r < ROWS; r++)
+                    rotate_shared(rows + r * pitch, 1u, p.v_dim, akv_rotate_block(p.v_dim),
+                                  akv_rotate_store_factor(p.v_dim));
+            for (akv_u32 e = threadIdx.x; e < w.columns * p.v_dim; e += THREADS) {
+                akv_u32 c = e / p.v_dim, d = e - c * p.v_dim;
+                float sum = o[e] * rescale[c];
+                for (int r = 0; r < ROWS; r++) /* a hidden row may hold anything, NaN included */
+                    sum += score[r][c] != 0.0f ? score[r][c] * rows[r * pitch + d] : 0.0f;
+                o[e] = sum;
+            }
+            __syncthreads();
+        }
+        if (pass == 0) {
+            if (p.v_flags & AKV_FLAG_ROTATE)
+                rotate_shared(o, COLUMNS, p.v_dim, akv_rotate_block(p.v_dim), akv_rotate_read_factor(p.v_dim));
+            for (akv_u32 e = threadIdx.x; e < COLUMNS * p.v_dim; e += THREADS)
+                o_packed[e] = o[e];
+            if (threadIdx.x < COLUMNS) {
+                m_packed[threadIdx.x] = m[threadIdx.x];
+                l_packed[threadIdx.x] = l[threadIdx.x];
+            }
+            __syncthreads();
+        }
+    }
+    for (akv_u32 e = threadIdx.x; e < w.columns * p.v_dim; e += THREADS) {
+        akv_u32 c = e / p.v_dim;
+        float top = fmaxf(m[c], m_packed[c]);
+        o[e] = o[e] * exp2f(m[c] - top) + o_packed[e] * exp2f(m_packed[c] - top);
+    }
+    __syncthreads();
+    if (threadIdx.x < COLUMNS) {
+        akv_u32 c = threadIdx.x;
+        float top = fmaxf(m[c], m_packed[c]);
+        l[c] = l[c] * exp2f(m[c] - top) + l_packed[c] * exp2f(m_packed[c] - top);
+        m[c] = top;
+    }
+    __syncthreads();
+    finish_split(p, a, plan, w, o, m, l, counters);
+}

@@ -1,0 +1,475 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Quantize family on CUDA: encode, decode, rotate, seal, gather.  EXACT: built with -fmad=false.
+ *
+ * A warp works on 32 groups of 32 elements at a time: R = 32 / G whole rows of G groups, staged in
+ * shared memory for coalesced access; lane l owns group l % G of row l / G. */
+#include "common.cuh"
+#include "../lib/kernel/fp.h"
+#include "../lib/kernel/rotate.h"
+#include "../lib/kernel/quant.h"
+#include "../lib/kernel/pack.h"
+
+#define WARPS 4
+#define PITCH 33 /* floats between groups in shared memory: lanes hit different banks */
+
+struct stage {
+    float x[32 * PITCH];
+};
+
+/* Copies rows [first, first + rows) of the caller's memory into the stage, sanitised; elements beyond dim
+ * are +0.  address(row): element index of the row's start.  Returns what was seen. */
+template <class A>
+AKV_FN akv_u32 stage_rows(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 dim, akv_u32 rows, A address,
+                          bool vector)
+{
+    akv_u32 lane = threadIdx.x & 31u, dp = akv_padded_dim(dim), saw = 0u;
+    for (akv_u32 row = 0u; row < rows; row++) {
+        akv_u64 at = address(row);
+        float *x = s.x + row * (dp / 32u) * PITCH;
+        if (vector && dtype == AKV_F32) {
+            for (akv_u32 i = lane * 4u; i < dim; i += 128u) {
+                uint4 v = *(const uint4 *)(base + (at + i) * 4u);
+                float *y = x + (i >> 5) * PITCH + (i & 31u);
+                saw |= akv_saw(v.x) | akv_saw(v.y) | akv_saw(v.z) | akv_saw(v.w);
+                y[0] = akv_as_f32(akv_sane(v.x));
+                y[1] = akv_as_f32(akv_sane(v.y));
+                y[2] = akv_as_f32(akv_sane(v.z));
+                y[3] = akv_as_f32(akv_sane(v.w));
+            }
+        } else if (vector) {
+            for (akv_u32 i = lane * 4u; i < dim; i += 128u) {
+                uint2 v = *(const uint2 *)(base + (at + i) * 2u);
+                akv_u32 w[4] = {v.x & 0xFFFFu, v.x >> 16, v.y & 0xFFFFu, v.y >> 16};
+                float *y = x + (i >> 5) * PITCH + (i & 31u);
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    akv_u32 bits = dtype == AKV_F16 ? akv_f32_from_f16(w[j]) : akv_f32_from_bf16(w[j]);
+                    saw |= akv_saw(bits);
+                    y[j] = akv_as_f32(akv_sane(bits));
+                }
+            }
+        } else {
+            for (akv_u32 i = lane; i < dim; i += 32u) {
+                akv_u32 bits = akv_load_bits(base, at + i, dtype);
+                saw |= akv_saw(bits);
+                x[(i >> 5) * PITCH + (i & 31u)] = akv_as_f32(akv_sane(bits));
+            }
+        }
+        for (akv_u32 i = dim + lane; i < dp; i += 32u)
+            x[(i >> 5) * PITCH + (i & 31u)] = 0.0f;
+    }
+    __syncwarp();
+    return saw;
+}
+
+/* Rotates the rows that the lanes hold group by group.  Strides of 32 and more go between lanes; a
+ * rotation block never crosses a row, so lane ^ (stride / 32) is in the same row. */
+AKV_FN void rotate_groups(float *x, akv_u32 dim, akv_u32 lane)
+{
+    akv_u32 n = akv_rotate_block(dim);
+#pragma unroll
+    for (akv_u32 stride = 1u; stride < 32u; stride *= 2u)
+        if (stride < n)
+            akv_rotate_stage(x, 32u, stride);
+    for (akv_u32 stride = 32u; stride < n; stride *= 2u) {
+        akv_u32 groups = akv_padded_dim(dim) / 32u;
+#pragma unroll
+        for (int i = 0; i < 32; i++) {
+            float other = __shfl_xor_sync(0xFFFFFFFFu, x[i], stride / 32u);
+            x[i] = akv_rotate_pair(x[i], other, (lane % groups) * 32u, stride);
+        }
+    }
+}
+
+/* Scale and codes of the group that this lane holds; x is sane. */
+template <int F, bool SEARCH>
+AKV_FN akv_u32 quantise_group(float *x, akv_u32 dim, akv_u32 rotate, akv_u32 lane, akv_u8 *code)
+{
+    akv_u32 groups = akv_padded_dim(dim) / 32u, g = lane % groups;
+    if (rotate) {
+        float factor = akv_rotate_store_factor(dim);
+        rotate_groups(x, dim, lane);
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * factor)));
+    }
+    akv_u32 amax = akv_amax(x, 32u, 0u);
+    if (F == AKV_I8 || F == AKV_N6) {
+        akv_u32 per = F == AKV_I8 ? 4u : 2u, first = lane - g + g / per * per, all = amax;
+        for (akv_u32 j = 0u; j < per; j++) {
+            akv_u32 other = __shfl_sync(0xFFFFFFFFu, amax, AKV_MIN(first + j, lane - g + groups - 1u));
+            all = AKV_MAX(all, other);
+        }
+        amax = all;
+    }
+    akv_u32 scale = akv_scale_of(x, amax, F, SEARCH ? 1u : 0u);
+    akv_group_codes(x, scale, F, code);
+    return scale;
+}
+
+AKV_FN bool rows_vector(const akv_u8 *base, const akv_rows &rows, akv_u32 dim)
+{
+    return (((akv_u64)base | rows.token_stride * 4u | rows.head_stride * 4u | dim * 4u) & 15u) == 0u;
+}
+
+template <int F, bool SEARCH> AKV_FN void encode(const akv_encode_params &p, const akv_cu_args &a)
+{
+    __shared__ stage stages[WARPS];
+    akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u;
+    akv_u32 groups = akv_padded_dim(p.dim) / 32u, per = 32u / groups;
+    akv_u32 rows = p.tokens * p.rows.heads, first = (blockIdx.x * WARPS + warp) * per;
+    if (blockIdx.x == 0u && threadIdx.x == 0u)
+        akv_tile_padding(a.arg[1], F, rows, p.dim);
+    if (first >= rows)
+        return;
+    akv_u32 count = AKV_MIN(per, rows - first);
+    akv_u32 saw = stage_rows(
+        stages[warp], a.arg[0], p.rows.dtype, p.dim, count,
+        [&](akv_u32 row) {
+            akv_u32 r = first + row, token = r / p.rows.heads;
+            return token * p.rows.token_stride + (r - token * p.rows.heads) * p.rows.head_stride;
+        },
+        rows_vector(a.arg[0], p.rows, p.dim));
+    akv_u32 row = lane / groups, g = lane % groups;
+    float x[32];
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        x[i] = row < count ? stages[warp].x[lane * PITCH + i] : 0.0f;
+    akv_u8 code[32];
+    akv_u32 scale = quantise_group<F, SEARCH>(x, p.dim, p.flags & AKV_FLAG_ROTATE, lane, code);
+    if (row < count) {
+        akv_row_put(a.arg[1], F, rows, p.dim, first + row, g, code);
+        akv_u32 width = akv_scale_width(F) / 32u;
+        if (g % width == 0u)
+            akv_scale_put(a.arg[1], F, AKV_ORDER_ROW, rows, p.dim, first + row, g / width, scale);
+    }
+    if (saw)
+        atomicOr((akv_u32 *)a.arg[2], saw);
+}
+
+template <int F> AKV_FN void decode(const akv_decode_params &p, const akv_cu_args &a)
+{
+    __shared__ stage stages[WARPS];
+    akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u;
+    akv_u32 groups = akv_padded_dim(p.dim) / 32u, per = 32u / groups;
+    akv_u32 rows = p.tokens * p.rows.heads, first = (blockIdx.x * WARPS + warp) * per;
+    if (first >= rows)
+        return;
+    akv_u32 count = AKV_MIN(per, rows - first), row = lane / groups, g = lane % groups;
+    float x[32];
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        x[i] = 0.0f;
+    if (row < count) {
+        akv_u8 code[32];
+        akv_row_get(a.arg[0], F, rows, p.dim, first + row, g, code);
+        akv_u32 scale = akv_scale_get(a.arg[0], F, AKV_ORDER_ROW, rows, p.dim, first + row,
+                                      g / (akv_scale_width(F) / 32u));
+        float unit = akv_code_unit(F, scale);
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+            x[i] = akv_code_value(F, code[i], unit);
+    }
+    if (p.flags & AKV_FLAG_ROTATE) {
+        float factor = akv_rotate_read_factor(p.dim);
+        rotate_groups(x, p.dim, lane);
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+            x[i] = x[i] * factor;
+    }
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        stages[warp].x[lane * PITCH + i] = x[i];
+    __syncwarp();
+    bool vector = rows_vector(a.arg[1], p.rows, p.dim);
+    for (akv_u32 r = 0u; r < count; r++) {
+        akv_u32 token = (first + r) / p.rows.heads;
+        akv_u64 at = token * p.rows.token_stride + (first + r - token * p.rows.heads) * p.rows.head_stride;
+        const float *y = stages[warp].x + r * groups * PITCH;
+        if (vector && p.rows.dtype == AKV_F32) {
+            for (akv_u32 i = lane * 4u; i < p.dim; i += 128u) {
+                const float *z = y + (i >> 5) * PITCH + (i & 31u);
+                *(float4 *)(a.arg[1] + (at + i) * 4u) = make_float4(z[0], z[1], z[2], z[3]);
+            }
+        } else {
+            for (akv_u32 i = lane; i < p.dim; i += 32u)
+                akv_store_bits(a.arg[1], at + i, p.rows.dtype, akv_as_u32(y[(i >> 5) * PITCH + (i & 31u)]));
+        }
+    }
+}
+
+/* Raw formats: element by element, bits kept where the dtype is the same. */
+template <bool ENCODE> AKV_FN void raw_rows(const akv_encode_params &p, const akv_cu_args &a)
+{
+    akv_u64 rows = (akv_u64)p.tokens * p.rows.heads, total = rows * p.dim;
+    akv_u64 step = (akv_u64)gridDim.x * blockDim.x;
+    if (ENCODE && blockIdx.x == 0u && threadIdx.x == 0u)
+        akv_tile_padding(a.arg[1], p.format, (akv_u32)rows, p.dim);
+    for (akv_u64 e = (akv_u64)blockIdx.x * blockDim.x + threadIdx.x; e < total; e += step) {
+        akv_u64 row = e / p.dim, token = row / p.rows.heads;
+        akv_u64 at = token * p.rows.token_stride + (row - token * p.rows.heads) * p.rows.head_stride +
+                     (e - row * p.dim);
+        if (ENCODE)
+            akv_convert_element(a.arg[1], e, p.format, a.arg[0], at, p.rows.dtype);
+        else
+            akv_convert_element(a.arg[1], at, p.rows.dtype, a.arg[0], e, p.format);
+    }
+}
+
+#define CODEC(name, F)                                                                                 \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                           \
+        akv_k_encode_##name(const __grid_constant__ akv_encode_params p, const __grid_constant__ akv_cu_args a)                            \
+    {                                                                                                  \
+        encode<F, false>(p, a);                                                                        \
+    }                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                           \
+        akv_k_decode_##name(const __grid_constant__ akv_decode_params p, const __grid_constant__ akv_cu_args a)                            \
+    {                                                                                                  \
+        decode<F>(p, a);                                                                               \
+    }
+#define CODEC_SEARCH(name, F)                                                                          \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                           \
+        akv_k_encode_##name##_search(const __grid_constant__ akv_encode_params p, const __grid_constant__ akv_cu_args a)                   \
+    {                                                                                                  \
+        encode<F, true>(p, a);                                                                         \
+    }
+CODEC(i8, AKV_I8)
+CODEC(n6, AKV_N6)
+CODEC(n5, AKV_N5)
+CODEC(n4, AKV_N4)
+CODEC(n3, AKV_N3)
+CODEC(n2, AKV_N2)
+CODEC_SEARCH(n5, AKV_N5)
+CODEC_SEARCH(n4, AKV_N4)
+CODEC_SEARCH(n3, AKV_N3)
+CODEC_SEARCH(n2, AKV_N2)
+
+extern "C" __global__ void __launch_bounds__(256) akv_k_encode_raw(const __grid_constant__ akv_encode_params p,
+                                                                   const __grid_constant__ akv_cu_args a)
+{
+    raw_rows<true>(p, a);
+}
+extern "C" __global__ void __launch_bounds__(256) akv_k_decode_raw(const __grid_constant__ akv_decode_params p,
+                                                                   const __grid_constant__ akv_cu_args a)
+{
+    raw_rows<false>(p, a);
+}
+
+/* rotate: dense f32 rows; a warp takes R rows. */
+extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_rotate(const __grid_constant__ akv_rotate_params p,
+                                                                      const __grid_constant__ akv_cu_args a)
+{
+    __shared__ stage stages[WARPS];
+    akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u;
+    akv_u32 groups = akv_padded_dim(p.dim) / 32u, per = 32u / groups;
+    akv_u32 first = (blockIdx.x * WARPS + warp) * per;
+    if (first >= p.rows)
+        return;
+    akv_u32 count = AKV_MIN(per, p.rows - first), forward = p.flags & AKV_FLAG_ROTATE;
+    float *s = stages[warp].x;
+    for (akv_u32 r = 0u; r < count; r++)
+        for (akv_u32 i = lane; i < groups * 32u; i += 32u) {
+            akv_u32 bits = i < p.dim ? akv_load_bits(a.arg[0], (akv_u64)(first + r) * p.dim + i, AKV_F32) : 0u;
+            s[(r * groups + (i >> 5)) * PITCH + (i & 31u)] = akv_as_f32(forward ? akv_sane(bits) : bits);
+        }
+    __syncwarp();
+    float x[32], factor = forward ? akv_rotate_store_factor(p.dim) : akv_rotate_read_factor(p.dim);
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        x[i] = lane / groups < count ? s[lane * PITCH + i] : 0.0f;
+    rotate_groups(x, p.dim, lane);
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 32; i++) {
+        float y = x[i] * factor;
+        s[lane * PITCH + i] = forward ? akv_as_f32(akv_sane(akv_as_u32(y))) : y;
+    }
+    __syncwarp();
+    for (akv_u32 r = 0u; r < count; r++)
+        for (akv_u32 i = lane; i < p.dim; i += 32u)
+            akv_store_u32(a.arg[1] + ((akv_u64)(first + r) * p.dim + i) * 4u,
+                          akv_as_u32(s[(r * groups + (i >> 5)) * PITCH + (i & 31u)]));
+}
+
+/* seal: a thread block takes one tile (move, layer, kv head) of one side, 16 rows at a time. */
+template <int F, bool SEARCH>
+AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 tokens, akv_u32 dim,
+                      akv_u32 rotate, akv_u32 order, akv_u32 *flags, stage *stages, akv_u8 *codes)
+{
+    akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u;
+    akv_u32 dp = akv_padded_dim(dim), groups = dp / 32u, per = 32u / groups;
+    akv_u32 width = akv_scale_width(F) / 32u, saw = 0u;
+    for (akv_u32 base = 0u; base < tokens; base += 16u) {
+        for (akv_u32 at = warp * per; at < 16u; at += WARPS * per) {
+            akv_u32 first = base + at, count = AKV_MIN(per, 16u - at);
+            saw |= stage_rows(
+                stages[warp], src, hot, dim, count,
+                [&](akv_u32 row) { return (akv_u64)(first + row) * dim; }, (dim & 7u) == 0u);
+            akv_u32 row = lane / groups, g = lane % groups;
+            float x[32];
+#pragma unroll
+            for (int i = 0; i < 32; i++)
+                x[i] = row < count ? stages[warp].x[lane * PITCH + i] : 0.0f;
+            __syncwarp();
+            akv_u8 code[32];
+            akv_u32 scale = quantise_group<F, SEARCH>(x, dim, rotate, lane, code);
+            if (row < count) {
+                if (order == AKV_ORDER_ROW) {
+                    akv_row_put(dst, F, tokens, dim, first + row, g, code);
+                } else {
+#pragma unroll
+                    for (int w = 0; w < 8; w++)
+                        *(akv_u32 *)(codes + (at + row) * dp + g * 32u + 4u * w) = akv_plane_word(code, 8u, 0u, w);
+                }
+                if (g % width == 0u)
+                    akv_scale_put(dst, F, order, tokens, dim, first + row, g / width, scale);
+            }
+        }
+        if (order == AKV_ORDER_QUAD) {
+            __syncthreads();
+            for (akv_u32 w = threadIdx.x; w < dp / 8u * 4u; w += blockDim.x) {
+                akv_u32 unit = w >> 2, quad = w & 3u;
+                akv_u8 code[32];
+#pragma unroll
+                for (int e = 0; e < 32; e++)
+                    code[e] = codes[(quad * 4u + (e & 3)) * dp + unit * 8u + (e >> 2)];
+                akv_quad_put(dst, F, tokens, dim, base / 4u + quad, unit, code);
+            }
+            __syncthreads();
+        }
+    }
+    if (threadIdx.x == 0u)
+        akv_tile_padding(dst, F, tokens, dim);
+    if (saw)
+        atomicOr(flags, saw);
+}
+
+/* Blocks: x = (move * layers + layer) * kv_heads + head.  One launch a side. */
+template <int F, bool SEARCH, int SIDE> AKV_FN void seal(const akv_seal_params &p, const akv_cu_args &a)
+{
+    __shared__ stage stages[WARPS];
+    __shared__ alignas(16) akv_u8 codes[16 * AKV_MAX_HEAD_DIM];
+    akv_u32 head = blockIdx.x % p.kv_heads, rest = blockIdx.x / p.kv_heads;
+    akv_u32 layer = rest % p.layers, move = rest / p.layers;
+    akv_move m = ((const akv_move *)a.arg[1])[move];
+    akv_seal_layer l = ((const akv_seal_layer *)a.arg[0])[layer];
+    akv_u32 dim = SIDE ? p.v_dim : p.k_dim;
+    const akv_u8 *src = akv_cu_at(a, m.src) + (SIDE ? l.src_v : l.src_k) +
+                        head * akv_tile_bytes(p.hot_type, p.block_tokens, dim);
+    akv_u8 *dst = akv_cu_at(a, m.dst) + (SIDE ? l.dst_v : l.dst_k) + head * akv_tile_bytes(F, p.block_tokens, dim);
+    seal_tile<F, SEARCH>(src, dst, p.hot_type, p.block_tokens, dim,
+                         (SIDE ? p.v_flags : p.k_flags) & AKV_FLAG_ROTATE,
+                         SIDE ? AKV_ORDER_QUAD : AKV_ORDER_ROW, (akv_u32 *)a.arg[2], stages, codes);
+}
+template <int SIDE> AKV_FN void seal_raw(const akv_seal_params &p, const akv_cu_args &a)
+{
+    akv_u32 head = blockIdx.x % p.kv_heads, rest = blockIdx.x / p.kv_heads;
+    akv_u32 layer = rest % p.layers, move = rest / p.layers;
+    akv_move m = ((const akv_move *)a.arg[1])[move];
+    akv_seal_layer l = ((const akv_seal_layer *)a.arg[0])[layer];
+    akv_u32 dim = SIDE ? p.v_dim : p.k_dim, format = SIDE ? p.v_format : p.k_format;
+    const akv_u8 *src = akv_cu_at(a, m.src) + (SIDE ? l.src_v : l.src_k) +
+                        head * akv_tile_bytes(p.hot_type, p.block_tokens, dim);
+    akv_u8 *dst =
+        akv_cu_at(a, m.dst) + (SIDE ? l.dst_v : l.dst_k) + head * akv_tile_bytes(format, p.block_tokens, dim);
+    for (akv_u32 e = threadIdx.x; e < p.block_tokens * dim; e += blockDim.x)
+        akv_convert_element(dst, e, format, src, e, p.hot_type);
+    if (threadIdx.x == 0u)
+        akv_tile_padding(dst, format, p.block_tokens, dim);
+}
+#define SEAL(name, F, SEARCH)                                                                          \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                           \
+        akv_k_seal_k_##name(const __grid_constant__ akv_seal_params p, const __grid_constant__ akv_cu_args a)                              \
+    {                                                                                                  \
+        seal<F, SEARCH, 0>(p, a);                                                                      \
+    }                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                           \
+        akv_k_seal_v_##name(const __grid_constant__ akv_seal_params p, const __grid_constant__ akv_cu_args a)                              \
+    {                                                                                                  \
+        seal<F, SEARCH, 1>(p, a);                                                                      \
+    }
+SEAL(i8, AKV_I8, false)
+SEAL(n6, AKV_N6, false)
+SEAL(n5, AKV_N5, false)
+SEAL(n4, AKV_N4, false)
+SEAL(n3, AKV_N3, false)
+SEAL(n2, AKV_N2, false)
+SEAL(n5_search, AKV_N5, true)
+SEAL(n4_search, AKV_N4, true)
+SEAL(n3_search, AKV_N3, true)
+SEAL(n2_search, AKV_N2, true)
+extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_seal_k_raw(const __grid_constant__ akv_seal_params p,
+                                                                          const __grid_constant__ akv_cu_args a)
+{
+    seal_raw<0>(p, a);
+}
+extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_seal_v_raw(const __grid_constant__ akv_seal_params p,
+                                                                          const __grid_constant__ akv_cu_args a)
+{
+    seal_raw<1>(p, a);
+}
+
+/* gather: a warp takes R (row, head) pairs; lane l holds group l % G of pair l / G. */
+extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __grid_constant__ akv_gather_params p,
+                                                                      const __grid_constant__ akv_cu_args a)
+{
+    __shared__ stage stages[WARPS];
+    akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u;
+    akv_u32 groups = akv_padded_dim(p.dim) / 32u, per = 32u / groups, row = lane / groups, g = lane % groups;
+    akv_u64 total = (akv_u64)p.tokens * p.rows.heads, first = ((akv_u64)blockIdx.x * WARPS + warp) * per;
+    if (first >= total)
+        return;
+    akv_u32 count = (akv_u32)AKV_MIN((akv_u64)per, total - first);
+    akv_u32 format = 0u, held = 0u;
+    const akv_u8 *tile = 0;
+    float x[32];
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        x[i] = 0.0f;
+    akv_u32 t = 0u;
+    if (row < count) {
+        akv_u32 token = (akv_u32)((first + row) / p.rows.heads), head = (akv_u32)((first + row) % p.rows.heads);
+        akv_u32 at = token + p.first_row, entry = ((const akv_u32 *)a.arg[0])[at / p.block_tokens];
+        t = at % p.block_tokens;
+        if (entry != AKV_NO_BLOCK) {
+            held = 1u;
+            format = p.format[entry >> 28];
+            tile = akv_cu_at(a, akv_block_address(&p.pool, entry)) + p.offset[entry >> 28] +
+                   head * akv_tile_bytes(format, p.block_tokens, p.dim);
+        }
+    }
+    akv_u32 raw = held && akv_format_raw(format), packed = held && !raw;
+    if (packed) {
+        akv_u32 scale = akv_scale_get(tile, format, p.order, p.block_tokens, p.dim, t,
+                                      g / (akv_scale_width(format) / 32u));
+        float unit = akv_code_unit(format, scale);
+        for (int i = 0; i < 32; i++)
+            x[i] = akv_code_value(format,
+                                  akv_code_get(tile, format, p.order, p.block_tokens, p.dim, t, g * 32u + i), unit);
+    }
+    if (p.flags & AKV_FLAG_ROTATE) {
+        float factor = akv_rotate_read_factor(p.dim);
+        rotate_groups(x, p.dim, lane);
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+            x[i] = x[i] * factor;
+    }
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        stages[warp].x[lane * PITCH + i] = x[i];
+    __syncwarp();
+    for (akv_u32 r = 0u; r < count; r++) {
+        akv_u32 owner = r * groups, is_raw = __shfl_sync(0xFFFFFFFFu, raw, owner);
+        akv_u32 from = __shfl_sync(0xFFFFFFFFu, format, owner), row_t = __shfl_sync(0xFFFFFFFFu, t, owner);
+        const akv_u8 *source = (const akv_u8 *)__shfl_sync(0xFFFFFFFFu, (akv_u64)tile, owner);
+        akv_u64 token = (first + r) / p.rows.heads;
+        akv_u64 at = token * p.rows.token_stride + (first + r - token * p.rows.heads) * p.rows.head_stride;
+        const float *y = stages[warp].x + owner * PITCH;
+        for (akv_u32 i = lane; i < p.dim; i += 32u) {
+            if (is_raw)
+                akv_convert_element(a.arg[1], at + i, p.rows.dtype, source, (akv_u64)row_t * p.dim + i, from);
+            else
+                akv_store_bits(a.arg[1], at + i, p.rows.dtype, akv_as_u32(y[(i >> 5) * PITCH + (i & 31u)]));
+        }
+    }
+}

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How a warp reads a tile of 16 positions in shared memory as operands of the matrix units, format by
+ * format.  Lane = 4*r + c.  A key tile is the A operand of S = K q (rows: positions, 32 dimensions of a
+ * group in two steps); a value tile that of O = V^T p (rows: dimensions, columns: positions).
+ *
+ * Positions of packed tiles: matrix row r is position 4*(r/2) + r%2, row r + 8 the one two further, so that
+ * lane c's four positions in V are one quad.  Values enter as integers or c/128, scales outside. */
+#ifndef AKV_READERS_CUH
+#define AKV_READERS_CUH
+#include "common.cuh"
+#include "mma.cuh"
+#include "../lib/kernel/format.h"
+
+/* 256 entries byte -> two halves (codebook of N4 over 128), one copy a lane: entry e of lane i stands at
+ * e * 256 + i * 4 behind an address that is a multiple of 64 KiB, so that one byte permutation makes the
+ * address {lane * 4, byte, high half} and lanes never share a bank.  The second half of each 256 bytes
+ * is free. */
+#define TABLE_BYTES 65536u
+
+AKV_FN void fill_table(unsigned char *table)
+{
+    for (unsigned e = threadIdx.x; e < 2048u; e += blockDim.x) {
+        unsigned byte = e >> 3, pair[2];
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            unsigned index = (byte >> (4 * j)) & 15u, level = (index ^ (index & 8u ? 0u : 7u)) & 7u;
+            unsigned magnitude = akv_prmt(0x2C1F1206u, 0x7F604B3Au, level) & 0xFFu; /* 6 18 31 44 58 75 96 127 */
+            pair[j] = __half_as_ushort(__hmul(__ushort2half_rn((unsigned short)magnitude), __float2half(1.0f / 128))) |
+                      (index & 8u ? 0u : 0x8000u);
+        }
+        unsigned x = pair[0] | (pair[1] << 16);
+        *(uint4 *)(table + byte * 256u + (e & 7u) * 16u) = make_uint4(x, x, x, x);
+    }
+}
+/* Byte J of a word through the table. */
+template <int J> AKV_FN unsigned through_table(unsigned w, unsigned lane_table)
+{
+    return akv_lds_table(akv_prmt(w, lane_table, 0x7604 | (J << 4)));
+}
+/* Four signed bytes as two pairs of halves, exactly. */
+AKV_FN void bytes_to_halves(unsigned w, unsigned *lo, unsigned *hi)
+{
+    unsigned u = w ^ 0x80808080u;
+    *lo = akv_hsub2(akv_prmt(u, 0x64646464u, 0x4140), 0x64806480u); /* 1024 + u - 1152 */
+    *hi = akv_hsub2(akv_prmt(u, 0x64646464u, 0x4342), 0x64806480u);
+}
+/* Two scale bytes (UE5M3) as halves: bytes J and J + 1 of w. */
+template <int J> AKV_FN unsigned scale_pair(unsigned w)
+{
+    return akv_prmt(w, 0u, 0x4040 | J | ((J + 1) << 8)) << 7;
+}
+
+/* ---- keys: adds the scores of rows r, r + 8 and columns 2c, 2c + 1 to s ---- */
+
+/* Dimension of b-operand half h (0 … 7) of step-pair g for lane c, and which positions the rows are. */
+template <int G> struct KeyN4 {
+    static constexpr int format = AKV_N4, bytes = 16 * G * 16 + 16 * G;
+    static constexpr bool table = true;
+    static AKV_MEMBER unsigned q_dim(unsigned g, unsigned c, unsigned h) { return 32u * g + 8u * c + h; }
+    static AKV_MEMBER void scores(unsigned tile, const unsigned (*q)[4], float *s, unsigned r, unsigned c,
+                              unsigned lane_table)
+    {
+        unsigned t = 4u * (r >> 1) + (r & 1u), x[G], y[G], sx[(G + 3) / 4], sy[(G + 3) / 4];
+        if constexpr (G == 2) {
+            uint2 u = akv_lds2(tile + t * (16 * G) + c * 8u), v = akv_lds2(tile + (t + 2u) * (16 * G) + c * 8u);
+            x[0] = u.x, x[1] = u.y, y[0] = v.x, y[1] = v.y;
+            sx[0] = akv_lds_u16(tile + 256 * G + t * G), sy[0] = akv_lds_u16(tile + 256 * G + (t + 2u) * G);
+        } else {
+#pragma unroll
+            for (int i = 0; i < G / 4; i++) {
+                uint4 u = akv_lds4(tile + t * (16 * G) + c * (4 * G) + i * 16);
+                uint4 v = akv_lds4(tile + (t + 2u) * (16 * G) + c * (4 * G) + i * 16);
+                x[4 * i] = u.x, x[4 * i + 1] = u.y, x[4 * i + 2] = u.z, x[4 * i + 3] = u.w;
+                y[4 * i] = v.x, y[4 * i + 1] = v.y, y[4 * i + 2] = v.z, y[4 * i + 3] = v.w;
+                sx[i] = akv_lds1(tile + 256 * G + t * G + 4 * i);
+                sy[i] = akv_lds1(tile + 256 * G + (t + 2u) * G + 4 * i);
+            }
+        }
+#pragma unroll
+        for (int g = 0; g < G; g++) {
+            float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+            akv_mma(d, through_table<0>(x[g], lane_table), through_table<0>(y[g], lane_table),
+                    through_table<1>(x[g], lane_table), through_table<1>(y[g], lane_table), q[g][0], q[g][1]);
+            akv_mma(d, through_table<2>(x[g], lane_table), through_table<2>(y[g], lane_table),
+                    through_table<3>(x[g], lane_table), through_table<3>(y[g], lane_table), q[g][2], q[g][3]);
+            float2 fx = akv_half2_floats(g & 2 ? scale_pair<2>(sx[g / 4]) : scale_pair<0>(sx[g / 4]));
+            float2 fy = akv_half2_floats(g & 2 ? scale_pair<2>(sy[g / 4]) : scale_pair<0>(sy[g / 4]));
+            float a = g & 1 ? fx.y : fx.x, b = g & 1 ? fy.y : fy.x;
+            s[0] += d[0] * a, s[1] += d[1] * a, s[2] += d[2] * b, s[3] += d[3] * b;
+        }
+    }
+};
+template <int G> struct KeyI8 {
+    static constexpr int chunks = (G + 3) / 4; /* of 128 elements, one scale each */
+    static constexpr int format = AKV_I8, bytes = 16 * G * 32 + 32 * chunks;
+    static constexpr bool table = false;
+    static AKV_MEMBER unsigned q_dim(unsigned g, unsigned c, unsigned h)
+    {
+        if (G == 2) /* a unit of 16 bytes a lane */
+            return 16u * c + 8u * g + h;
+        return 128u * (g / 4u) + 64u * ((g & 3u) / 2u) + 16u * c + 8u * (g & 1u) + h;
+    }
+    static AKV_MEMBER void scores(unsigned tile, const unsigned (*q)[4], float *s, unsigned r, unsigned c, unsigned)
+    {
+        unsigned t = 4u * (r >> 1) + (r & 1u);
+#pragma unroll
+        for (int k = 0; k < chunks; k++) {
+            float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+            for (int i = 0; i < (G == 2 ? 1 : 2); i++) {
+                unsigned at = tile + t * (32 * G) + 128 * k + 64 * i + c * 16u;
+                uint4 u = akv_lds4(at), v = akv_lds4(at + 2 * 32 * G);
+                unsigned x[4] = {u.x, u.y, u.z, u.w}, y[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    unsigned x0, x1, y0, y1;
+                    bytes_to_halves(x[j], &x0, &x1);
+                    bytes_to_halves(y[j], &y0, &y1);
+                    akv_mma(d, x0, y0, x1, y1, q[4 * k + 2 * i + j / 2][2 * (j & 1)],
+                            q[4 * k + 2 * i + j / 2][2 * (j & 1) + 1]);
+                }
+            }
+            float a = __half2float(__ushort_as_half((unsigned short)akv_lds_u16(tile + 512 * G + (t * chunks + k) * 2)));
+            float b = __half2float(
+                __ushort_as_half((unsigned short)akv_lds_u16(tile + 512 * G + ((t + 2u) * chunks + k) * 2)));
+            s[0] += d[0] * a, s[1] += d[1] * a, s[2] += d[2] * b, s[3] += d[3] * b;
+        }
+    }
+};
+
+/* ---- values: adds O of the 2*G row tiles of 16 dimensions ---- */
+
+template <int G> struct ValueN4 {
+    static constexpr int format = AKV_N4, bytes = 16 * G * 16 + 16 * G;
+    static constexpr bool table = true;
+    /* Dimension of row r (high: r + 8) of row tile n. */
+    static AKV_MEMBER unsigned o_dim(unsigned n, unsigned r, unsigned high)
+    {
+        return 32u * (n >> 1) + 4u * r + 2u * (n & 1u) + high;
+    }
+    static AKV_MEMBER void add(unsigned tile, unsigned p0, unsigned p1, float (*o)[4], unsigned r, unsigned c,
+                           unsigned lane_table)
+    {
+#pragma unroll
+        for (int g = 0; g < G; g++) {
+            uint2 x = akv_lds2(tile + ((4 * g + (r >> 1)) * 4u + c) * 16u + (r & 1u) * 8u);
+            unsigned scale = akv_lds1(tile + 256 * G + (c * G + g) * 4u);
+            unsigned q0 = akv_hmul2(p0, scale_pair<0>(scale)), q1 = akv_hmul2(p1, scale_pair<2>(scale));
+            akv_mma(o[2 * g], through_table<0>(x.x, lane_table), through_table<2>(x.x, lane_table),
+                    through_table<1>(x.x, lane_table), through_table<3>(x.x, lane_table), q0, q1);
+            akv_mma(o[2 * g + 1], through_table<0>(x.y, lane_table), through_table<2>(x.y, lane_table),
+                    through_table<1>(x.y, lane_table), through_table<3>(x.y, lane_table), q0, q1);
+        }
+    }
+};
+template <int G> struct ValueI8 {
+    static constexpr int chunks = (G + 3) / 4;
+    static constexpr int format = AKV_I8, bytes = 16 * G * 32 + 32 * chunks;
+    static constexpr bool table = false;
+    static AKV_MEMBER unsigned o_dim(unsigned n, unsigned r, unsigned high)
+    {
+        return 64u * (n >> 2) + 8u * r + ((2u * (n & 3u) + 4u * (r & 1u)) & 7u) + high;
+    }
+    static AKV_MEMBER void add(unsigned tile, unsigned p0, unsigned p1, float (*o)[4], unsigned r, unsigned c, unsigned)
+    {
+#pragma unroll
+        for (int k = 0; k < chunks; k++) {
+            uint2 scale = akv_lds2(tile + 512 * G + (c * chunks + k) * 8u);
+            unsigned q0 = akv_hmul2(p0, scale.x), q1 = akv_hmul2(p1, scale.y);
+#pragma unroll
+            for (int j = 0; j < (G == 2 ? 1 : 2); j++) { /* 64 dimensions: unit r of eight */
+                unsigned at = tile + ((16 * k + 8 * j + r) * 4u + c) * 32u;
+                uint4 u = akv_lds4(at + 16u * (r & 1u)), v = akv_lds4(at + 16u * (1u - (r & 1u)));
+                unsigned x[8] = {u.x, u.y, u.z, u.w, v.x, v.y, v.z, v.w};
+#pragma unroll
+                for (int n = 0; n < 4; n++) {
+                    unsigned a0, a1, a2, a3;
+                    bytes_to_halves(x[2 * n], &a0, &a2);
+                    bytes_to_halves(x[2 * n + 1], &a1, &a3);
+                    akv_mma(o[8 * k + 4 * j + n], a0, a1, a2, a3, q0, q1);
+                }
+            }
+        }
+    }
+};
+
+/* ---- raw f16 rows, 16-byte pieces of a row exchanged by its number (piece ^ row % 8); matrix rows are
+ * positions in order ---- */
+template <int G> struct RawF16 {
+    static constexpr int bytes = 16 * G * 64; /* of K or of V */
+    static AKV_MEMBER unsigned q_dim(unsigned g, unsigned c, unsigned h)
+    {
+        return 32u * g + 16u * (h >> 2) + 2u * c + 8u * ((h >> 1) & 1u) + (h & 1u);
+    }
+    static AKV_MEMBER unsigned o_dim(unsigned n, unsigned r, unsigned high) { return 16u * n + r + 8u * high; }
+    static AKV_MEMBER unsigned piece(unsigned row, unsigned i) { return row * (64 * G) + ((i ^ (row & 7u)) * 16u); }
+    static AKV_MEMBER void scores(unsigned tile, const unsigned (*q)[4], float *s, unsigned lane)
+    {
+        unsigned row = lane & 15u, half = lane >> 4;
+#pragma unroll
+        for (int k = 0; k < 2 * G; k++) {
+            unsigned a[4];
+            akv_ldmatrix4(a, tile + piece(row, 2 * k + half));
+            akv_mma(s, a[0], a[1], a[2], a[3], q[k / 2][2 * (k & 1)], q[k / 2][2 * (k & 1) + 1]);
+        }
+    }
+    static AKV_MEMBER void add(unsigned tile, unsigned p0, unsigned p1, float (*o)[4], unsigned lane)
+    {
+        /* matrices: (positions 0-7, dims 0-7), (0-7, 8-15), (8-15, 0-7), (8-15, 8-15), each transposed */
+        unsigned row = (lane & 7u) + 8u * (lane >> 4), half = (lane >> 3) & 1u;
+#pragma unroll
+        for (int n = 0; n < 2 * G; n++) {
+            unsigned a[4];
+            akv_ldmatrix4_trans(a, tile + piece(row, 2 * n + half));
+            akv_mma(o[n], a[0], a[1], a[2], a[3], p0, p1);
+        }
+    }
+};
+
+#endif
