@@ -210,7 +210,8 @@ static void attend_strip(const struct akv_attend_ops *ops, const struct launch *
         ops->scores(work, domain, strip->tokens);
     }
     ops->shape(work);
-    if (partly || strip->tokens < AKV_STRIP)
+    work->careful = partly || strip->tokens < AKV_STRIP;
+    if (work->careful)
         apply_visibility(l, piece, work, position, strip->tokens);
     ops->softmax(work);
     domain = akv_format_raw(strip->v_format) ? 0u : 1u;

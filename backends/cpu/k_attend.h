@@ -36,6 +36,7 @@ struct akv_attend_work {
     const akv_attend_params *params;
     uint32_t rows, k_dim, v_dim, k_pad, v_pad, block_tokens;
     bool used[2];                /* which sums have been added to */
+    bool careful;                /* some row may not see some token of this strip */
     /* [0] as the rows came (raw formats), [1] in the stored domain; times scale; [row][k_pad] */
     _Alignas(64) float q[2][AKV_WORK_FLOATS];
     _Alignas(64) float sum[2][AKV_WORK_FLOATS];            /* [row][v_pad] */

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Attend operations on decoded rows, once for all vector widths.  The file that includes this has
+ * defined V (a vector of VN floats) and V_* over it. */
+#ifndef AKV_K_ATTEND_SIMD_H
+#define AKV_K_ATTEND_SIMD_H
+#include "k_attend.h"
+
+#define ALWAYS static inline __attribute__((always_inline))
+#define STRIP_VECTORS (AKV_STRIP / VN)
+
+/* e^x for x <= 0; 0 for -inf and NaN.  The polynomial of akv_exp2. */
+ALWAYS V v_exp(V x)
+{
+    V n, f, y;
+    x = V_MAX(V_MUL(x, V_SET(AKV_LOG2E)), V_SET(-126.5f)); /* NaN: the second */
+    n = V_ROUND(x);
+    f = V_SUB(x, n);
+    y = V_FMA(V_SET(AKV_EXP2_C5), f, V_SET(AKV_EXP2_C4));
+    y = V_FMA(y, f, V_SET(AKV_EXP2_C3));
+    y = V_FMA(y, f, V_SET(AKV_EXP2_C2));
+    y = V_FMA(y, f, V_SET(AKV_EXP2_C1));
+    y = V_FMA(y, f, V_SET(1.0f));
+    return V_IF_GE(x, V_SET(-126.0f), V_SCALE2(y, n));
+}
+
+/* ---- decoding ---- */
+static void simd_decode(struct akv_attend_work *work, const uint8_t *tile, uint32_t format,
+                        uint32_t order, uint32_t dim, uint32_t first, uint32_t tokens)
+{
+    uint32_t pad = akv_padded_dim(dim);
+    if (!akv_format_raw(format) || dim % 16u != 0) {
+        akv_attend_decode(work, tile, format, order, dim, first, tokens);
+        return;
+    }
+    const uint8_t *from = tile + (size_t)first * dim * akv_raw_bytes(format);
+    for (uint32_t t = 0; t < tokens; t++) {
+        float *to = work->tile + (size_t)t * pad;
+        for (uint32_t i = 0; i < dim; i += VN) {
+            V x = format == AKV_F16    ? V_LOAD_F16(from + 2u * i)
+                  : format == AKV_BF16 ? V_LOAD_BF16(from + 2u * i)
+                                       : V_LOAD((const float *)(const void *)(from + 4u * i));
+            V_STORE(to + i, x);
+        }
+        for (uint32_t i = dim; i < pad; i += VN)
+            V_STORE(to + i, V_SET(0.0f));
+        from += (size_t)dim * akv_raw_bytes(format);
+    }
+}
+
+/* ---- scores: `rows` rows from r on, VT tokens at a time ---- */
+ALWAYS void scores_rows(struct akv_attend_work *work, uint32_t domain, uint32_t r,
+                        const uint32_t rows)
+{
+    const uint32_t pad = work->k_pad;
+    const float *q = work->q[domain] + (size_t)r * pad;
+    for (uint32_t t = 0; t < AKV_STRIP; t += VT) {
+        const float *k = work->tile + (size_t)t * pad;
+        V sum[4][VT];
+        for (uint32_t a = 0; a < 4; a++)
+            for (uint32_t b = 0; b < VT; b++)
+                sum[a][b] = V_SET(0.0f);
+        for (uint32_t i = 0; i < pad; i += VN)
+            for (uint32_t b = 0; b < VT; b++) {
+                V x = V_LOAD(k + b * pad + i);
+                for (uint32_t a = 0; a < rows; a++)
+                    sum[a][b] = V_FMA(V_LOAD(q + a * pad + i), x, sum[a][b]);
+            }
+        V_REDUCE(sum, work->s, r, t, rows);
+    }
+}
+static void simd_scores(struct akv_attend_work *work, uint32_t domain, uint32_t tokens)
+{
+    (void)tokens; /* what stands behind them is masked later */
+    uint32_t r = 0;
+    for (; r + 4u <= work->rows; r += 4)
+        scores_rows(work, domain, r, 4);
+    if (work->rows - r == 3u)
+        scores_rows(work, domain, r, 3);
+    else if (work->rows - r == 2u)
+        scores_rows(work, domain, r, 2);
+    else if (work->rows - r == 1u)
+        scores_rows(work, domain, r, 1);
+}
+
+static void simd_shape(struct akv_attend_work *work)
+{
+    const V most = V_SET(AKV_ATTEND_CLAMP), least = V_SET(-AKV_ATTEND_CLAMP);
+    float cap = work->params->cap;
+    for (uint32_t r = 0; r < work->rows; r++)
+        for (uint32_t t = 0; t < AKV_STRIP; t += VN) {
+            V x = V_MIN(most, V_MAX(least, V_LOAD(&work->s[r][t]))); /* NaN stays */
+            if (cap > 0.0f) {
+                V a = V_ABS(x), e = v_exp(V_MUL(a, V_SET(-2.0f / cap)));
+                V y = V_DIV(V_SUB(V_SET(1.0f), e), V_ADD(V_SET(1.0f), e));
+                x = V_MUL(V_COPYSIGN(y, x), V_SET(cap));
+            }
+            V_STORE(&work->s[r][t], x);
+        }
+}
+
+static void simd_softmax(struct akv_attend_work *work)
+{
+    _Alignas(64) float most[AKV_WORK_ROWS], keep[AKV_WORK_ROWS], sum[AKV_WORK_ROWS];
+    const V none = V_SET(akv_minus_infinity());
+    bool turned = false;
+    for (uint32_t r = 0; r < work->rows; r++) {
+        V x = V_MAX(V_LOAD(&work->s[r][0]), none); /* NaN: -inf */
+        for (uint32_t n = 1; n < STRIP_VECTORS; n++)
+            x = V_MAX(V_LOAD(&work->s[r][n * VN]), x);
+        most[r] = V_HMAX(x);
+    }
+    for (uint32_t r = work->rows; r % VN != 0; r++)
+        most[r] = akv_minus_infinity();
+    for (uint32_t r = 0; r < work->rows; r += VN) {
+        V m = V_LOAD(work->m + r), x = V_LOAD(most + r), larger = V_MAX(m, x);
+        /* -inf - -inf is NaN, which gives 0: nothing there, nothing to keep. */
+        V_STORE(keep + r, v_exp(V_SUB(m, larger)));
+        V_STORE(work->factor + r, v_exp(V_SUB(x, larger)));
+        V_STORE(work->m + r, larger);
+        turned |= V_ANY_GT(larger, m);
+    }
+    for (uint32_t r = 0; r < work->rows; r++) {
+        V base = V_SET(most[r]), l = V_SET(0.0f);
+        for (uint32_t n = 0; n < STRIP_VECTORS; n++) {
+            V e = v_exp(V_SUB(V_LOAD(&work->s[r][n * VN]), base));
+            V_STORE(&work->s[r][n * VN], e);
+            l = V_ADD(l, e);
+        }
+        sum[r] = V_HSUM(l);
+    }
+    for (uint32_t r = 0; r < work->rows; r++)
+        work->l[r] = work->l[r] * keep[r] + sum[r] * work->factor[r];
+    if (!turned)
+        return;
+    for (uint32_t d = 0; d < 2; d++)
+        for (uint32_t r = 0; r < work->rows && work->used[d]; r++)
+            if (keep[r] != 1.0f) {
+                float *at = work->sum[d] + (size_t)r * work->v_pad;
+                for (uint32_t i = 0; i < work->v_pad; i += VN)
+                    V_STORE(at + i, V_MUL(V_LOAD(at + i), V_SET(keep[r])));
+            }
+}
+
+/* ---- values: sums of `rows` rows from r on ---- */
+ALWAYS void values_rows(struct akv_attend_work *work, uint32_t domain, uint32_t tokens, uint32_t r,
+                        const uint32_t rows, const uint32_t columns)
+{
+    const uint32_t pad = work->v_pad;
+    float *to = work->sum[domain] + (size_t)r * pad;
+    for (uint32_t i = 0; i < pad; i += columns * VN) {
+        V sum[4][4];
+        for (uint32_t a = 0; a < rows; a++)
+            for (uint32_t b = 0; b < columns; b++)
+                sum[a][b] = V_LOAD(to + a * pad + i + b * VN);
+        for (uint32_t t = 0; t < tokens; t++) {
+            V x[4];
+            for (uint32_t b = 0; b < columns; b++)
+                x[b] = V_LOAD(work->tile + (size_t)t * pad + i + b * VN);
+            for (uint32_t a = 0; a < rows; a++) {
+                V w = V_SET(work->s[r + a][t]);
+                for (uint32_t b = 0; b < columns; b++)
+                    sum[a][b] = V_FMA(x[b], w, sum[a][b]);
+            }
+        }
+        for (uint32_t a = 0; a < rows; a++)
+            for (uint32_t b = 0; b < columns; b++)
+                V_STORE(to + a * pad + i + b * VN, sum[a][b]);
+    }
+}
+ALWAYS void values_block(struct akv_attend_work *work, uint32_t domain, uint32_t tokens, uint32_t r,
+                         const uint32_t rows)
+{
+    if (work->v_pad % (VC * VN) == 0)
+        values_rows(work, domain, tokens, r, rows, VC);
+    else
+        values_rows(work, domain, tokens, r, rows, 32u / VN);
+}
+/* Rows of which some may not see some tokens: what stands there must not touch them, even NaN. */
+static void values_careful(struct akv_attend_work *work, uint32_t domain, uint32_t tokens)
+{
+    for (uint32_t r = 0; r < work->rows; r++)
+        for (uint32_t t = 0; t < tokens; t++)
+            if (work->s[r][t] != 0.0f) {
+                float *to = work->sum[domain] + (size_t)r * work->v_pad;
+                const float *v = work->tile + (size_t)t * work->v_pad;
+                for (uint32_t i = 0; i < work->v_pad; i += VN)
+                    V_STORE(to + i, V_FMA(V_LOAD(v + i), V_SET(work->s[r][t]), V_LOAD(to + i)));
+            }
+}
+static void simd_values(struct akv_attend_work *work, uint32_t domain, uint32_t tokens)
+{
+    uint32_t r = 0;
+    for (uint32_t n = 0; n < work->rows; n++)
+        for (uint32_t t = 0; t < AKV_STRIP; t += VN)
+            V_STORE(&work->s[n][t], V_MUL(V_LOAD(&work->s[n][t]), V_SET(work->factor[n])));
+    if (work->careful) {
+        values_careful(work, domain, tokens);
+        return;
+    }
+    for (; r + 4u <= work->rows; r += 4)
+        values_block(work, domain, tokens, r, 4);
+    if (work->rows - r == 3u)
+        values_block(work, domain, tokens, r, 3);
+    else if (work->rows - r == 2u)
+        values_block(work, domain, tokens, r, 2);
+    else if (work->rows - r == 1u)
+        values_block(work, domain, tokens, r, 1);
+}
+
+#endif
