@@ -88,9 +88,9 @@ static anykv_status check_block_tokens(const struct check *check, akv_u32 tokens
 
 static anykv_status check_heads(const struct check *check, const char *field, akv_u32 heads)
 {
-    if (heads == 0 || heads > 65536)
-        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is not between 1 and 65536", check->kernel, field,
-                      heads);
+    if (heads == 0 || heads > AKV_MAX_HEADS)
+        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is not between 1 and %u", check->kernel, field,
+                      heads, AKV_MAX_HEADS);
     return ANYKV_OK;
 }
 
@@ -375,6 +375,10 @@ static anykv_status check_attend(struct check *check, const akv_attend_params *p
     if (p->max_tokens == 0 || p->max_sequences == 0 || p->max_length == 0)
         return REFUSE(check, ANYKV_E_ARG, "attend: declared maxima %u tokens, %u sequences, %u long",
                       p->max_tokens, p->max_sequences, p->max_length);
+    if (p->bound_sequences > p->max_sequences || p->bound_seq_tokens > p->max_tokens ||
+        p->bound_length > p->max_length)
+        return REFUSE(check, ANYKV_E_ARG, "attend: bounds %u, %u, %u beyond the declared maxima",
+                      p->bound_sequences, p->bound_seq_tokens, p->bound_length);
     RETURN_IF(check_attend_tiles(check, p));
     if (check->launch)
         RETURN_IF(check_room(check, 0, sizeof(akv_step_head)));

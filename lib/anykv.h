@@ -281,7 +281,8 @@ typedef struct anykv_codec_options {
 ANYKV_API anykv_status anykv_codec_create(anykv_device *device, const anykv_codec_options *options,
                                           anykv_codec **codec_out);
 ANYKV_API void anykv_codec_destroy(anykv_codec *codec);
-/* Packed bytes of `rows` rows (one tile in ROW order, docs/format.md).  E_SHAPE: more than 2^31 bytes. */
+/* Packed bytes of `rows` rows (one tile in ROW order, docs/format.md).  E_SHAPE: 2^29 elements or more,
+ * each row rounded up to a multiple of 32.  Thread: free. */
 ANYKV_API anykv_status anykv_codec_bytes(const anykv_codec *codec, uint64_t rows, uint64_t *bytes_out);
 /* Encodes [tokens][heads] rows into packed (host memory) of exactly anykv_codec_bytes(tokens*heads)
  * bytes; row t*heads + h is row (t, h).  saw_out may be NULL: bit 0 a NaN became 0, bit 1 a value beyond

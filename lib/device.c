@@ -147,6 +147,14 @@ anykv_status anykv_device_wait(anykv_device *device, uint64_t timeout_ns)
     return akv_queue_wait(device->queue, timeout_ns);
 }
 
+anykv_status akv_device_finish(anykv_device *device)
+{
+    anykv_status status = akv_queue_wait(device->queue, UINT64_MAX);
+    if (status)
+        (void)akv_queue_wait(device->queue, UINT64_MAX);
+    return status;
+}
+
 /* ---- device memory ---- */
 
 static anykv_status make_mem(anykv_device *device, void *native, bool adopt, uint64_t bytes,
@@ -214,7 +222,7 @@ anykv_status anykv_mem_get(anykv_mem *mem, uint64_t offset, void *dst, uint64_t 
     if (status || !bytes)
         return status;
     status = akv_queue_get(mem->device->queue, dst, (struct akv_span){mem->mem, offset, bytes});
-    return status ? status : akv_queue_wait(mem->device->queue, UINT64_MAX);
+    return status ? status : akv_device_finish(mem->device);
 }
 
 /* ---- events ---- */

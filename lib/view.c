@@ -91,3 +91,34 @@ anykv_status akv_view_check(anykv_device *device, const char *what, const anykv_
     *span_out = akv_host_span(device->device, view->data, bytes);
     return ANYKV_OK;
 }
+
+bool akv_view_dense(const anykv_view *view, uint32_t heads, uint32_t dim)
+{
+    return view->head_stride == dim && view->token_stride == (uint64_t)heads * dim;
+}
+
+/* Address of row (t, h) of a host view. */
+static uint8_t *row_at(const anykv_view *view, uint32_t t, uint32_t h)
+{
+    return (uint8_t *)view->data + (t * view->token_stride + h * view->head_stride) *
+                                       akv_raw_bytes((akv_u32)view->dtype);
+}
+
+void akv_view_pack(const anykv_view *view, uint32_t tokens, uint32_t heads, uint32_t dim, void *dense)
+{
+    size_t row = (size_t)dim * akv_raw_bytes((akv_u32)view->dtype);
+    uint8_t *to = dense;
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t h = 0; h < heads; h++, to += row)
+            memcpy(to, row_at(view, t, h), row);
+}
+
+void akv_view_unpack(const anykv_view *view, uint32_t tokens, uint32_t heads, uint32_t dim,
+                     const void *dense)
+{
+    size_t row = (size_t)dim * akv_raw_bytes((akv_u32)view->dtype);
+    const uint8_t *from = dense;
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t h = 0; h < heads; h++, from += row)
+            memcpy(row_at(view, t, h), from, row);
+}

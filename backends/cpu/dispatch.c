@@ -56,5 +56,6 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
         [AKV_K_APPEND] = &akv_cpu_append_scalar,
         [AKV_K_GATHER] = &akv_cpu_gather_scalar,
         [AKV_K_COPY] = &akv_cpu_copy_scalar,
+        [AKV_K_ATTEND] = &akv_cpu_attend_scalar,
     },
 };

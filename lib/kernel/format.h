@@ -43,6 +43,7 @@
 
 #define AKV_GROUP        32u
 #define AKV_MAX_HEAD_DIM 576u
+#define AKV_MAX_HEADS    65536u
 #define AKV_KINDS        16u /* block kinds a table entry can name */
 #define AKV_MAX_SLABS    8u
 #define AKV_MAX_TILE_ELEMENTS 0x1FFFFFFFu /* padded: the number of bits of an I8 tile fits in 32 */
