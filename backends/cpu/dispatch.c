@@ -1,6 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which kernel runs on this processor: the table by instruction set, and the choice at run time. */
 #include "device.h"
+#if defined(AKV_HAVE_AVX2) || defined(AKV_HAVE_AVX512)
+#include <cpuid.h>
+
+/* clang 14's __builtin_cpu_supports does not know "f16c". */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
 
 uint32_t akv_cpu_isa_levels(uint32_t isa_mask)
 {
@@ -11,7 +21,7 @@ uint32_t akv_cpu_isa_levels(uint32_t isa_mask)
 #endif
 #if defined(AKV_HAVE_AVX2)
     if ((isa_mask & ANYKV_ISA_AVX2) && __builtin_cpu_supports("avx2") &&
-        __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+        __builtin_cpu_supports("fma") && has_f16c() &&
         __builtin_cpu_supports("bmi2"))
         levels |= 1u << AKV_ISA_AVX2;
 #endif
@@ -20,7 +30,7 @@ uint32_t akv_cpu_isa_levels(uint32_t isa_mask)
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c"))
+        has_f16c())
         levels |= 1u << AKV_ISA_AVX512;
 #endif
 #if defined(AKV_HAVE_NEON)
