@@ -442,6 +442,8 @@ anykv_status akv_eval_compare(const struct akv_eval_problem *problem, uint32_t t
 
 anykv_status akv_eval_attend(const struct akv_eval_problem *problem, uint32_t threads, double *out)
 {
-    struct work work = {.problem = problem, .out = out};
+    struct akv_eval_problem exact = *problem;
+    struct work work = {.problem = &exact, .out = out};
+    exact.k_variants = exact.v_variants = exact.pairs = 0;
     return prepare_and_run(&work, threads);
 }
