@@ -427,7 +427,9 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
         decode<KEY, VALUE, G, NW, STAGES>(p, a, plan, counters);                                       \
     }
 
-/* Warps are listed again in backends/cuda/k_attend.c. */
+/* Bulk copies exist from sm_90 on; for older architectures this image is empty and the backend takes the
+ * general kernel.  Warps are listed again in backends/cuda/k_attend.c. */
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 DECODE(f16_64, NoKey, NoValue, 2, 16, 3)
 DECODE(f16_128, NoKey, NoValue, 4, 8, 3)
 DECODE(f16_256, NoKey, NoValue, 8, 4, 3)
@@ -440,3 +442,4 @@ DECODE(n4_n4_256, KeyN4<8>, ValueN4<8>, 8, 7, 4)
 DECODE(i8_n4_64, KeyI8<2>, ValueN4<2>, 2, 16, 5)
 DECODE(i8_n4_128, KeyI8<4>, ValueN4<4>, 4, 10, 4)
 DECODE(i8_n4_256, KeyI8<8>, ValueN4<8>, 8, 4, 2)
+#endif

@@ -17,6 +17,7 @@ struct akv_cuda_device {
     CUstream user_stream; /* adopted, or NULL */
     int sm_count;
     int shared_optin;     /* bytes of shared memory a block may ask for */
+    bool decode;          /* the image of the fast attention kernels has code for this device */
     akv_mutex lock;       /* guards modules and functions */
     CUmodule module[AKV_IMAGES];
     struct {

@@ -111,6 +111,22 @@ static anykv_status choose_context(struct akv_cuda_device *device, const anykv_d
     return ANYKV_OK;
 }
 
+/* Older devices, and builds without real code for this one, have no fast attention kernels. */
+static bool has_decode(struct akv_cuda_device *device)
+{
+    CUfunction function;
+    bool found = false;
+    if (akv_cuda_enter(device) != ANYKV_OK)
+        return false;
+    CUmodule module = NULL;
+    if (device->cu->module_load(&module, akv_cuda_image(AKV_IMAGE_ATTEND_DECODE)) == AKV_CU_OK) {
+        found = device->cu->module_function(&function, module, "akv_k_attend_f16_128") == AKV_CU_OK;
+        device->module[AKV_IMAGE_ATTEND_DECODE] = module;
+    }
+    akv_cuda_leave(device);
+    return found;
+}
+
 anykv_status akv_cuda_open(anykv_context *context, uint32_t index, const anykv_device_options *options,
                            struct akv_device **device_out)
 {
@@ -142,6 +158,7 @@ anykv_status akv_cuda_open(anykv_context *context, uint32_t index, const anykv_d
     status = choose_context(device, options);
     if (status)
         goto undo_mutex;
+    device->decode = has_decode(device);
     *device_out = &device->base;
     return ANYKV_OK;
 undo_mutex:

@@ -67,7 +67,7 @@ static const struct {
 static int find_fast(const struct akv_cuda_device *device, const akv_attend_params *p)
 {
     const akv_tile_map *t = &p->tiles;
-    if ((uint32_t)device->shared_optin < DECODE_SHARED + 1024u || p->block_tokens != 16u ||
+    if (!device->decode || (uint32_t)device->shared_optin < DECODE_SHARED + 1024u || p->block_tokens != 16u ||
         p->k_dim != p->v_dim || (p->flags & AKV_ATTEND_MASK) || t->k_format[0] != AKV_F16 ||
         t->v_format[0] != AKV_F16)
         return -1;
