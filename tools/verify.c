@@ -307,9 +307,10 @@ static int finish(struct verify *v, const struct totals *totals)
     if (totals->required_skipped)
         akv_cli_message(command, "a required device skipped something");
     if (totals->elements == 0)
-        akv_cli_message(command, "nothing was compared");
+        akv_cli_message(command,
+                        totals->skipped ? "everything was skipped" : "nothing was compared");
     bool good = v->faults == 0 && totals->differ == 0 && totals->failed == 0 &&
-                !totals->required_skipped && totals->elements != 0;
+                !totals->required_skipped && (totals->elements != 0 || totals->skipped != 0);
     return good ? AKV_EXIT_GOOD : AKV_EXIT_FAILED;
 }
 

@@ -34,13 +34,16 @@ static inline uint32_t attend_blocks_of(const struct attend_case *c, uint32_t s)
 {
     return (c->length[s] + c->count[s] + c->block_tokens - 1) / c->block_tokens;
 }
+static inline uint64_t attend_row_number(const struct attend_case *c, uint32_t s, uint32_t position,
+                                         uint32_t head)
+{
+    uint32_t block = c->first_block[s] + position / c->block_tokens;
+    return ((uint64_t)block * c->kv_heads + head) * c->block_tokens + position % c->block_tokens;
+}
 static inline const float *attend_row(const struct attend_case *c, uint32_t side, uint32_t s,
                                       uint32_t position, uint32_t head)
 {
-    uint32_t block = c->first_block[s] + position / c->block_tokens;
-    uint64_t row =
-        ((uint64_t)block * c->kv_heads + head) * c->block_tokens + position % c->block_tokens;
-    return c->row[side] + row * c->dim[side];
+    return c->row[side] + attend_row_number(c, s, position, head) * c->dim[side];
 }
 /* verify_attend_data.c: blocks in the pool, queries, and what must come out; false: out of memory.
  */

@@ -20,16 +20,19 @@ static bool held(const struct attend_case *c, uint32_t s, uint32_t position)
 
 static double score_of(struct attend_case *c, const float *q, const float *k)
 {
-    double sum = 0.0;
-    for (uint32_t i = 0; i < c->dim[0]; i++)
-        sum += (double)q[i] * (double)k[i];
+    double part[8] = {0.0}, sum = 0.0;
+    for (uint32_t i = 0; i < c->dim[0]; i += 8) /* head sizes are multiples of 16 */
+        for (uint32_t l = 0; l < 8; l++)
+            part[l] += (double)q[i + l] * (double)k[i + l];
+    for (uint32_t l = 0; l < 8; l++)
+        sum += part[l];
     sum *= (double)c->scale;
     c->largest_score = fmax(c->largest_score, fabs(sum));
     return c->cap > 0.0f ? (double)c->cap * tanh(sum / (double)c->cap) : sum;
 }
 
 static void one_query(struct attend_case *c, uint32_t s, uint32_t i, uint32_t token, uint32_t head,
-                      double *weights)
+                      const double *largest, double *weights)
 {
     uint32_t first, end, kv = head / (c->q_heads / c->kv_heads);
     uint64_t number = (uint64_t)token * c->q_heads + head;
@@ -56,16 +59,28 @@ static void one_query(struct attend_case *c, uint32_t s, uint32_t i, uint32_t to
         if (w == 0.0)
             continue;
         const float *value = attend_row(c, 1, s, j, kv);
-        for (uint32_t d = 0; d < c->dim[1]; d++) {
+        for (uint32_t d = 0; d < c->dim[1]; d++)
             out[d] += w * (double)value[d];
-            c->worth[number] = fmax(c->worth[number], fabs((double)value[d]));
-        }
+        c->worth[number] = fmax(c->worth[number], largest[attend_row_number(c, s, j, kv)]);
         sum += w;
     }
     sum += exp(sink - most);
     for (uint32_t d = 0; d < c->dim[1]; d++)
         out[d] /= sum;
     c->lse[number] = most + log(sum);
+}
+
+/* The largest |value| of each row of values. */
+static double *largest_values(struct verify *v, const struct attend_case *c)
+{
+    uint64_t rows = (uint64_t)c->blocks * c->kv_heads * c->block_tokens;
+    double *largest = verify_alloc(v, rows * sizeof(double));
+    for (uint64_t r = 0; largest && r < rows; r++)
+        for (uint32_t d = 0; d < c->dim[1]; d++) {
+            double value = fabs((double)c->row[1][r * c->dim[1] + d]);
+            largest[r] = value > largest[r] ? value : largest[r];
+        }
+    return largest;
 }
 
 bool attend_reference(struct verify *v, struct attend_case *c)
@@ -78,12 +93,14 @@ bool attend_reference(struct verify *v, struct attend_case *c)
     c->out = verify_alloc(v, queries * c->dim[1] * sizeof(double));
     c->lse = verify_alloc(v, queries * sizeof(double));
     c->worth = verify_alloc(v, queries * sizeof(double));
-    bool good = weights && c->out && c->lse && c->worth;
+    double *largest = largest_values(v, c);
+    bool good = weights && largest && c->out && c->lse && c->worth;
     for (uint32_t s = 0; good && s < c->sequences; s++)
         for (uint32_t i = 0; i < c->count[s]; i++, token++)
             for (uint32_t h = 0; h < c->q_heads; h++)
-                one_query(c, s, i, token, h, weights);
+                one_query(c, s, i, token, h, largest, weights);
     akv_free(v->context, weights);
+    akv_free(v->context, largest);
     return good;
 }
 

@@ -132,8 +132,8 @@ bool verify_target_runs(struct verify *v, uint32_t t, const void *params)
     struct akv_check check = {0};
     akv_kernel_check(target->side[0].device, v->kernel, params, &check);
     if (!check.supported) {
-        snprintf(row->skipped, sizeof row->skipped, "%s: %s", v->name,
-                 check.reason ? check.reason : "refused without a reason");
+        snprintf(row->skipped, sizeof row->skipped, "%s%s%s", row->cases ? v->name : "",
+                 row->cases ? ": " : "", check.reason ? check.reason : "refused without a reason");
         return false;
     }
     if (akv_kernels[v->kernel].class_ == AKV_CLASS_EXACT && check.class_ != AKV_CLASS_EXACT) {
