@@ -3,7 +3,6 @@
 #include "device.h"
 #include "kat.h"
 #include <stdio.h>
-#include <unistd.h>
 
 /* The value of the first "key : value" line of a file of /proc, or "". */
 static void proc_value(const char *path, const char *key, char *into, size_t bytes)
@@ -75,6 +74,7 @@ static anykv_status cpu_open(anykv_context *context, uint32_t index,
     device->base.host_window = &device->window.base;
     device->window.base = (struct akv_mem){&device->base, UINT64_MAX};
     device->threads = options->threads == ANYKV_THREADS_ALL ? akv_cpu_count() : options->threads;
+    device->owner = getpid();
     akv_cpu_select(device, levels);
     anykv_status status = akv_cpu_kat(device);
     if (status)
@@ -102,10 +102,12 @@ free_device:
 static void cpu_close(struct akv_device *base)
 {
     struct akv_cpu_device *device = akv_cpu_device_of(base);
-    assert(!device->queues);
-    akv_cond_destroy(&device->event_cond);
-    akv_mutex_destroy(&device->event_lock);
-    akv_mutex_destroy(&device->queues_lock);
+    if (!akv_cpu_forked(device)) {
+        assert(!device->queues);
+        akv_cond_destroy(&device->event_cond);
+        akv_mutex_destroy(&device->event_lock);
+        akv_mutex_destroy(&device->queues_lock);
+    }
     akv_free(base->context, device);
 }
 

@@ -4,6 +4,8 @@
 #define AKV_CPU_DEVICE_H
 #include "cpu.h"
 #include <stdatomic.h>
+#include <sys/types.h>
+#include <unistd.h>
 
 extern const struct akv_backend akv_backend_cpu; /* cpu.c */
 
@@ -19,6 +21,7 @@ struct akv_cpu_device {
     struct akv_device base;
     struct akv_cpu_mem window; /* all of the address space */
     uint32_t threads;          /* 0: inline */
+    pid_t owner;               /* the process that has the threads */
     const struct akv_cpu_kernel *kernel[AKV_KERNEL_COUNT];
     akv_mutex queues_lock; /* guards queues and their links; taken before any other lock */
     struct akv_cpu_queue *queues;
@@ -47,12 +50,19 @@ static inline uint8_t *akv_cpu_address(const struct akv_span *span)
     return (uint8_t *)((uintptr_t)mem->address + (uintptr_t)span->offset);
 }
 
+/* In a child of fork() there are no threads to wait for, and locks may be held by them for ever: objects
+ * are then only freed. */
+static inline bool akv_cpu_forked(const struct akv_cpu_device *device)
+{
+    return getpid() != device->owner;
+}
+
 /* ---- team.c: threads that share one piece of work at a time with the thread that hands it out ---- */
 struct akv_cpu_team;
 typedef void akv_cpu_work(const void *job, uint64_t first, uint64_t count);
 anykv_status akv_cpu_team_create(anykv_context *context, uint32_t helpers,
                                  struct akv_cpu_team **team_out);
-void akv_cpu_team_destroy(struct akv_cpu_team *team);
+void akv_cpu_team_destroy(struct akv_cpu_team *team, bool forked);
 /* Runs work(job, …) over [0, items) in ranges, each once; returns when all is done. */
 void akv_cpu_team_run(struct akv_cpu_team *team, akv_cpu_work *work, const void *job, uint64_t items);
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Events of the CPU device: points in its queues that can be waited for and polled. */
 #include "device.h"
-#include <unistd.h>
 #if defined(__linux__)
 #include <sys/eventfd.h>
 #endif
@@ -34,10 +33,12 @@ void akv_cpu_event_destroy(struct akv_event *base)
 {
     struct akv_cpu_event *event = (struct akv_cpu_event *)base;
     struct akv_cpu_device *device = device_of(event);
-    akv_mutex_lock(&device->event_lock);
-    while (event->users)
-        akv_cond_wait(&device->event_cond, &device->event_lock);
-    akv_mutex_unlock(&device->event_lock);
+    if (!akv_cpu_forked(device)) {
+        akv_mutex_lock(&device->event_lock);
+        while (event->users)
+            akv_cond_wait(&device->event_cond, &device->event_lock);
+        akv_mutex_unlock(&device->event_lock);
+    }
     if (event->fd >= 0)
         close(event->fd);
     akv_free(base->device->context, event);

@@ -3,7 +3,6 @@
 #include "device.h"
 #include <errno.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #define HUGE_PAGE ((size_t)2 << 20)
 

@@ -241,7 +241,7 @@ static bool wait_done(struct akv_cpu_queue *queue, uint64_t target, uint64_t dea
 anykv_status akv_cpu_queue_wait(struct akv_queue *base, uint64_t timeout_ns)
 {
     struct akv_cpu_queue *queue = queue_of(base);
-    if (threads_of(queue) == 0)
+    if (threads_of(queue) == 0 || akv_cpu_forked(akv_cpu_device_of(base->device)))
         return ANYKV_OK;
     uint64_t target = atomic_load(&queue->head);
     uint64_t deadline = timeout_ns == 0 ? 0 : akv_cpu_deadline(timeout_ns);
@@ -253,10 +253,11 @@ anykv_status akv_cpu_queue_wait(struct akv_queue *base, uint64_t timeout_ns)
 
 void akv_cpu_drain(struct akv_cpu_device *device)
 {
+    if (device->threads == 0 || akv_cpu_forked(device))
+        return;
     akv_mutex_lock(&device->queues_lock);
     for (struct akv_cpu_queue *queue = device->queues; queue; queue = queue->next)
-        if (device->threads)
-            wait_done(queue, atomic_load(&queue->head), UINT64_MAX);
+        wait_done(queue, atomic_load(&queue->head), UINT64_MAX);
     akv_mutex_unlock(&device->queues_lock);
 }
 
@@ -475,7 +476,7 @@ anykv_status akv_cpu_queue_create(struct akv_device *base, void *native, struct 
 destroy_all_locks:
     destroy_locks(queue);
 destroy_team:
-    akv_cpu_team_destroy(queue->team);
+    akv_cpu_team_destroy(queue->team, false);
 free_stage:
     akv_free(context, queue->stage);
 free_ring:
@@ -485,11 +486,9 @@ free_queue:
     return status;
 }
 
-void akv_cpu_queue_destroy(struct akv_queue *base)
+/* Carries out what is enqueued and ends the dispatcher. */
+static void stop(struct akv_cpu_device *device, struct akv_cpu_queue *queue)
 {
-    struct akv_cpu_queue *queue = queue_of(base);
-    struct akv_cpu_device *device = akv_cpu_device_of(base->device);
-    anykv_context *context = base->device->context;
     akv_mutex_lock(&device->queues_lock);
     struct akv_cpu_queue **link = &device->queues;
     while (*link != queue)
@@ -505,7 +504,17 @@ void akv_cpu_queue_destroy(struct akv_queue *base)
         akv_thread_join(&queue->dispatcher);
     }
     destroy_locks(queue);
-    akv_cpu_team_destroy(queue->team);
+}
+
+void akv_cpu_queue_destroy(struct akv_queue *base)
+{
+    struct akv_cpu_queue *queue = queue_of(base);
+    struct akv_cpu_device *device = akv_cpu_device_of(base->device);
+    anykv_context *context = base->device->context;
+    bool forked = akv_cpu_forked(device);
+    if (!forked)
+        stop(device, queue);
+    akv_cpu_team_destroy(queue->team, forked);
     akv_free(context, queue->stage);
     akv_free(context, queue->ring);
     akv_free(context, queue);

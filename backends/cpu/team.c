@@ -194,13 +194,15 @@ free_team:
     return status;
 }
 
-void akv_cpu_team_destroy(struct akv_cpu_team *team)
+void akv_cpu_team_destroy(struct akv_cpu_team *team, bool forked)
 {
     if (!team)
         return;
-    stop(team, team->helpers);
-    akv_cond_destroy(&team->cond);
-    akv_mutex_destroy(&team->lock);
+    if (!forked) {
+        stop(team, team->helpers);
+        akv_cond_destroy(&team->cond);
+        akv_mutex_destroy(&team->lock);
+    }
     akv_free(team->context, team->thread);
     akv_free(team->context, team);
 }
