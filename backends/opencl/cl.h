@@ -7,6 +7,8 @@
 #include "../backend.h"
 #include <CL/cl.h>
 
+extern const struct akv_backend akv_backend_opencl; /* device.c */
+
 /* ---- loader.c ---- */
 struct akv_cl {
 #define AKV_CL(field, name) __typeof__(name) *field;
@@ -151,12 +153,29 @@ uint8_t *akv_cl_cache_read(anykv_context *context, const akv_digest *key, size_t
 void akv_cl_cache_write(anykv_context *context, const akv_digest *key, const uint8_t *binary,
                         size_t bytes);
 
+/* ---- plan.c ---- */
+#define AKV_CL_PLANS 2u /* passes of a kernel, at most */
+struct akv_cl_plan {
+    const char *source, *entry; /* static */
+    char options[136];
+};
+/* The programs of a kernel, in the order of its passes. */
+uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id kernel, const void *params,
+                      struct akv_cl_plan plans[AKV_CL_PLANS]);
+/* How attention is split: parts (akv_attend_part), query rows of a work-group, scratch. */
+struct akv_cl_attend {
+    uint32_t least, most;
+    uint32_t rows;
+    uint32_t slots;      /* of a sequence, for results of parts; 0: no sequence has two parts */
+    uint32_t slot_bytes; /* all query heads */
+};
+struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device, const akv_attend_params *p);
+
 /* ---- kernels.c ---- */
 struct akv_cl_kernel {
     struct akv_cl_kernel *next;
-    const struct akv_cl_program *program;
+    const struct akv_cl_program *program; /* has one entry */
     cl_kernel kernel;
-    const char *name; /* static */
 };
 void akv_cl_kernel_check(struct akv_device *device, enum akv_kernel_id kernel, const void *params,
                          struct akv_check *check_out);
@@ -167,5 +186,7 @@ anykv_status akv_cl_kernel_launch(struct akv_queue *queue, const struct akv_laun
 /* ---- kat.c ---- */
 /* Known-answer test: encodes and decodes embedded rows and compares bytes.  E_DEVICE with the reason. */
 anykv_status akv_cl_known_answers(struct akv_cl_device *device);
+/* Bits of the 8 rows of 64 that it encodes. */
+void akv_cl_known_rows(uint32_t rows[8 * 64]);
 
 #endif

@@ -51,7 +51,7 @@ anykv_status akv_cl_await(struct akv_cl_device *device, cl_event event, const ch
     if (timeout_ns > UINT64_MAX - now)
         return await_for_ever(device, event, what);
     uint64_t deadline = now + timeout_ns;
-    long pause = POLL_FIRST_NS;
+    long pause = (long)POLL_FIRST_NS;
     for (;;) {
         cl_int passed = state(device->cl, event);
         if (passed < 0)

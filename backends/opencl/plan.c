@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From a kernel's parameters to the programs that run it: source, build options, entry. */
+#include "cl.h"
+#include <stdarg.h>
+#include <stdio.h>
+
+/* Head sizes that get programs of their own; the others share one that reads its size at run time. */
+static bool common_dim(uint32_t dim)
+{
+    return dim == 64 || dim == 128 || dim == 256;
+}
+
+static void add(struct akv_cl_plan *plan, const char *format, ...) AKV_PRINTF(2, 3);
+static void add(struct akv_cl_plan *plan, const char *format, ...)
+{
+    size_t at = strlen(plan->options);
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(plan->options + at, sizeof plan->options - at, format, arguments);
+    va_end(arguments);
+    assert(length > 0 && (size_t)length < sizeof plan->options - at);
+    (void)length;
+}
+
+static void begin(struct akv_cl_plan *plan, const char *source, const char *entry, const char *option)
+{
+    plan->source = source;
+    plan->entry = entry;
+    plan->options[0] = '\0';
+    add(plan, "-D%s", option);
+}
+
+static void add_dim(struct akv_cl_plan *plan, uint32_t dim)
+{
+    if (common_dim(dim))
+        add(plan, " -DAKV_DIM=%u", dim);
+}
+
+static void add_format(struct akv_cl_plan *plan, uint32_t format, uint32_t dim, uint32_t flags)
+{
+    add(plan, " -DAKV_FORMAT=%u", format);
+    if (akv_format_raw(format))
+        return;
+    add_dim(plan, dim);
+    if (akv_format_codebook(format) && (flags & AKV_FLAG_SEARCH))
+        add(plan, " -DAKV_SEARCH");
+}
+
+static void add_pool(struct akv_cl_plan *plan, const akv_pool_map *pool)
+{
+    if (pool->slabs > 1)
+        add(plan, " -DAKV_MANY_SLABS");
+}
+
+/* The one quantised format among the kinds, 0: none, AKV_FORMATS: several. */
+static uint32_t only_format(const akv_u32 *formats)
+{
+    uint32_t only = 0;
+    for (unsigned k = 0; k < AKV_KINDS; k++)
+        if (formats[k] && !akv_format_raw(formats[k]))
+            only = only == 0 || only == formats[k] ? formats[k] : AKV_FORMATS;
+    return only;
+}
+
+/* No kind beyond 1 has a format. */
+static bool two_kinds(const akv_u32 *formats)
+{
+    for (unsigned k = 2; k < AKV_KINDS; k++)
+        if (formats[k])
+            return false;
+    return true;
+}
+
+static void plan_seal(const akv_seal_params *p, uint32_t side, struct akv_cl_plan *plan)
+{
+    begin(plan, "quant", "akv_k_seal", "AKV_SEAL");
+    add_format(plan, side ? p->v_format : p->k_format, side ? p->v_dim : p->k_dim,
+               side ? p->v_flags : p->k_flags);
+    if (side)
+        add(plan, " -DAKV_QUAD");
+    add_pool(plan, &p->pool);
+}
+
+static void plan_gather(const akv_gather_params *p, struct akv_cl_plan *plan)
+{
+    uint32_t only = only_format(p->format);
+    begin(plan, "page", "akv_k_gather", "AKV_GATHER");
+    if (only == 0)
+        add(plan, " -DAKV_RAW_ONLY");
+    else if (only < AKV_FORMATS)
+        add(plan, " -DAKV_FORMAT=%u", only);
+    add_dim(plan, p->dim);
+    if (p->order == AKV_ORDER_QUAD)
+        add(plan, " -DAKV_QUAD");
+    if (two_kinds(p->format))
+        add(plan, " -DAKV_TWO_KINDS");
+    add_pool(plan, &p->pool);
+}
+
+/* Work is split along a sequence into parts of at least LEAST positions, at most MOST of them, from the
+ * sequence's own numbers alone (akv_attend_part). */
+#define GPU_LEAST 512u
+#define GPU_MOST  64u
+#define CPU_LEAST 1024u
+#define CPU_MOST  8u
+
+struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device, const akv_attend_params *p)
+{
+    struct akv_cl_attend shape;
+    bool gpu = device->shape == AKV_CL_SHAPE_GPU;
+    uint32_t widest = AKV_MAX(p->k_dim, p->v_dim);
+    shape.least = gpu ? GPU_LEAST : CPU_LEAST;
+    shape.most = gpu ? GPU_MOST : CPU_MOST;
+    shape.rows = !gpu || widest <= 128 ? 4 : widest <= 256 ? 2 : 1;
+    uint64_t parts = AKV_MIN((uint64_t)shape.most, (uint64_t)p->max_length / shape.least + 1u);
+    shape.slots = p->max_length > shape.least
+                      ? (uint32_t)AKV_MIN((uint64_t)shape.most, parts * p->max_tokens)
+                      : 0;
+    shape.slot_bytes = (2u + p->v_dim) * 4u * p->q_heads;
+    return shape;
+}
+
+static void plan_attend(const struct akv_cl_device *device, const akv_attend_params *p, bool combine,
+                        struct akv_cl_plan *plan)
+{
+    const akv_tile_map *tiles = &p->tiles;
+    begin(plan, "attend", combine ? "akv_k_combine" : "akv_k_attend",
+          combine ? "AKV_COMBINE" : "AKV_ATTEND");
+    add(plan, " -DAKV_VDIM=%u", p->v_dim);
+    if (combine)
+        return;
+    add(plan, " -DAKV_KDIM=%u -DAKV_ROWS=%u", p->k_dim, akv_cl_attend_shape(device, p).rows);
+    if (two_kinds(tiles->k_format))
+        add(plan, " -DK0=%u -DK1=%u -DV0=%u -DV1=%u", tiles->k_format[0], tiles->k_format[1],
+            tiles->v_format[0], tiles->v_format[1]);
+    add_pool(plan, &p->pool);
+}
+
+uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id kernel, const void *params,
+                      struct akv_cl_plan plans[AKV_CL_PLANS])
+{
+    const akv_encode_params *encode = params;
+    const akv_append_params *append = params;
+    const akv_copy_params *copy = params;
+    switch (kernel) {
+    case AKV_K_ENCODE:
+        begin(plans, "quant", "akv_k_encode", "AKV_ENCODE");
+        add_format(plans, encode->format, encode->dim, encode->flags);
+        return 1;
+    case AKV_K_DECODE:
+        begin(plans, "quant", "akv_k_decode", "AKV_DECODE");
+        add_format(plans, encode->format, encode->dim, 0);
+        return 1;
+    case AKV_K_ROTATE:
+        begin(plans, "quant", "akv_k_rotate", "AKV_ROTATION");
+        return 1;
+    case AKV_K_SEAL:
+        plan_seal(params, 0, &plans[0]);
+        plan_seal(params, 1, &plans[1]);
+        return 2;
+    case AKV_K_APPEND:
+        begin(plans, "page", "akv_k_append", "AKV_APPEND");
+        add_pool(plans, &append->pool);
+        return 1;
+    case AKV_K_GATHER:
+        plan_gather(params, plans);
+        return 1;
+    case AKV_K_COPY:
+        begin(plans, "page", "akv_k_copy", "AKV_COPY");
+        add_pool(plans, &copy->pool);
+        return 1;
+    case AKV_K_ATTEND:
+        plan_attend(device, params, false, &plans[0]);
+        if (!akv_cl_attend_shape(device, params).slots)
+            return 1;
+        plan_attend(device, params, true, &plans[1]);
+        return 2;
+    case AKV_KERNEL_COUNT:
+        break;
+    }
+    return 0;
+}

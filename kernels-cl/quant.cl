@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Shells of the quantize family: encode, decode, rotate, seal.
+ *
+ * CPU shape: a work-item takes ROWS_PER_ITEM rows, one after the other.  GPU shape: a work-item takes
+ * one group of 32 elements.  Options: AKV_ENCODE, AKV_DECODE, AKV_ROTATION, AKV_SEAL choose the kernel,
+ * AKV_SEARCH the scale search, AKV_QUAD the order of the tile that seal writes. */
+#ifdef AKV_SEARCH
+#define SEARCH 1u
+#else
+#define SEARCH 0u
+#endif
+#ifdef AKV_QUAD
+#define ORDER AKV_ORDER_QUAD
+#else
+#define ORDER AKV_ORDER_ROW
+#endif
+
+#ifdef AKV_CPU_SHAPE
+/* Sane values of a row, rotated or not, padded with zeros. */
+static inline akv_u32 read_row(float *x, __global const uchar *base, akv_u64 first, akv_u32 dtype,
+                               akv_u32 dim, akv_u32 flags)
+{
+    akv_u32 saw = load_sane(x, base, first, dtype, dim), i;
+    if (flags & AKV_FLAG_ROTATE)
+        akv_rotate_store(x, dim);
+    for (i = dim; i < akv_padded_dim(dim); i++)
+        x[i] = 0.0f;
+    return saw;
+}
+/* Codes of a row, 32 for each group; its scales go to the tile. */
+static inline void encode_row(const float *x, akv_u32 format, akv_u32 tokens, akv_u32 dim, akv_u32 t,
+                              __global uchar *tile, akv_u8 *code)
+{
+    akv_u32 padded = akv_padded_dim(dim), width = akv_scale_width(format), s, i;
+    for (s = 0u; s < akv_scale_count(format, dim); s++) {
+        akv_u32 first = s * width, end = AKV_MIN(first + width, padded);
+        akv_u32 amax = akv_amax(x + first, end - first, 0u);
+        akv_u32 scale = akv_scale_of(x + first, amax, format, SEARCH);
+        akv_scale_put(tile, format, ORDER, tokens, dim, t, s, scale);
+        for (i = first; i < end; i += 32u)
+            akv_group_codes(x + i, scale, format, code + i);
+    }
+}
+/* Row t of a ROW tile. */
+static inline akv_u32 write_row(__global const uchar *base, akv_u64 first, akv_u32 dtype, akv_u32 format,
+                                akv_u32 tokens, akv_u32 dim, akv_u32 t, akv_u32 flags,
+                                __global uchar *tile)
+{
+    float x[ROW_MAX];
+    akv_u8 code[ROW_MAX];
+    akv_u32 saw = 0u, g;
+    if (akv_format_raw(format)) {
+        copy_row(tile, (akv_u64)t * dim, format, base, first, dtype, 0u, dim);
+    } else {
+        saw = read_row(x, base, first, dtype, dim, flags);
+        encode_row(x, format, tokens, dim, t, tile, code);
+        for (g = 0u; g < akv_padded_dim(dim) / 32u; g++)
+            akv_row_put(tile, format, tokens, dim, t, g, code + g * 32u);
+    }
+    if (t + 1u == tokens)
+        akv_tile_padding(tile, format, tokens, dim);
+    return saw;
+}
+#else
+/* My group of a row that is to be stored, rotated or not. */
+static inline akv_u32 read_group(float *x, const place *at, bool mine, __global const uchar *base,
+                                 akv_u64 first, akv_u32 dtype, akv_u32 dim, akv_u32 flags, akv_u32 wide,
+                                 __local float *swap)
+{
+    akv_u32 saw = 0u, i, begin = at->group * 32u, count = AKV_MIN(32u, dim - begin);
+    for (i = 0u; i < 32u; i++)
+        x[i] = 0.0f;
+    if (mine)
+        saw = load_mine(x, base, first + begin, dtype, count, wide);
+    if (flags & AKV_FLAG_ROTATE) {
+        float factor = akv_rotate_store_factor(dim);
+        rotate_groups(x, at, dim, swap);
+        for (i = 0u; i < 32u; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * factor)));
+    }
+    return saw;
+}
+#endif
+
+#ifdef AKV_ENCODE
+__kernel SHAPE void akv_k_encode(__global const uchar *rows, ulong rows_at, __global uchar *packed,
+                                 ulong packed_at, __global uchar *flags, ulong flags_at,
+                                 const akv_encode_params p, uint wide)
+{
+    akv_u32 format = FORMAT_OR(p.format), dim = DIM_OR(p.dim), heads = p.rows.heads;
+    akv_u32 count = p.tokens * heads, saw = 0u;
+    rows += rows_at;
+    packed += packed_at;
+#ifdef AKV_CPU_SHAPE
+    akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, r;
+    for (r = first; r < AKV_MIN(first + ROWS_PER_ITEM, count); r++)
+        saw |= write_row(rows, akv_page_source(&p.rows, r / heads, r % heads), p.rows.dtype, format, count, dim,
+                         r, p.flags, packed);
+#else
+    __local float swap[EXCHANGE * WG];
+    const place at = place_of(dim, false);
+    float x[32];
+    akv_u8 code[32];
+    akv_u32 r = (akv_u32)get_group_id(0) * at.rows + at.row, amax, scale;
+    bool mine = at.active && r < count;
+    akv_u64 from = mine ? akv_page_source(&p.rows, r / heads, r % heads) : 0u;
+    if (akv_format_raw(format)) {
+        if (mine)
+            copy_row(packed, (akv_u64)r * dim, format, rows, from, p.rows.dtype, at.group * 32u,
+                     AKV_MIN(32u, dim - at.group * 32u));
+    } else {
+        saw = read_group(x, &at, mine, rows, from, p.rows.dtype, dim, p.flags, wide, swap);
+        amax = share_amax(akv_amax(x, 32u, 0u), &at, format, swap);
+        scale = akv_scale_of(x, amax, format, SEARCH);
+        akv_group_codes(x, scale, format, code);
+        if (mine) {
+            akv_row_put(packed, format, count, dim, r, at.group, code);
+            if (at.group * 32u % akv_scale_width(format) == 0u)
+                akv_scale_put(packed, format, AKV_ORDER_ROW, count, dim, r,
+                              at.group * 32u / akv_scale_width(format), scale);
+        }
+        scrub(swap, at.item);
+    }
+    if (mine && r + 1u == count && at.group == 0u)
+        akv_tile_padding(packed, format, count, dim);
+#endif
+    if (saw)
+        atomic_or((volatile __global uint *)(flags + flags_at), saw);
+}
+#endif
+
+#ifdef AKV_DECODE
+__kernel SHAPE void akv_k_decode(__global const uchar *packed, ulong packed_at, __global uchar *rows,
+                                 ulong rows_at, const akv_decode_params p, uint wide)
+{
+    akv_u32 format = FORMAT_OR(p.format), dim = DIM_OR(p.dim), heads = p.rows.heads;
+    akv_u32 count = p.tokens * heads;
+    rows += rows_at;
+    packed += packed_at;
+#ifdef AKV_CPU_SHAPE
+    akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, r, g;
+    float x[ROW_MAX];
+    for (r = first; r < AKV_MIN(first + ROWS_PER_ITEM, count); r++) {
+        akv_u64 to = akv_page_source(&p.rows, r / heads, r % heads);
+        if (akv_format_raw(format)) {
+            copy_row(rows, to, p.rows.dtype, packed, (akv_u64)r * dim, format, 0u, dim);
+            continue;
+        }
+        for (g = 0u; g < akv_padded_dim(dim) / 32u; g++)
+            load_group(x + g * 32u, packed, format, AKV_ORDER_ROW, count, dim, r, g);
+        if (p.flags & AKV_FLAG_ROTATE)
+            akv_rotate_read(x, dim);
+        store_row(x, rows, to, p.rows.dtype, dim);
+    }
+#else
+    __local float swap[EXCHANGE * WG];
+    const place at = place_of(dim, false);
+    float x[32];
+    akv_u32 r = (akv_u32)get_group_id(0) * at.rows + at.row, begin = at.group * 32u, i;
+    akv_u32 length = AKV_MIN(32u, dim - begin);
+    bool mine = at.active && r < count;
+    akv_u64 to = mine ? akv_page_source(&p.rows, r / heads, r % heads) : 0u;
+    if (akv_format_raw(format)) {
+        if (mine)
+            copy_row(rows, to, p.rows.dtype, packed, (akv_u64)r * dim, format, begin, length);
+        return;
+    }
+    for (i = 0u; i < 32u; i++)
+        x[i] = 0.0f;
+    if (mine)
+        load_group(x, packed, format, AKV_ORDER_ROW, count, dim, r, at.group);
+    if (p.flags & AKV_FLAG_ROTATE) {
+        float factor = akv_rotate_read_factor(dim);
+        rotate_groups(x, &at, dim, swap);
+        for (i = 0u; i < 32u; i++)
+            x[i] = x[i] * factor;
+    }
+    if (mine)
+        store_mine(x, rows, to + begin, p.rows.dtype, length, wide);
+    scrub(swap, at.item);
+#endif
+}
+#endif
+
+#ifdef AKV_ROTATION
+__kernel SHAPE void akv_k_rotate(__global const uchar *in, ulong in_at, __global uchar *out, ulong out_at,
+                                 const akv_rotate_params p)
+{
+    akv_u32 dim = DIM_OR(p.dim);
+    in += in_at;
+    out += out_at;
+#ifdef AKV_CPU_SHAPE
+    akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, r, i;
+    float x[ROW_MAX];
+    for (r = first; r < AKV_MIN(first + ROWS_PER_ITEM, p.rows); r++) {
+        if (p.flags & AKV_FLAG_ROTATE) {
+            load_sane(x, in, (akv_u64)r * dim, AKV_F32, dim);
+            akv_rotate_store(x, dim);
+        } else {
+            for (i = 0u; i < dim; i++)
+                x[i] = akv_as_f32(akv_load_u32(in + ((akv_u64)r * dim + i) * 4u));
+            akv_rotate_read(x, dim);
+        }
+        store_row(x, out, (akv_u64)r * dim, AKV_F32, dim);
+    }
+#else
+    __local float swap[EXCHANGE * WG];
+    const place at = place_of(dim, false);
+    float x[32];
+    akv_u32 r = (akv_u32)get_group_id(0) * at.rows + at.row, begin = at.group * 32u, i;
+    akv_u32 length = AKV_MIN(32u, dim - begin);
+    bool mine = at.active && r < p.rows;
+    akv_u64 from = (akv_u64)r * dim;
+    if (p.flags & AKV_FLAG_ROTATE) {
+        read_group(x, &at, mine, in, from, AKV_F32, dim, p.flags, 0u, swap);
+    } else {
+        float factor = akv_rotate_read_factor(dim);
+        for (i = 0u; i < 32u; i++)
+            x[i] = mine && i < length ? akv_as_f32(akv_load_u32(in + (from + begin + i) * 4u)) : 0.0f;
+        rotate_groups(x, &at, dim, swap);
+        for (i = 0u; i < 32u; i++)
+            x[i] = x[i] * factor;
+    }
+    if (mine)
+        store_mine(x, out, from + begin, AKV_F32, length, 0u);
+    scrub(swap, at.item);
+#endif
+}
+#endif
+
+#ifdef AKV_SEAL
+/* One side of every (move, layer, head); rows are numbered through all of their tiles. */
+__kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __global const uchar *moves,
+                               ulong moves_at, __global uchar *flags, ulong flags_at,
+                               const akv_seal_params p, uint side, uint wide, SLABS)
+{
+    akv_u32 format = FORMAT_OR(side ? p.v_format : p.k_format), tokens = p.block_tokens;
+    akv_u32 dim = DIM_OR(side ? p.v_dim : p.k_dim), how = side ? p.v_flags : p.k_flags, saw = 0u;
+    akv_u32 count = p.moves * p.layers * p.kv_heads * tokens;
+    __global const akv_seal_layer *layer = (__global const akv_seal_layer *)(layers + layers_at);
+    __global const akv_move *move = (__global const akv_move *)(moves + moves_at);
+#ifdef AKV_CPU_SHAPE
+    akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, end = AKV_MIN(first + ROWS_PER_ITEM, count);
+#else
+    __local float swap[EXCHANGE * WG];
+    const place at = place_of(dim, ORDER == AKV_ORDER_QUAD);
+    akv_u32 first = (akv_u32)get_group_id(0) * at.rows + at.row, end = count;
+#endif
+    akv_u32 row = AKV_MIN(first, count - 1u); /* work-items without a row look at the last one */
+    akv_u32 tile_number = row / tokens, head = tile_number % p.kv_heads;
+    akv_u32 l = tile_number / p.kv_heads % p.layers, m = tile_number / p.kv_heads / p.layers;
+    akv_u32 src_at = (side ? layer[l].src_v : layer[l].src_k) +
+                     head * akv_tile_bytes(p.hot_type, tokens, dim);
+    akv_u32 dst_at = (side ? layer[l].dst_v : layer[l].dst_k) + head * akv_tile_bytes(format, tokens, dim);
+    __global const uchar *src = slab_at(move[m].src, SLAB_NAMES) + src_at;
+    __global uchar *tile = slab_at(move[m].dst, SLAB_NAMES) + dst_at;
+    akv_u32 t = row % tokens;
+#ifdef AKV_CPU_SHAPE
+    for (; first < end; first += 4u, t += 4u) { /* a run of rows never leaves its tile */
+#ifdef AKV_QUAD
+        if (!akv_format_raw(format)) {
+            float x[ROW_MAX];
+            akv_u8 code[4][ROW_MAX], unit[32];
+            akv_u32 i, u;
+            for (i = 0u; i < 4u; i++) {
+                saw |= read_row(x, src, (akv_u64)(t + i) * dim, p.hot_type, dim, how);
+                encode_row(x, format, tokens, dim, t + i, tile, code[i]);
+            }
+            for (u = 0u; u < akv_padded_dim(dim) / 8u; u++) {
+                for (i = 0u; i < 32u; i++)
+                    unit[i] = code[i & 3u][u * 8u + (i >> 2)];
+                akv_quad_put(tile, format, tokens, dim, t >> 2, u, unit);
+            }
+            if (t + 4u == tokens)
+                akv_tile_padding(tile, format, tokens, dim);
+            continue;
+        }
+#endif
+        akv_u32 r;
+        for (r = t; r < t + 4u; r++)
+            saw |= write_row(src, (akv_u64)r * dim, p.hot_type, format, tokens, dim, r, how, tile);
+    }
+#else
+    float x[32];
+    akv_u8 code[32];
+    bool mine = at.active && first < end;
+    akv_u32 begin = at.group * 32u, amax, scale;
+    if (akv_format_raw(format)) {
+        if (mine)
+            copy_row(tile, (akv_u64)t * dim, format, src, (akv_u64)t * dim, p.hot_type, begin,
+                     AKV_MIN(32u, dim - begin));
+    } else {
+        saw = read_group(x, &at, mine, src, (akv_u64)t * dim, p.hot_type, dim, how, wide, swap);
+        amax = share_amax(akv_amax(x, 32u, 0u), &at, format, swap);
+        scale = akv_scale_of(x, amax, format, SEARCH);
+        akv_group_codes(x, scale, format, code);
+        if (mine && begin % akv_scale_width(format) == 0u)
+            akv_scale_put(tile, format, ORDER, tokens, dim, t, begin / akv_scale_width(format), scale);
+#ifdef AKV_QUAD
+        /* Four rows of a quad have 4 * groups work-items, and as many units of 8 dimensions. */
+        __local uchar *swap_code = (__local uchar *)swap;
+        akv_u32 i, u = (at.row & 3u) * at.groups + at.group, quad = at.item - u;
+        for (i = 0u; i < 32u; i++)
+            swap_code[at.item * 32u + i] = code[i];
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (mine) {
+            for (i = 0u; i < 32u; i++)
+                code[i] = swap_code[(quad + (i & 3u) * at.groups) * 32u + u * 8u + (i >> 2)];
+            akv_quad_put(tile, format, tokens, dim, t >> 2, u, code);
+        }
+#else
+        if (mine)
+            akv_row_put(tile, format, tokens, dim, t, at.group, code);
+#endif
+        scrub(swap, at.item);
+    }
+    if (mine && t + 1u == tokens && at.group == 0u)
+        akv_tile_padding(tile, format, tokens, dim);
+#endif
+    if (saw)
+        atomic_or((volatile __global uint *)(flags + flags_at), saw);
+}
+#endif
