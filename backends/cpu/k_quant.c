@@ -2,7 +2,7 @@
 /* Scalar encode, decode, rotate, seal and gather: the reference of every other device. */
 #include "k_quant_scalar.h"
 #define q_quantise s_quantise
-#define q_put_row  s_put_row
+#define q_put_rows s_put_rows
 #define q_put_quad s_put_quad
 #define q_get_row  s_get_row
 #define q_get_quad s_get_quad

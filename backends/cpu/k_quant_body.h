@@ -1,25 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The loops of encode, decode, seal and gather over rows and tiles, compiled once for each
- * instruction set.  The including file defines before, as static functions, what happens to one
- * row:
+/* The loops of encode, decode, seal and gather over rows and tiles, once for each instruction set.
  *
- *   q_quantise(src, dtype, dim, flags, format, code, scale)  a row of the caller to stored codes
- * (dp bytes) and scales; flags as in params.h; returns AKV_SAW_* bits q_put_row, q_put_quad codes
- * and scales of one row, or of the four rows of a quad (rows of codes AKV_CODE_STRIDE bytes apart,
- * of scales AKV_SCALE_STRIDE apart), into a tile q_get_row, q_get_quad     values of one row, or of
- * the four rows of a quad (AKV_CODE_STRIDE floats apart), dp each, from a tile q_store(row, back,
- * dim, dtype, dst)  rotates a row of values back if asked (in place), converts and stores it; dst
- * may be row itself when dtype is F32 q_convert(dst, dst_type, src, src_type, dim)  raw rows */
+ * The including file defines before, as static functions, what happens to up to four rows:
+ *
+ * q_quantise(work, src, rows, dtype, dim, flags, format): rows of the caller to stored codes (dp bytes)
+ *     and scales in work; flags as in params.h; returns AKV_SAW_* bits.
+ *
+ * q_put_rows, q_put_quad: codes and scales of some rows from row t on, or of the four rows of quad q,
+ *     from work into a tile.
+ *
+ * q_get_row, q_get_quad: values of one row, or of the four rows of a quad (AKV_CODE_STRIDE floats
+ *     apart), dp each, from a tile.
+ *
+ * q_store(row, back, dim, dtype, dst): rotates a row of values back if asked (in place), converts and
+ *     stores it; dst may be row itself when dtype is F32.
+ *
+ * q_convert(dst, dst_type, src, src_type, dim): a raw row. */
 #ifndef AKV_K_QUANT_BODY_H
 #define AKV_K_QUANT_BODY_H
 #include "k_quant_scalar.h"
-
-/* Working memory of one thread while it runs a range of items. */
-struct q_work {
-    _Alignas(64) float value[4 * AKV_CODE_STRIDE];
-    _Alignas(64) uint8_t code[4 * AKV_CODE_STRIDE];
-    uint16_t scale[4 * AKV_SCALE_STRIDE];
-};
 
 static void q_report(uint8_t *flags, uint32_t saw)
 {
@@ -53,18 +52,25 @@ static void q_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
     struct q_work work;
     (void)phase;
 
-    for (uint32_t t = (uint32_t)first; t < (uint32_t)(first + count); t++) {
-        const uint8_t *src = q_row_at(args->arg[0], &p->rows, token, head);
+    for (uint32_t t = (uint32_t)first, end = (uint32_t)(first + count); t < end;) {
+        const uint8_t *src[4];
+        uint32_t n = AKV_MIN(4u, end - t);
+        for (uint32_t k = 0; k < n; k++) {
+            src[k] = q_row_at(args->arg[0], &p->rows, token, head);
+            if (++head == heads) {
+                head = 0;
+                token++;
+            }
+        }
         if (akv_format_raw(p->format)) {
-            q_convert(tile + (uint64_t)t * raw_bytes, p->format, src, p->rows.dtype, dim);
+            for (uint32_t k = 0; k < n; k++)
+                q_convert(tile + (uint64_t)(t + k) * raw_bytes, p->format, src[k], p->rows.dtype,
+                          dim);
         } else {
-            saw |= q_quantise(src, p->rows.dtype, dim, p->flags, p->format, work.code, work.scale);
-            q_put_row(tile, p->format, rows, dim, t, work.code, work.scale);
+            saw |= q_quantise(&work, src, n, p->rows.dtype, dim, p->flags, p->format);
+            q_put_rows(tile, p->format, rows, dim, t, n, &work);
         }
-        if (++head == heads) {
-            head = 0;
-            token++;
-        }
+        t += n;
     }
     if (first + count == rows)
         akv_tile_padding(tile, p->format, rows, dim);
@@ -120,19 +126,16 @@ static uint32_t q_seal_tile(uint8_t *dst, const uint8_t *src, uint32_t src_type,
         uint64_t dst_row = (uint64_t)akv_raw_bytes(format) * dim;
         for (uint32_t t = 0; t < tokens; t++)
             q_convert(dst + t * dst_row, format, src + t * src_row, src_type, dim);
-    } else if (order == AKV_ORDER_ROW) {
-        for (uint32_t t = 0; t < tokens; t++) {
-            saw |= q_quantise(src + t * src_row, src_type, dim, flags, format, work->code,
-                              work->scale);
-            q_put_row(dst, format, tokens, dim, t, work->code, work->scale);
-        }
     } else {
-        for (uint32_t t = 0; t < tokens; t++) {
-            uint32_t k = t & 3u;
-            saw |= q_quantise(src + t * src_row, src_type, dim, flags, format,
-                              work->code + k * AKV_CODE_STRIDE, work->scale + k * AKV_SCALE_STRIDE);
-            if (k == 3u)
-                q_put_quad(dst, format, tokens, dim, t / 4u, work->code, work->scale);
+        for (uint32_t t = 0; t < tokens; t += 4u) {
+            const uint8_t *rows[4];
+            for (uint32_t k = 0; k < 4u; k++)
+                rows[k] = src + (t + k) * src_row;
+            saw |= q_quantise(work, rows, 4u, src_type, dim, flags, format);
+            if (order == AKV_ORDER_QUAD)
+                q_put_quad(dst, format, tokens, dim, t / 4u, work);
+            else
+                q_put_rows(dst, format, tokens, dim, t, 4u, work);
         }
     }
     akv_tile_padding(dst, format, tokens, dim);

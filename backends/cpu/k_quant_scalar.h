@@ -11,6 +11,13 @@
 #define AKV_CODE_STRIDE  AKV_MAX_HEAD_DIM
 #define AKV_SCALE_STRIDE (AKV_MAX_HEAD_DIM / 32u)
 
+/* Working memory of one thread while it runs a range of items: up to four rows. */
+struct q_work {
+    _Alignas(64) float value[4 * AKV_CODE_STRIDE];
+    _Alignas(64) uint8_t code[4 * AKV_CODE_STRIDE];
+    uint16_t scale[4 * AKV_SCALE_STRIDE];
+};
+
 /* A row of the caller as sane values, rotated if asked, padded with zeros. */
 static inline uint32_t s_load(const uint8_t *src, uint32_t dtype, uint32_t dim, int rotate,
                               float *row)
@@ -29,45 +36,52 @@ static inline uint32_t s_load(const uint8_t *src, uint32_t dtype, uint32_t dim, 
     return saw;
 }
 
-static inline uint32_t s_quantise(const uint8_t *src, uint32_t dtype, uint32_t dim, uint32_t flags,
-                                  uint32_t format, uint8_t *code, uint16_t *scale)
+static inline uint32_t s_quantise(struct q_work *work, const uint8_t *const *src, uint32_t rows,
+                                  uint32_t dtype, uint32_t dim, uint32_t flags, uint32_t format)
 {
-    float row[AKV_MAX_HEAD_DIM];
-    uint32_t dp = akv_padded_dim(dim), width = akv_scale_width(format);
-    uint32_t saw = s_load(src, dtype, dim, (flags & AKV_FLAG_ROTATE) != 0, row);
+    uint32_t dp = akv_padded_dim(dim), width = akv_scale_width(format), saw = 0;
 
-    for (uint32_t i = 0; i < dp; i += width) {
-        uint32_t n = AKV_MIN(width, dp - i), amax = akv_amax(row + i, n, 0u);
-        uint32_t s = akv_scale_of(row + i, amax, format, flags & AKV_FLAG_SEARCH);
-        scale[i / width] = (uint16_t)s;
-        for (uint32_t k = 0; k < n; k += 32u)
-            akv_group_codes(row + i + k, s, format, code + i + k);
+    for (uint32_t k = 0; k < rows; k++) {
+        float *row = work->value + k * AKV_CODE_STRIDE;
+        uint8_t *code = work->code + k * AKV_CODE_STRIDE;
+        saw |= s_load(src[k], dtype, dim, (flags & AKV_FLAG_ROTATE) != 0, row);
+        for (uint32_t i = 0; i < dp; i += width) {
+            uint32_t n = AKV_MIN(width, dp - i), amax = akv_amax(row + i, n, 0u);
+            uint32_t s = akv_scale_of(row + i, amax, format, flags & AKV_FLAG_SEARCH);
+            work->scale[k * AKV_SCALE_STRIDE + i / width] = (uint16_t)s;
+            for (uint32_t j = i; j < i + n; j += 32u)
+                akv_group_codes(row + j, s, format, code + j);
+        }
     }
     return saw;
 }
 
-static inline void s_put_row(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
-                             uint32_t t, const uint8_t *code, const uint16_t *scale)
+static inline void s_put_rows(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                              uint32_t t, uint32_t rows, const struct q_work *work)
 {
-    for (uint32_t g = 0; g < akv_padded_dim(dim) / 32u; g++)
-        akv_row_put(tile, format, tokens, dim, t, g, code + 32u * g);
-    for (uint32_t s = 0; s < akv_scale_count(format, dim); s++)
-        akv_scale_put(tile, format, AKV_ORDER_ROW, tokens, dim, t, s, scale[s]);
+    for (uint32_t k = 0; k < rows; k++) {
+        for (uint32_t g = 0; g < akv_padded_dim(dim) / 32u; g++)
+            akv_row_put(tile, format, tokens, dim, t + k, g,
+                        work->code + k * AKV_CODE_STRIDE + 32u * g);
+        for (uint32_t s = 0; s < akv_scale_count(format, dim); s++)
+            akv_scale_put(tile, format, AKV_ORDER_ROW, tokens, dim, t + k, s,
+                          work->scale[k * AKV_SCALE_STRIDE + s]);
+    }
 }
 
 static inline void s_put_quad(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
-                              uint32_t q, const uint8_t *code, const uint16_t *scale)
+                              uint32_t q, const struct q_work *work)
 {
     for (uint32_t u = 0; u < akv_padded_dim(dim) / 8u; u++) {
         uint8_t unit[32];
         for (uint32_t e = 0; e < 32u; e++)
-            unit[e] = code[(e & 3u) * AKV_CODE_STRIDE + u * 8u + e / 4u];
+            unit[e] = work->code[(e & 3u) * AKV_CODE_STRIDE + u * 8u + e / 4u];
         akv_quad_put(tile, format, tokens, dim, q, u, unit);
     }
     for (uint32_t k = 0; k < 4u; k++)
         for (uint32_t s = 0; s < akv_scale_count(format, dim); s++)
             akv_scale_put(tile, format, AKV_ORDER_QUAD, tokens, dim, q * 4u + k, s,
-                          scale[k * AKV_SCALE_STRIDE + s]);
+                          work->scale[k * AKV_SCALE_STRIDE + s]);
 }
 
 static inline void s_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,

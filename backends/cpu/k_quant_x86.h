@@ -12,7 +12,18 @@
 
 #define X_INLINE static inline __attribute__((always_inline))
 
+#if defined(__clang__)
+#define X_UNROLL(n) _Pragma("unroll")
+#else
+#define X_PRAGMA(x) _Pragma(#x)
+#define X_UNROLL(n) X_PRAGMA(GCC unroll n)
+#endif
+
+/* Hides from the compiler that a pointer leads to constants. */
+#define X_OPAQUE(pointer) __asm__("" : "+r"(pointer))
+
 #define X_LARGE_BITS 0x6C800000u /* 2^90: below it, no rotation can reach 2^100 */
+#define X_SMALL_BITS 0x3A800000u /* 2^-10: under such a maximum, 2^-24 is like 0 but for its sign */
 
 /* ---- rows in and out ---- */
 
@@ -63,28 +74,41 @@ X_INLINE __m256 x_tiny(__m256 v, __m256i a)
     __m256i keep = _mm256_cmpgt_epi32(a, _mm256_set1_epi32((int)AKV_TINY_BITS - 1));
     return _mm256_and_ps(v, _mm256_castsi256_ps(keep));
 }
-/* Sane values of a row, unless the returned largest magnitude is beyond X_LARGE_BITS. */
-X_INLINE uint32_t x_load_type(const uint8_t *src, uint32_t dtype, uint32_t dim, float *row)
+/* In place: what is below 2^-24 as +0. */
+static void x_sane_row(float *row, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i += 8u) {
+        __m256 v = _mm256_load_ps(row + i);
+        _mm256_store_ps(row + i, x_tiny(v, x_abs(v)));
+    }
+}
+/* A row in f32, padded with zeros, without its tiny values if `tiny` is set; returns the largest
+ * magnitude of eight lanes. */
+X_INLINE __m256i x_load_type(const uint8_t *src, uint32_t dtype, uint32_t dim, int tiny, float *row)
 {
     __m256i largest = _mm256_setzero_si256();
 
+    X_UNROLL(4)
     for (uint32_t i = 0; i < dim; i += 8u) {
         __m256 v = x_load8(src, i, dtype);
-        __m256i a = x_abs(v);
-        largest = _mm256_max_epi32(largest, a);
-        _mm256_store_ps(row + i, x_tiny(v, a));
+        if (tiny) {
+            __m256i a = x_abs(v);
+            largest = _mm256_max_epi32(largest, a);
+            v = x_tiny(v, a);
+        }
+        _mm256_store_ps(row + i, v);
     }
     for (uint32_t i = dim; i < akv_padded_dim(dim); i += 8u)
         _mm256_store_ps(row + i, _mm256_setzero_ps());
-    return x_max8(largest);
+    return largest;
 }
-static uint32_t x_load(const uint8_t *src, uint32_t dtype, uint32_t dim, float *row)
+X_INLINE __m256i x_load(const uint8_t *src, uint32_t dtype, uint32_t dim, int tiny, float *row)
 {
     if (dtype == AKV_F32)
-        return x_load_type(src, AKV_F32, dim, row);
+        return x_load_type(src, AKV_F32, dim, tiny, row);
     if (dtype == AKV_F16)
-        return x_load_type(src, AKV_F16, dim, row);
-    return x_load_type(src, AKV_BF16, dim, row);
+        return x_load_type(src, AKV_F16, dim, tiny, row);
+    return x_load_type(src, AKV_BF16, dim, tiny, row);
 }
 
 /* ---- rotation ---- */
@@ -105,71 +129,61 @@ X_INLINE __m256 x_stages_124(__m256 v)
         b = _mm256_sub_ps(a, b);                                                                   \
         a = sum_;                                                                                  \
     } while (0)
-X_INLINE __m256 x_scaled(__m256 v, __m256 factor, int sane)
-{
-    v = _mm256_mul_ps(v, factor);
-    return sane ? x_tiny(v, x_abs(v)) : v;
-}
 /* Stages 1 … 4*count of 8*count elements, count = 2, 4, 8; the factor if these are all stages. */
-X_INLINE void x_rotate_part(float *x, int count, int last, __m256 factor, int sane)
+X_INLINE void x_rotate_part(float *x, int count, int last, __m256 factor)
 {
     __m256 v[8];
 
+    X_UNROLL(8)
     for (int i = 0; i < count; i++)
         v[i] = x_stages_124(_mm256_loadu_ps(x + 8 * i));
+    X_UNROLL(3)
     for (int s = 1; s < count; s *= 2)
+        X_UNROLL(8)
         for (int i = 0; i < count; i++)
             if ((i & s) == 0)
                 X_BUTTERFLY(v[i], v[i + s]);
+    X_UNROLL(8)
     for (int i = 0; i < count; i++)
-        _mm256_storeu_ps(x + 8 * i, last ? x_scaled(v[i], factor, sane) : v[i]);
+        _mm256_storeu_ps(x + 8 * i, last ? _mm256_mul_ps(v[i], factor) : v[i]);
 }
-X_INLINE void x_rotate_with(float *row, uint32_t dim, float factor, int sane)
+static void x_rotate(float *row, uint32_t dim, float factor)
 {
     uint32_t n = akv_rotate_block(dim);
     __m256 f = _mm256_set1_ps(factor);
 
     if (n == 16u) {
         for (uint32_t i = 0; i < dim; i += 16u)
-            x_rotate_part(row + i, 2, 1, f, sane);
+            x_rotate_part(row + i, 2, 1, f);
         return;
     }
     if (n == 32u) {
         for (uint32_t i = 0; i < dim; i += 32u)
-            x_rotate_part(row + i, 4, 1, f, sane);
+            x_rotate_part(row + i, 4, 1, f);
         return;
     }
     if (n == 64u) {
         for (uint32_t i = 0; i < dim; i += 64u)
-            x_rotate_part(row + i, 8, 1, f, sane);
+            x_rotate_part(row + i, 8, 1, f);
         return;
     }
     for (uint32_t i = 0; i < dim; i += 64u)
-        x_rotate_part(row + i, 8, 0, f, sane);
+        x_rotate_part(row + i, 8, 0, f);
     for (uint32_t s = 64u; s < n; s *= 2u) {
         int last = 2u * s == n;
         for (uint32_t i = 0; i < dim; i += 2u * s)
             for (uint32_t j = i; j < i + s; j += 8u) {
                 __m256 a = _mm256_loadu_ps(row + j), b = _mm256_loadu_ps(row + j + s);
                 X_BUTTERFLY(a, b);
-                _mm256_storeu_ps(row + j, last ? x_scaled(a, f, sane) : a);
-                _mm256_storeu_ps(row + j + s, last ? x_scaled(b, f, sane) : b);
+                _mm256_storeu_ps(row + j, last ? _mm256_mul_ps(a, f) : a);
+                _mm256_storeu_ps(row + j + s, last ? _mm256_mul_ps(b, f) : b);
             }
     }
 }
-static void x_rotate_store(float *row, uint32_t dim)
-{
-    x_rotate_with(row, dim, akv_rotate_store_factor(dim), 1);
-}
-static void x_rotate_read(float *row, uint32_t dim)
-{
-    x_rotate_with(row, dim, akv_rotate_read_factor(dim), 0);
-}
-
 static void q_store(float *row, int back, uint32_t dim, uint32_t dtype, uint8_t *dst)
 {
     if (back)
-        x_rotate_read(row, dim);
+        x_rotate(row, dim, akv_rotate_read_factor(dim));
     if ((uint8_t *)row == dst)
         return;
     if (dtype == AKV_F32)
@@ -194,58 +208,65 @@ static void q_convert(uint8_t *dst, uint32_t dst_type, const uint8_t *src, uint3
 
 /* ---- codes ---- */
 
-X_INLINE uint32_t x_amax(const float *x, uint32_t count)
+/* Largest lanes of eight vectors. */
+X_INLINE __m256i x_max_pair(__m256i a, __m256i b)
 {
-    __m256i m = x_abs(_mm256_load_ps(x));
-    for (uint32_t i = 8u; i < count; i += 8u)
-        m = _mm256_max_epi32(m, x_abs(_mm256_load_ps(x + i)));
-    return x_max8(m);
+    return _mm256_max_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
 }
-/* Four vectors of int32 to 32 bytes in order, saturated. */
-X_INLINE __m256i x_bytes(__m256i a, __m256i b, __m256i c, __m256i d, int is_unsigned)
+X_INLINE __m256i x_max_quad(const __m256i *m)
 {
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    __m256i ab = _mm256_packs_epi32(a, b), cd = _mm256_packs_epi32(c, d);
-    ab = is_unsigned ? _mm256_packus_epi16(ab, cd) : _mm256_packs_epi16(ab, cd);
-    return _mm256_permutevar8x32_epi32(ab, order);
+    __m256i a = x_max_pair(m[0], m[1]), b = x_max_pair(m[2], m[3]);
+    return _mm256_max_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
 }
-
-/* One scale's worth of I8 or N6. */
-X_INLINE uint32_t x_uniform(const float *x, uint32_t count, uint32_t format, uint8_t *code)
+X_INLINE __m256i x_max_eight(const __m256i *m)
 {
-    uint32_t h = akv_uniform_scale(x_amax(x, count), format);
-    akv_reciprocal r = akv_reciprocal_of(akv_as_f32(akv_f32_from_f16(h)));
-    __m256 hi = _mm256_set1_ps(r.hi), lo = _mm256_set1_ps(r.lo);
-
-    if (h == 0x7BFFu) {
-        for (uint32_t i = 0; i < count; i += 32u)
-            akv_group_codes(x + i, h, format, code + i);
-        return h;
-    }
+    __m256i a = x_max_quad(m), b = x_max_quad(m + 4);
+    return _mm256_max_epi32(_mm256_permute2x128_si256(a, b, 0x20),
+                            _mm256_permute2x128_si256(a, b, 0x31));
+}
+/* Lane-wise largest magnitude of count elements, a multiple of 32. */
+X_INLINE __m256i x_amax(const float *x, uint32_t count)
+{
+    __m256i m = _mm256_setzero_si256();
     for (uint32_t i = 0; i < count; i += 32u) {
-        __m256i q[4];
-        for (int k = 0; k < 4; k++) {
-            __m256 v = _mm256_load_ps(x + i + 8 * k);
-            q[k] = _mm256_cvtps_epi32(_mm256_fmadd_ps(v, hi, _mm256_mul_ps(v, lo)));
-        }
-        __m256i c = x_bytes(q[0], q[1], q[2], q[3], 0);
-        if (format == AKV_I8) {
-            c = _mm256_max_epi8(c, _mm256_set1_epi8(-127));
-        } else {
-            c = _mm256_max_epi8(c, _mm256_set1_epi8(-31));
-            c = _mm256_min_epi8(c, _mm256_set1_epi8(31));
-            c = _mm256_add_epi8(c, _mm256_set1_epi8(32));
-        }
-        _mm256_storeu_si256((void *)(code + i), c);
+        X_UNROLL(4)
+        for (uint32_t k = 0; k < 32u; k += 8u)
+            m = _mm256_max_epi32(m, x_abs(_mm256_loadu_ps(x + i + k)));
     }
-    return h;
+    return m;
+}
+/* Four vectors of int32, saturated, to 32 bytes: dwords in the order 0 2 4 6 1 3 5 7. */
+X_INLINE __m256i x_bytes_mixed(const __m256i v[4])
+{
+    return _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
 }
 
-/* Scale bytes of the eight candidates. */
-X_INLINE __m256i x_candidates(uint32_t amax, uint32_t format)
+/* Codes of 32 values of I8 or N6 under a scale that is not saturated. */
+X_INLINE void x_uniform(const float *x, float r_hi, float r_lo, uint32_t format, uint8_t *code)
 {
-    __m256 x = _mm256_mul_ps(_mm256_set1_ps(akv_as_f32(amax)),
-                             _mm256_loadu_ps(akv_candidate[format - AKV_N5]));
+    __m256 hi = _mm256_set1_ps(r_hi), lo = _mm256_set1_ps(r_lo);
+    __m256i q[4];
+
+    X_UNROLL(4)
+    for (int k = 0; k < 4; k++) {
+        __m256 v = _mm256_loadu_ps(x + 8 * k);
+        q[k] = _mm256_cvtps_epi32(_mm256_fmadd_ps(v, hi, _mm256_mul_ps(v, lo)));
+    }
+    __m256i c = _mm256_permutevar8x32_epi32(x_bytes_mixed(q),
+                                            _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    if (format == AKV_I8) {
+        c = _mm256_max_epi8(c, _mm256_set1_epi8(-127));
+    } else {
+        c = _mm256_max_epi8(c, _mm256_set1_epi8(-31));
+        c = _mm256_min_epi8(c, _mm256_set1_epi8(31));
+        c = _mm256_add_epi8(c, _mm256_set1_epi8(32));
+    }
+    _mm256_storeu_si256((void *)code, c);
+}
+
+/* Scale bytes of eight non-negative numbers. */
+X_INLINE __m256i x_ue5m3(__m256 x)
+{
     __m256i u = _mm256_castps_si256(x), odd, s, small;
     odd = _mm256_and_si256(_mm256_srli_epi32(u, 20), _mm256_set1_epi32(1));
     s = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFFF - 0x38000000)));
@@ -254,6 +275,14 @@ X_INLINE __m256i x_candidates(uint32_t amax, uint32_t format)
     small = _mm256_sub_epi32(_mm256_castps_si256(_mm256_add_ps(x, _mm256_set1_ps(64.0f))),
                              _mm256_set1_epi32(0x42800000));
     return _mm256_blendv_epi8(s, small, _mm256_cmpgt_epi32(_mm256_set1_epi32(0x38800000), u));
+}
+/* Eight scale bytes as numbers. */
+X_INLINE __m256 x_ue5m3_value(__m256i s)
+{
+    __m256 small = _mm256_mul_ps(_mm256_cvtepi32_ps(s), _mm256_set1_ps(0x1p-17f));
+    __m256i large = _mm256_add_epi32(_mm256_slli_epi32(s, 20), _mm256_set1_epi32(0x38000000));
+    __m256i is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(8), s);
+    return _mm256_blendv_ps(_mm256_castsi256_ps(large), small, _mm256_castsi256_ps(is_small));
 }
 X_INLINE uint32_t x_sum8(__m256i v)
 {
@@ -275,6 +304,7 @@ X_INLINE __m256i x_least(__m256i n, const __m256i *r, int levels)
     if (levels >= 8) {
         __m256i middle = _mm256_srli_epi16(_mm256_add_epi16(r[half - 1], r[half]), 1);
         __m256i upper = _mm256_cmpgt_epi16(n, middle);
+        X_UNROLL(8)
         for (int j = 0; j < half; j++)
             near[j] = _mm256_blendv_epi8(r[j], r[j + half], upper);
         if (levels == 16)
@@ -283,6 +313,7 @@ X_INLINE __m256i x_least(__m256i n, const __m256i *r, int levels)
         levels = half;
     }
     __m256i least = x_distance(n, r[0]);
+    X_UNROLL(4)
     for (int j = 1; j < levels; j++)
         least = _mm256_min_epi16(least, x_distance(n, r[j]));
     return least;
@@ -292,15 +323,13 @@ X_INLINE uint32_t x_error(const __m256i *n, uint32_t s, uint32_t format, uint32_
 {
     int levels = (int)akv_levels(format);
     __m256i r[16];
+    X_UNROLL(16)
     for (int j = 0; j < levels; j++)
         r[j] = _mm256_set1_epi16(
             (short)akv_search_level(s, akv_codebook[levels - 2 + j], exponent));
     __m256i a = x_least(n[0], r, levels), b = x_least(n[1], r, levels);
     return x_sum8(_mm256_add_epi32(_mm256_madd_epi16(a, a), _mm256_madd_epi16(b, b)));
 }
-#ifndef X_ERROR
-#define X_ERROR x_error
-#endif
 X_INLINE uint32_t x_search_format(const float *x, uint32_t amax, uint32_t format)
 {
     uint32_t exponent = amax >> 23, seen = 0, best = 0, best_error = 0xFFFFFFFFu;
@@ -308,10 +337,13 @@ X_INLINE uint32_t x_search_format(const float *x, uint32_t amax, uint32_t format
     __m256i n[2];
     __m256 unit = _mm256_set1_ps(akv_as_f32((266u - exponent) << 23));
 
-    _mm256_store_si256((void *)candidate, x_candidates(amax, format));
+    _mm256_store_si256((void *)candidate,
+                       x_ue5m3(_mm256_mul_ps(_mm256_set1_ps(akv_as_f32(amax)),
+                                             _mm256_loadu_ps(akv_candidate[format - AKV_N5]))));
+    X_UNROLL(2)
     for (int k = 0; k < 2; k++) {
-        __m256 lo = _mm256_castsi256_ps(x_abs(_mm256_load_ps(x + 16 * k)));
-        __m256 hi = _mm256_castsi256_ps(x_abs(_mm256_load_ps(x + 16 * k + 8)));
+        __m256 lo = _mm256_castsi256_ps(x_abs(_mm256_loadu_ps(x + 16 * k)));
+        __m256 hi = _mm256_castsi256_ps(x_abs(_mm256_loadu_ps(x + 16 * k + 8)));
         n[k] = _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(lo, unit)),
                                   _mm256_cvtps_epi32(_mm256_mul_ps(hi, unit)));
     }
@@ -320,7 +352,7 @@ X_INLINE uint32_t x_search_format(const float *x, uint32_t amax, uint32_t format
         if (seen & bit) /* eight candidates span less than 32 scales */
             continue;
         seen |= bit;
-        uint32_t error = X_ERROR(n, s, format, exponent);
+        uint32_t error = x_error(n, s, format, exponent);
         if (error < best_error) {
             best_error = error;
             best = s;
@@ -331,104 +363,256 @@ X_INLINE uint32_t x_search_format(const float *x, uint32_t amax, uint32_t format
 /* The largest level is 127 * d / 128 in units of 2^-12 of the exponent of amax, d below 2.1 * amax
  * unless d is subnormal, where amax is at least 2^-18: levels stay below 2^14.2.  Errors of one pair
  * stay below 2^31 because no number is farther than 2^13.1 from its nearest level, sums below 2^32. */
-static uint32_t x_search(const float *x, uint32_t amax, uint32_t format)
+static uint32_t x_search_n5(const float *x, uint32_t amax)
 {
-    if (amax == 0u)
-        return 0u;
-    switch (format) {
-    case AKV_N5:
-        return x_search_format(x, amax, AKV_N5);
-    case AKV_N4:
-        return x_search_format(x, amax, AKV_N4);
-    case AKV_N3:
-        return x_search_format(x, amax, AKV_N3);
-    default:
-        return x_search_format(x, amax, AKV_N2);
-    }
+    return amax ? x_search_format(x, amax, AKV_N5) : 0u;
+}
+static uint32_t x_search_n4(const float *x, uint32_t amax)
+{
+    return amax ? x_search_format(x, amax, AKV_N4) : 0u;
+}
+static uint32_t x_search_n3(const float *x, uint32_t amax)
+{
+    return amax ? x_search_format(x, amax, AKV_N3) : 0u;
+}
+static uint32_t x_search_n2(const float *x, uint32_t amax)
+{
+    return amax ? x_search_format(x, amax, AKV_N2) : 0u;
+}
+X_INLINE uint32_t x_search(const float *x, uint32_t amax, uint32_t format)
+{
+    return format == AKV_N5   ? x_search_n5(x, amax)
+           : format == AKV_N4 ? x_search_n4(x, amax)
+           : format == AKV_N3 ? x_search_n3(x, amax)
+                              : x_search_n2(x, amax);
 }
 
-/* Codebook indices of a group.  In units of d/256 thresholds are integers below 256; the quotient of
- * quant.h compares with them exactly, and ties are those that are integers. */
-X_INLINE void x_codebook(const float *x, uint32_t s, uint32_t format, uint8_t *code)
+/* c_j + c_j+1 - 1 - 128 of every format, as akv_codebook starts them, spread over a vector: compilers
+ * would rather build such constants from general registers, three instructions each. */
+#define X_SPREAD(t)                                                                               \
+    {                                                                                              \
+        (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129,  \
+            (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129,       \
+            (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129,       \
+            (t)-129, (t)-129, (t)-129, (t)-129                                                     \
+    }
+#define X_UNUSED {0}
+static const int8_t x_threshold[][32] __attribute__((aligned(32))) = {
+    X_SPREAD(165), X_UNUSED,   X_SPREAD(59),  X_SPREAD(124), X_SPREAD(206), X_UNUSED,
+    X_SPREAD(24),  X_SPREAD(49),  X_SPREAD(75),  X_SPREAD(102), X_SPREAD(133), X_SPREAD(171),
+    X_SPREAD(223), X_UNUSED,   X_SPREAD(11),  X_SPREAD(21),  X_SPREAD(31),  X_SPREAD(42),
+    X_SPREAD(53),  X_SPREAD(64),  X_SPREAD(76),  X_SPREAD(88),  X_SPREAD(101), X_SPREAD(115),
+    X_SPREAD(131), X_SPREAD(149), X_SPREAD(169), X_SPREAD(195), X_SPREAD(232)};
+
+/* Codebook indices of 32 values under a scale that is neither 0 nor saturated.  In units of d/256
+ * thresholds are integers below 256; the quotient of quant.h compares with them exactly, and ties are
+ * where it is an integer.  Values above -2^-24 count as positive: see X_SMALL_BITS. */
+X_INLINE void x_codebook(const float *x, float r_hi, float r_lo, uint32_t format,
+                         const int8_t (*threshold)[32], uint8_t *code)
 {
     const uint32_t levels = akv_levels(format);
-    akv_reciprocal r = akv_reciprocal_of(akv_f32_from_ue5m3(s) * 0x1p-8f);
-    __m256 hi = _mm256_set1_ps(r.hi), lo = _mm256_set1_ps(r.lo);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256 hi = _mm256_set1_ps(r_hi), lo = _mm256_set1_ps(r_lo);
     __m256i whole[4], exact[4], sign[4];
 
+    X_UNROLL(4)
     for (int k = 0; k < 4; k++) {
-        __m256 v = _mm256_load_ps(x + 8 * k), a = _mm256_castsi256_ps(x_abs(v));
-        __m256 t = _mm256_fmadd_ps(a, hi, _mm256_mul_ps(a, lo));
+        __m256 v = _mm256_loadu_ps(x + 8 * k);
+        __m256 t = _mm256_fmadd_ps(v, hi, _mm256_mul_ps(v, lo));
         whole[k] = _mm256_cvttps_epi32(t);
         exact[k] = _mm256_castps_si256(_mm256_cmp_ps(t, _mm256_cvtepi32_ps(whole[k]), _CMP_EQ_OQ));
-        sign[k] = _mm256_castps_si256(v);
+        sign[k] = _mm256_castps_si256(
+            _mm256_cmp_ps(v, _mm256_set1_ps(-0x1p-24f), _CMP_LE_OQ));
     }
-    __m256i w = x_bytes(whole[0], whole[1], whole[2], whole[3], 1);
-    __m256i tie = x_bytes(exact[0], exact[1], exact[2], exact[3], 0); /* -1 where an integer */
-    __m256i negative = _mm256_cmpgt_epi8(_mm256_setzero_si256(),
-                                         x_bytes(sign[0], sign[1], sign[2], sign[3], 0));
+    __m256i w = _mm256_packus_epi16(_mm256_abs_epi16(_mm256_packs_epi32(whole[0], whole[1])),
+                                    _mm256_abs_epi16(_mm256_packs_epi32(whole[2], whole[3])));
+    __m256i tie = x_bytes_mixed(exact), negative = x_bytes_mixed(sign); /* 0 or -1 */
     w = _mm256_xor_si256(w, _mm256_set1_epi8(-128)); /* unsigned order as signed */
     __m256i even = _mm256_adds_epi8(w, _mm256_andnot_si256(negative, tie));
-    __m256i odd = _mm256_adds_epi8(w, _mm256_and_si256(negative, tie)), p = _mm256_setzero_si256();
+    __m256i odd = _mm256_adds_epi8(w, _mm256_and_si256(negative, tie)), p = negative;
+    X_UNROLL(15)
     for (uint32_t j = 0; j + 1u < levels; j++) {
-        int t = akv_codebook[levels - 2u + j] + akv_codebook[levels - 1u + j] - 1 - 128;
-        p = _mm256_sub_epi8(p, _mm256_cmpgt_epi8((j & 1u) ? odd : even, _mm256_set1_epi8((char)t)));
+        __m256i t = _mm256_load_si256((const void *)threshold[j]);
+        __m256i above = _mm256_cmpgt_epi8((j & 1u) ? odd : even, t);
+        p = j == 0 ? above : _mm256_add_epi8(p, above);
     }
-    p = _mm256_add_epi8(_mm256_xor_si256(p, negative), _mm256_set1_epi8((char)levels));
-    _mm256_storeu_si256((void *)code, p);
-}
-X_INLINE void x_codebook_row(const float *row, uint32_t dp, uint32_t format, int search,
-                             uint8_t *code, uint16_t *scale)
-{
-    for (uint32_t i = 0; i < dp; i += 32u) {
-        uint32_t amax = x_amax(row + i, 32u);
-        uint32_t s = search ? x_search(row + i, amax, format) : akv_codebook_scale(amax, format, 0u);
-        scale[i / 32u] = (uint16_t)s;
-        if (s == 0u || s == 0xF7u)
-            akv_codebook_codes(row + i, s, format, code + i);
-        else
-            x_codebook(row + i, s, format, code + i);
-    }
+    /* p is minus the count: levels + count, or levels - 1 - count */
+    p = _mm256_xor_si256(_mm256_sub_epi8(_mm256_setzero_si256(), p), negative);
+    p = _mm256_add_epi8(p, _mm256_set1_epi8((char)levels));
+    _mm256_storeu_si256((void *)code, _mm256_permutevar8x32_epi32(p, order));
 }
 
-static void x_codes(const float *row, uint32_t dp, uint32_t format, uint32_t flags, uint8_t *code,
-                    uint16_t *scale)
+/* ---- up to four rows at once, so that the latency of scales and reciprocals hides ---- */
+
+#define X_SCALES 80 /* 4 rows of 18 groups, rounded up to eights with room to spare */
+struct x_batch {
+    const float *at[4];         /* the rows, in place or in work */
+    uint32_t rows, dp, width;   /* width: elements to a scale */
+    uint32_t scales;            /* of a row */
+    _Alignas(32) uint32_t amax[X_SCALES]; /* of scale s of row k at k * scales + s */
+    _Alignas(32) uint32_t scale[X_SCALES];
+    _Alignas(32) float hi[X_SCALES], lo[X_SCALES]; /* reciprocals */
+};
+
+/* Largest magnitudes, and the smallest and largest of them. */
+X_INLINE uint32_t x_batch_amax(struct x_batch *b, uint32_t *most_out)
 {
-    int search = (flags & AKV_FLAG_SEARCH) != 0;
+    uint32_t count = b->rows * b->scales, n = 0;
+    __m256i m[X_SCALES], least = _mm256_set1_epi32(0x7FFFFFFF), most = _mm256_setzero_si256();
+
+    for (uint32_t k = 0; k < b->rows; k++)
+        for (uint32_t i = 0; i < b->dp; i += b->width)
+            m[n++] = x_amax(b->at[k] + i, AKV_MIN(b->width, b->dp - i));
+    for (; n % 8u != 0; n++)
+        m[n] = _mm256_set1_epi32(0x3F800000);
+    for (n = 0; n < count; n += 8u) {
+        __m256i a = x_max_eight(m + n);
+        least = _mm256_min_epi32(least, a);
+        most = _mm256_max_epi32(most, a);
+        _mm256_store_si256((void *)(b->amax + n), a);
+    }
+    *most_out = x_max8(most);
+    __m128i l = _mm_min_epi32(_mm256_castsi256_si128(least), _mm256_extracti128_si256(least, 1));
+    l = _mm_min_epi32(l, _mm_shuffle_epi32(l, 0x4E));
+    l = _mm_min_epi32(l, _mm_shuffle_epi32(l, 0xB1));
+    return (uint32_t)_mm_cvtsi128_si32(l);
+}
+/* Scales without search, and reciprocals of d or d/256. */
+X_INLINE void x_batch_scales(struct x_batch *b, uint32_t format, int search)
+{
+    uint32_t count = b->rows * b->scales;
+    int codebook = akv_format_codebook(format) != 0;
+
+    for (uint32_t i = 0; search && i < count; i++)
+        b->scale[i] = x_search(b->at[i / b->scales] + i % b->scales * 32u, b->amax[i], format);
+    for (uint32_t i = 0; i < count; i += 8u) {
+        __m256 a = _mm256_castsi256_ps(_mm256_load_si256((const void *)(b->amax + i)));
+        __m256 d, hi, lo;
+        __m256i s;
+        if (codebook) {
+            if (search)
+                s = _mm256_load_si256((const void *)(b->scale + i));
+            else
+                s = x_ue5m3(_mm256_mul_ps(a, _mm256_set1_ps(akv_candidate[0][0])));
+            d = _mm256_mul_ps(x_ue5m3_value(s), _mm256_set1_ps(0x1p-8f));
+        } else {
+            float inverse = format == AKV_I8 ? AKV_INVERSE_I8 : AKV_INVERSE_N6;
+            __m128i h = _mm256_cvtps_ph(_mm256_mul_ps(a, _mm256_set1_ps(inverse)),
+                                        _MM_FROUND_TO_NEAREST_INT);
+            h = _mm_min_epi16(h, _mm_set1_epi16(0x7BFF));
+            s = _mm256_cvtepu16_epi32(h);
+            d = _mm256_cvtph_ps(h);
+        }
+        hi = _mm256_div_ps(_mm256_set1_ps(1.0f), d);
+        lo = _mm256_mul_ps(_mm256_fnmadd_ps(hi, d, _mm256_set1_ps(1.0f)), hi);
+        _mm256_store_si256((void *)(b->scale + i), s);
+        _mm256_store_ps(b->hi + i, hi);
+        _mm256_store_ps(b->lo + i, lo);
+    }
+}
+static void x_rare_codes(const float *x, uint32_t s, uint32_t format, uint8_t *code)
+{
+    float sane[32];
+    for (int i = 0; i < 32; i++)
+        sane[i] = akv_as_f32(akv_sane(akv_as_u32(x[i])));
+    akv_group_codes(sane, s, format, code);
+}
+X_INLINE void x_batch_codes(const struct x_batch *b, uint32_t format, struct q_work *work)
+{
+    uint32_t saturated = akv_format_codebook(format) ? 0xF7u : 0x7BFFu;
+    const int8_t(*threshold)[32] = x_threshold;
+
+    if (akv_format_codebook(format))
+        threshold += akv_levels(format) - 2u;
+    X_OPAQUE(threshold);
+
+    for (uint32_t k = 0, n = 0; k < b->rows; k++) {
+        uint8_t *code = work->code + k * AKV_CODE_STRIDE;
+        for (uint32_t i = 0; i < b->dp; i += b->width, n++) {
+            uint32_t s = b->scale[n], end = AKV_MIN(i + b->width, b->dp);
+            work->scale[k * AKV_SCALE_STRIDE + i / b->width] = (uint16_t)s;
+            for (uint32_t j = i; j < end; j += 32u) {
+                if (AKV_UNLIKELY(s == 0u || s == saturated))
+                    x_rare_codes(b->at[k] + j, s, format, code + j);
+                else if (akv_format_codebook(format))
+                    x_codebook(b->at[k] + j, b->hi[n], b->lo[n], format, threshold,
+                               code + j);
+                else
+                    x_uniform(b->at[k] + j, b->hi[n], b->lo[n], format, code + j);
+            }
+        }
+    }
+}
+/* Values are already in place; false: a magnitude is too large for this code. */
+X_INLINE int x_batch_run(struct x_batch *b, uint32_t format, int search, struct q_work *work)
+{
+    uint32_t most;
+
+    b->width = akv_scale_width(format);
+    b->scales = (b->dp + b->width - 1u) / b->width;
+    if (AKV_UNLIKELY(x_batch_amax(b, &most) < X_SMALL_BITS)) {
+        for (uint32_t k = 0; k < b->rows; k++) {
+            float *row = work->value + k * AKV_CODE_STRIDE;
+            if (b->at[k] != row)
+                memcpy(row, b->at[k], b->dp * 4u);
+            x_sane_row(row, b->dp);
+            b->at[k] = row;
+        }
+        x_batch_amax(b, &most);
+    }
+    if (AKV_UNLIKELY(most > X_LARGE_BITS))
+        return 0;
+    x_batch_scales(b, format, search);
+    x_batch_codes(b, format, work);
+    return 1;
+}
+static int x_batch_format(struct x_batch *b, uint32_t format, int search, struct q_work *work)
+{
     switch (format) {
     case AKV_I8:
-        for (uint32_t i = 0; i < dp; i += 128u)
-            scale[i / 128u] =
-                (uint16_t)x_uniform(row + i, AKV_MIN(128u, dp - i), AKV_I8, code + i);
-        return;
+        return x_batch_run(b, AKV_I8, 0, work);
     case AKV_N6:
-        for (uint32_t i = 0; i < dp; i += 64u)
-            scale[i / 64u] = (uint16_t)x_uniform(row + i, AKV_MIN(64u, dp - i), AKV_N6, code + i);
-        return;
+        return x_batch_run(b, AKV_N6, 0, work);
     case AKV_N5:
-        x_codebook_row(row, dp, AKV_N5, search, code, scale);
-        return;
+        return x_batch_run(b, AKV_N5, search, work);
     case AKV_N4:
-        x_codebook_row(row, dp, AKV_N4, search, code, scale);
-        return;
+        return x_batch_run(b, AKV_N4, search, work);
     case AKV_N3:
-        x_codebook_row(row, dp, AKV_N3, search, code, scale);
-        return;
+        return x_batch_run(b, AKV_N3, search, work);
     default:
-        x_codebook_row(row, dp, AKV_N2, search, code, scale);
-        return;
+        return x_batch_run(b, AKV_N2, search, work);
     }
 }
-static uint32_t q_quantise(const uint8_t *src, uint32_t dtype, uint32_t dim, uint32_t flags,
-                           uint32_t format, uint8_t *code, uint16_t *scale)
+static uint32_t q_quantise(struct q_work *work, const uint8_t *const *src, uint32_t rows,
+                           uint32_t dtype, uint32_t dim, uint32_t flags, uint32_t format)
 {
-    _Alignas(64) float row[AKV_MAX_HEAD_DIM];
+    int rotate = (flags & AKV_FLAG_ROTATE) != 0, search = (flags & AKV_FLAG_SEARCH) != 0;
+    int in_place = dtype == AKV_F32 && dim % 32u == 0 && !rotate;
+    struct x_batch b;
+    __m256i largest = _mm256_setzero_si256();
 
-    if (x_load(src, dtype, dim, row) > X_LARGE_BITS)
-        return s_quantise(src, dtype, dim, flags, format, code, scale);
-    if (flags & AKV_FLAG_ROTATE)
-        x_rotate_store(row, dim);
-    x_codes(row, akv_padded_dim(dim), format, flags, code, scale);
+    b.rows = rows;
+    b.dp = akv_padded_dim(dim);
+    for (uint32_t k = 0; k < rows; k++) {
+        float *row = work->value + k * AKV_CODE_STRIDE;
+        if (in_place && ((uintptr_t)src[k] & 3u) == 0) {
+            b.at[k] = (const float *)(const void *)src[k];
+            continue;
+        }
+        b.at[k] = row;
+        if (rotate)
+            largest = _mm256_max_epi32(largest, x_load(src[k], dtype, dim, 1, row));
+        else
+            x_load(src[k], dtype, dim, 0, row);
+    }
+    if (rotate) {
+        if (x_max8(largest) > X_LARGE_BITS)
+            return s_quantise(work, src, rows, dtype, dim, flags, format);
+        for (uint32_t k = 0; k < rows; k++)
+            x_rotate(work->value + k * AKV_CODE_STRIDE, dim, akv_rotate_store_factor(dim));
+    }
+    if (!x_batch_format(&b, format, search, work))
+        return s_quantise(work, src, rows, dtype, dim, flags, format);
     return 0;
 }
 

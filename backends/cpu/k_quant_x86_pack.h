@@ -133,44 +133,70 @@ X_INLINE uint64_t x_row_get_crumbs(const uint8_t *row, uint32_t groups, uint32_t
     return x_get32(row + 4u * g) | (uint64_t)x_get32(row + 4u * (groups + g)) << 32;
 }
 
-static void q_put_row(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t t,
-                      const uint8_t *code, const uint16_t *scale)
+X_INLINE void x_put_rows_format(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                                uint32_t t, uint32_t rows, const struct q_work *work)
 {
     uint32_t groups = akv_padded_dim(dim) / 32u, scales = akv_scale_count(format, dim);
     uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
     uint8_t *row0 = tile + (size_t)t * groups * b0 * 4u;
     uint8_t *row1 = tile + akv_plane1_offset(format, tokens, dim) + (size_t)t * groups * b1 * 4u;
-    uint8_t *at = tile + akv_scale_offset(format, tokens, dim);
+    uint8_t *at = tile + akv_scale_offset(format, tokens, dim) +
+                  (size_t)t * scales * akv_scale_bytes(format);
 
+    for (uint32_t k = 0; k < rows; k++) {
+        const uint8_t *code = work->code + k * AKV_CODE_STRIDE;
+        const uint16_t *scale = work->scale + k * AKV_SCALE_STRIDE;
+        if (b0 == 8u)
+            for (uint32_t i = 0; i < groups * 32u; i += 32u)
+                _mm256_storeu_si256((void *)(row0 + i), x_load_code(code + i));
+        else if (b0 == 4u)
+            x_row_put_nibbles(row0, groups, code);
+        else
+            x_row_put_crumbs(row0, groups, code, 0);
+        if (b1 == 2u)
+            x_row_put_crumbs(row1, groups, code, (int)b0);
+        else if (b1 == 1u)
+            x_row_put_bits(row1, groups, code, (int)b0);
+        if (akv_format_codebook(format)) {
+            uint32_t s = 0;
+            for (; s + 4u <= scales; s += 4u) {
+                __m128i four = _mm_loadl_epi64((const void *)(scale + s));
+                x_put32(at + s, (uint32_t)_mm_cvtsi128_si32(_mm_packus_epi16(four, four)));
+            }
+            for (; s < scales; s++)
+                at[s] = (uint8_t)scale[s];
+            at += scales;
+        } else {
+            for (uint32_t s = 0; s < scales; s++)
+                akv_store_u16(at + 2u * s, scale[s]);
+            at += 2u * scales;
+        }
+        row0 += groups * b0 * 4u;
+        row1 += groups * b1 * 4u;
+    }
+}
+static void q_put_rows(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t t,
+                       uint32_t rows, const struct q_work *work)
+{
     switch (format) {
     case AKV_I8:
-        memcpy(row0, code, groups * 32u);
-        break;
+        x_put_rows_format(tile, AKV_I8, tokens, dim, t, rows, work);
+        return;
     case AKV_N6:
-        x_row_put_nibbles(row0, groups, code);
-        x_row_put_crumbs(row1, groups, code, 4);
-        break;
+        x_put_rows_format(tile, AKV_N6, tokens, dim, t, rows, work);
+        return;
     case AKV_N5:
-        x_row_put_nibbles(row0, groups, code);
-        x_row_put_bits(row1, groups, code, 4);
-        break;
+        x_put_rows_format(tile, AKV_N5, tokens, dim, t, rows, work);
+        return;
     case AKV_N4:
-        x_row_put_nibbles(row0, groups, code);
-        break;
+        x_put_rows_format(tile, AKV_N4, tokens, dim, t, rows, work);
+        return;
     case AKV_N3:
-        x_row_put_crumbs(row0, groups, code, 0);
-        x_row_put_bits(row1, groups, code, 2);
-        break;
+        x_put_rows_format(tile, AKV_N3, tokens, dim, t, rows, work);
+        return;
     default:
-        x_row_put_crumbs(row0, groups, code, 0);
-        break;
-    }
-    if (akv_format_codebook(format)) {
-        at += (size_t)t * scales;
-        for (uint32_t s = 0; s < scales; s++)
-            at[s] = (uint8_t)scale[s];
-    } else {
-        memcpy(at + (size_t)t * scales * 2u, scale, scales * 2u);
+        x_put_rows_format(tile, AKV_N2, tokens, dim, t, rows, work);
+        return;
     }
 }
 
@@ -297,8 +323,10 @@ X_INLINE void x_unit_put(uint8_t *plane0, uint8_t *plane1, uint32_t format, size
     }
 }
 static void q_put_quad(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t q,
-                       const uint8_t *code, const uint16_t *scale)
+                       const struct q_work *work)
 {
+    const uint8_t *code = work->code;
+    const uint16_t *scale = work->scale;
     uint32_t dp = akv_padded_dim(dim), quads = tokens / 4u, scales = akv_scale_count(format, dim);
     uint8_t *plane1 = tile + akv_plane1_offset(format, tokens, dim);
     uint8_t *at = tile + akv_scale_offset(format, tokens, dim);

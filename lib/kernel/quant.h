@@ -17,6 +17,8 @@
 #include "fp.h"
 
 #define AKV_CANDIDATES 8u
+#define AKV_INVERSE_I8 0x1.020408p-7f /* 1/127 and 1/31 in f32 */
+#define AKV_INVERSE_N6 0x1.08421p-5f
 
 /* Positive halves of the codebooks (Gaussian Lloyd-Max), N2, N3, N4, N5: a format with L positive
  * levels starts at L - 2. */
@@ -65,7 +67,7 @@ AKV_FN akv_u32 akv_amax(const float *x, akv_u32 count, akv_u32 amax)
 /* ---- I8, N6 ---- */
 AKV_FN akv_u32 akv_uniform_scale(akv_u32 amax, akv_u32 format) /* f16 bits */
 {
-    float inverse = format == AKV_I8 ? 0x1.020408p-7f : 0x1.08421p-5f;
+    float inverse = format == AKV_I8 ? AKV_INVERSE_I8 : AKV_INVERSE_N6;
     akv_u32 h = akv_f16_from_f32(akv_as_u32(akv_as_f32(amax) * inverse));
     return h > 0x7BFFu ? 0x7BFFu : h;
 }
