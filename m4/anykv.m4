@@ -202,7 +202,7 @@ AC_DEFUN([AKV_CHECK_CUDA], [
   AS_CASE([$with_cuda],
     [no], [why_cuda="switched off by --without-cuda"],
     [auto | yes],
-      [AS_IF([grep -q "^anykv_status akv_cuda_launch" "$srcdir"/backends/cuda/*.c 2>/dev/null],
+      [AS_IF([test -f "$srcdir/backends/cuda/images.c"],
         [AC_PATH_PROG([NVCC], [nvcc], [], [$PATH$PATH_SEPARATOR/usr/local/cuda/bin])
          AS_IF([test -n "$NVCC"], [AKV_TRY_NVCC], [why_cuda="nvcc not found (set NVCC)"])],
         [why_cuda="this source tree has no CUDA backend"])],
