@@ -94,6 +94,7 @@ static bool batch_create(struct verify *v, const struct attend_case *c,
                         c->q_heads};
     p->max_tokens = c->tokens; /* the declared maxima are the same for every batch */
     p->max_sequences = c->sequences;
+    p->block_tokens = c->block_tokens;
     for (uint32_t s = 0; s < c->sequences; s++)
         p->max_length = AKV_MAX(p->max_length, c->length[s] + c->count[s]);
     uint64_t extent = verify_extent(&p->out, batch->tokens, c->dim[1]);
