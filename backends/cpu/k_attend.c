@@ -135,19 +135,6 @@ static void load_queries(const struct launch *l, const struct piece *piece,
     }
 }
 
-/* Asks the caches for share `n` of `of` of a tile. */
-static void prefetch(const uint8_t *tile, uint32_t bytes, uint32_t n, uint32_t of)
-{
-#if defined(__GNUC__)
-    const uint8_t *from = tile + (uint64_t)bytes * n / of;
-    const uint8_t *to = tile + (uint64_t)bytes * (n + 1u) / of;
-    for (; from < to; from += 64)
-        __builtin_prefetch(from, 0, 3);
-#else
-    (void)tile, (void)bytes, (void)n, (void)of;
-#endif
-}
-
 /* The tiles of a block for one kv head; false: the block is not held. */
 struct tiles {
     const uint8_t *k, *v;
@@ -171,6 +158,23 @@ static bool tiles_of(const struct launch *l, const struct piece *piece, uint32_t
     out->k = at + map->k_offset[kind] + (size_t)piece->kv_head * out->k_bytes;
     out->v = at + map->v_offset[kind] + (size_t)piece->kv_head * out->v_bytes;
     return true;
+}
+
+/* Tiles that are coming, and the share n of `of` that one strip asks the caches for. */
+#define AHEAD_BYTES 16384u
+struct ahead {
+    bool have;
+    uint32_t n, of;
+    struct tiles tiles;
+};
+static void ask_for(struct akv_attend_work *work, const struct ahead *ahead, const uint8_t *tile,
+                    uint32_t bytes)
+{
+    work->ask = work->ask_end = NULL;
+    if (ahead->have) {
+        work->ask = tile + (uint64_t)bytes * ahead->n / ahead->of;
+        work->ask_end = tile + (uint64_t)bytes * (ahead->n + 1u) / ahead->of;
+    }
 }
 
 /* Forbids what row r may not see, and adds the mask, for the strip at `position`. */
@@ -200,11 +204,12 @@ static void apply_visibility(const struct launch *l, const struct piece *piece,
 
 static void attend_strip(const struct akv_attend_ops *ops, const struct launch *l,
                          const struct piece *piece, struct akv_attend_work *work,
-                         const struct akv_strip *strip, uint32_t position, bool partly)
+                         const struct akv_strip *strip, uint32_t position, bool partly,
+                         const struct ahead *ahead)
 {
-    bool packed = !(l->p->flags & AKV_ATTEND_PRECISE);
     uint32_t domain = akv_format_raw(strip->k_format) ? 0u : 1u;
-    if (!(packed && ops->packed_scores && ops->packed_scores(work, strip))) {
+    ask_for(work, ahead, ahead->tiles.k, ahead->tiles.k_bytes);
+    if (!(ops->direct_scores && ops->direct_scores(work, strip))) {
         ops->decode(work, strip->k, strip->k_format, AKV_ORDER_ROW, work->k_dim, strip->first,
                     strip->tokens);
         ops->scores(work, domain, strip->tokens);
@@ -214,9 +219,10 @@ static void attend_strip(const struct akv_attend_ops *ops, const struct launch *
     if (work->careful)
         apply_visibility(l, piece, work, position, strip->tokens);
     ops->softmax(work);
+    ask_for(work, ahead, ahead->tiles.v, ahead->tiles.v_bytes);
     domain = akv_format_raw(strip->v_format) ? 0u : 1u;
     work->used[domain] = true;
-    if (!(packed && ops->packed_values && ops->packed_values(work, strip))) {
+    if (!(ops->direct_values && ops->direct_values(work, strip))) {
         ops->decode(work, strip->v, strip->v_format, AKV_ORDER_QUAD, work->v_dim, strip->first,
                     strip->tokens);
         ops->values(work, domain, strip->tokens);
@@ -240,26 +246,25 @@ static void walk(const struct akv_attend_ops *ops, const struct launch *l, const
     if (from >= to)
         return;
     uint32_t last_block = (to - 1u) / block_tokens;
-    struct tiles now, next;
-    bool have = tiles_of(l, piece, from / block_tokens, &now);
     for (uint32_t block = from / block_tokens; block <= last_block; block++) {
-        bool have_next = block < last_block && tiles_of(l, piece, block + 1u, &next);
-        for (uint32_t n = 0; n < strips && (have || have_next); n++) {
+        struct tiles now;
+        if (!tiles_of(l, piece, block, &now))
+            continue;
+        struct ahead ahead = {false, 0, strips, now};
+        uint32_t distance = AHEAD_BYTES / (now.k_bytes + now.v_bytes) + 1u;
+        if (distance <= last_block - block)
+            ahead.have = tiles_of(l, piece, block + distance, &ahead.tiles);
+        for (uint32_t n = 0; n < strips; n++) {
             uint32_t position = block * block_tokens + n * AKV_STRIP;
-            if (have_next) {
-                prefetch(next.k, next.k_bytes, n, strips);
-                prefetch(next.v, next.v_bytes, n, strips);
-            }
-            if (!have || position + AKV_STRIP <= from || position >= to)
+            if (position + AKV_STRIP <= from || position >= to)
                 continue;
             struct akv_strip strip = {now.k, now.v, now.k_format, now.v_format, n * AKV_STRIP,
                                       AKV_MIN(total - position, AKV_STRIP)};
             bool partly = position < all_first || position + AKV_STRIP > all_end ||
                           position + AKV_STRIP > to;
-            attend_strip(ops, l, piece, work, &strip, position, partly);
+            ahead.n = n;
+            attend_strip(ops, l, piece, work, &strip, position, partly, &ahead);
         }
-        now = next;
-        have = have_next;
     }
 }
 

@@ -10,6 +10,15 @@
 #include "../../lib/kernel/rotate.h"
 #include "cpu.h"
 
+/* Before a loop of constant count over vectors: they must become registers. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define UNROLL _Pragma("GCC unroll 16")
+#elif defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL
+#endif
+
 #define AKV_STRIP       16u   /* tokens; divides every block size */
 #define AKV_WORK_ROWS   64u   /* rows of a piece at most */
 #define AKV_WORK_FLOATS 8192u /* rows * padded dimension of a piece at most */
@@ -36,6 +45,7 @@ struct akv_attend_work {
     const akv_attend_params *params;
     uint32_t rows, k_dim, v_dim, k_pad, v_pad, block_tokens;
     bool used[2];                /* which sums have been added to */
+    const uint8_t *ask, *ask_end; /* bytes that are coming, to be asked for along the way */
     bool careful;                /* some row may not see some token of this strip */
     /* [0] as the rows came (raw formats), [1] in the stored domain; times scale; [row][k_pad] */
     _Alignas(64) float q[2][AKV_WORK_FLOATS];
@@ -46,6 +56,18 @@ struct akv_attend_work {
     _Alignas(64) float tile[AKV_STRIP * AKV_MAX_HEAD_DIM]; /* decoded rows, [token][padded dim] */
     struct akv_query_codes codes[AKV_QUERY_ORDERS];
 };
+
+/* Asks the second-level cache for the next `lines` lines of what is coming.  (Not the first level: its
+ * few miss buffers would hold up the loads.) */
+static inline void akv_attend_ask(struct akv_attend_work *work, uint32_t lines)
+{
+#if defined(__GNUC__)
+    for (; lines > 0 && work->ask < work->ask_end; lines--, work->ask += 64)
+        __builtin_prefetch(work->ask, 0, 2);
+#else
+    (void)work, (void)lines;
+#endif
+}
 
 struct akv_attend_ops {
     /* Rows first .. first+tokens-1 of a tile to work->tile, padded with zeros. */
@@ -59,9 +81,9 @@ struct akv_attend_ops {
     void (*softmax)(struct akv_attend_work *work);
     /* sum[domain] += factor * s * work->tile. */
     void (*values)(struct akv_attend_work *work, uint32_t domain, uint32_t tokens);
-    /* Directly from packed codes; false: this format is not for it.  May be NULL. */
-    bool (*packed_scores)(struct akv_attend_work *work, const struct akv_strip *strip);
-    bool (*packed_values)(struct akv_attend_work *work, const struct akv_strip *strip);
+    /* Straight from the tile; false: not in this case.  May be NULL. */
+    bool (*direct_scores)(struct akv_attend_work *work, const struct akv_strip *strip);
+    bool (*direct_values)(struct akv_attend_work *work, const struct akv_strip *strip);
 };
 
 /* The phases of an attend launch, with the operations of a level (k_attend.c). */

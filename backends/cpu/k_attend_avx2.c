@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Attend with AVX2, FMA and F16C. */
+#include "k_attend.h"
 #include <immintrin.h>
 
 #define V                __m256
@@ -50,7 +51,7 @@ static inline __attribute__((always_inline)) void reduce(__m256 sum[4][2], float
                                                          const unsigned rows)
 {
     __m256 x[4];
-    for (unsigned a = 0; a < 4; a++) /* t0 t1 t0 t1 in both halves */
+    UNROLL for (unsigned a = 0; a < 4; a++) /* t0 t1 t0 t1 in both halves */
         x[a] = _mm256_add_ps(_mm256_unpacklo_ps(sum[a][0], sum[a][1]),
                              _mm256_unpackhi_ps(sum[a][0], sum[a][1]));
     __m256 p = _mm256_add_ps(_mm256_shuffle_ps(x[0], x[1], 0x44), _mm256_shuffle_ps(x[0], x[1], 0xEE));
@@ -68,7 +69,7 @@ static inline __attribute__((always_inline)) void reduce(__m256 sum[4][2], float
 #include "k_attend_simd.h"
 
 static const struct akv_attend_ops ops = {simd_decode, simd_scores, simd_shape, simd_softmax,
-                                          simd_values, NULL, NULL};
+                                          simd_values, raw_scores, raw_values};
 
 static void run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
 {

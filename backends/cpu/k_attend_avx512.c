@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Attend with AVX-512 (F, BW, VL, DQ, VBMI, VNNI). */
+#include "k_attend.h"
 #include <immintrin.h>
 
 #define V                 __m512
@@ -36,7 +37,7 @@ static inline __attribute__((always_inline)) void reduce(__m512 sum[4][4], float
                                                          const unsigned rows)
 {
     __m512 x[4];
-    for (unsigned b = 0; b < 4; b++) {
+    UNROLL for (unsigned b = 0; b < 4; b++) {
         __m512 p = _mm512_add_ps(_mm512_shuffle_f32x4(sum[0][b], sum[2][b], 0x44),
                                  _mm512_shuffle_f32x4(sum[0][b], sum[2][b], 0xEE));
         __m512 q = _mm512_add_ps(_mm512_shuffle_f32x4(sum[1][b], sum[3][b], 0x44),
@@ -57,7 +58,7 @@ static inline __attribute__((always_inline)) void reduce(__m512 sum[4][4], float
 #include "k_attend_simd.h"
 
 static const struct akv_attend_ops ops = {simd_decode, simd_scores, simd_shape, simd_softmax,
-                                          simd_values, NULL, NULL};
+                                          simd_values, raw_scores, raw_values};
 
 static void run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
 {

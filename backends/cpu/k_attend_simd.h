@@ -24,62 +24,97 @@ ALWAYS V v_exp(V x)
 }
 
 /* ---- decoding ---- */
+/* VN elements of a raw row from element i on. */
+ALWAYS V v_raw(const uint8_t *row, const uint32_t format, uint32_t i)
+{
+    return format == AKV_F16    ? V_LOAD_F16(row + (size_t)i * 2u)
+           : format == AKV_BF16 ? V_LOAD_BF16(row + (size_t)i * 2u)
+                                : V_LOAD((const float *)(const void *)(row + (size_t)i * 4u));
+}
+ALWAYS void decode_rows(struct akv_attend_work *work, const uint8_t *from, const uint32_t format,
+                        uint32_t dim, uint32_t tokens)
+{
+    const uint32_t pad = akv_padded_dim(dim), bytes = akv_raw_bytes(format);
+    for (uint32_t t = 0; t < tokens; t++) {
+        float *to = work->tile + (size_t)t * pad;
+        for (uint32_t i = 0; i < dim; i += 16u)
+            UNROLL for (uint32_t a = 0; a < 16u; a += VN)
+                V_STORE(to + i + a, v_raw(from, format, i + a));
+        for (uint32_t i = dim; i < pad; i += VN)
+            V_STORE(to + i, V_SET(0.0f));
+        from += (size_t)dim * bytes;
+    }
+}
 static void simd_decode(struct akv_attend_work *work, const uint8_t *tile, uint32_t format,
                         uint32_t order, uint32_t dim, uint32_t first, uint32_t tokens)
 {
-    uint32_t pad = akv_padded_dim(dim);
-    if (!akv_format_raw(format) || dim % 16u != 0) {
-        akv_attend_decode(work, tile, format, order, dim, first, tokens);
-        return;
-    }
     const uint8_t *from = tile + (size_t)first * dim * akv_raw_bytes(format);
-    for (uint32_t t = 0; t < tokens; t++) {
-        float *to = work->tile + (size_t)t * pad;
-        for (uint32_t i = 0; i < dim; i += VN) {
-            V x = format == AKV_F16    ? V_LOAD_F16(from + 2u * i)
-                  : format == AKV_BF16 ? V_LOAD_BF16(from + 2u * i)
-                                       : V_LOAD((const float *)(const void *)(from + 4u * i));
-            V_STORE(to + i, x);
-        }
-        for (uint32_t i = dim; i < pad; i += VN)
-            V_STORE(to + i, V_SET(0.0f));
-        from += (size_t)dim * akv_raw_bytes(format);
-    }
+    if (!akv_format_raw(format) || dim % 16u != 0)
+        akv_attend_decode(work, tile, format, order, dim, first, tokens);
+    else if (format == AKV_F16)
+        decode_rows(work, from, AKV_F16, dim, tokens);
+    else if (format == AKV_BF16)
+        decode_rows(work, from, AKV_BF16, dim, tokens);
+    else
+        decode_rows(work, from, AKV_F32, dim, tokens);
 }
 
-/* ---- scores: `rows` rows from r on, VT tokens at a time ---- */
-ALWAYS void scores_rows(struct akv_attend_work *work, uint32_t domain, uint32_t r,
-                        const uint32_t rows)
+/* ---- scores: `rows` rows from r on, VT tokens at a time, keys as raw rows of k_pad elements ---- */
+ALWAYS void scores_rows(struct akv_attend_work *work, uint32_t domain, const uint8_t *from,
+                        const uint32_t format, uint32_t r, const uint32_t rows)
 {
-    const uint32_t pad = work->k_pad;
+    const uint32_t pad = work->k_pad, bytes = akv_raw_bytes(format);
     const float *q = work->q[domain] + (size_t)r * pad;
     for (uint32_t t = 0; t < AKV_STRIP; t += VT) {
-        const float *k = work->tile + (size_t)t * pad;
+        const uint8_t *k = from + (size_t)t * pad * bytes;
         V sum[4][VT];
-        for (uint32_t a = 0; a < 4; a++)
-            for (uint32_t b = 0; b < VT; b++)
+        UNROLL for (uint32_t a = 0; a < 4; a++)
+            UNROLL for (uint32_t b = 0; b < VT; b++)
                 sum[a][b] = V_SET(0.0f);
-        for (uint32_t i = 0; i < pad; i += VN)
-            for (uint32_t b = 0; b < VT; b++) {
-                V x = V_LOAD(k + b * pad + i);
-                for (uint32_t a = 0; a < rows; a++)
+        for (uint32_t i = 0; i < pad; i += VN) {
+            akv_attend_ask(work, VN / 8u);
+            UNROLL for (uint32_t b = 0; b < VT; b++)
+            {
+                V x = v_raw(k + (size_t)b * pad * bytes, format, i);
+                UNROLL for (uint32_t a = 0; a < rows; a++)
                     sum[a][b] = V_FMA(V_LOAD(q + a * pad + i), x, sum[a][b]);
             }
+        }
         V_REDUCE(sum, work->s, r, t, rows);
     }
+}
+ALWAYS void scores_all(struct akv_attend_work *work, uint32_t domain, const uint8_t *from,
+                       const uint32_t format)
+{
+    uint32_t r = 0;
+    for (; r + 4u <= work->rows; r += 4)
+        scores_rows(work, domain, from, format, r, 4);
+    if (work->rows - r == 3u)
+        scores_rows(work, domain, from, format, r, 3);
+    else if (work->rows - r == 2u)
+        scores_rows(work, domain, from, format, r, 2);
+    else if (work->rows - r == 1u)
+        scores_rows(work, domain, from, format, r, 1);
 }
 static void simd_scores(struct akv_attend_work *work, uint32_t domain, uint32_t tokens)
 {
     (void)tokens; /* what stands behind them is masked later */
-    uint32_t r = 0;
-    for (; r + 4u <= work->rows; r += 4)
-        scores_rows(work, domain, r, 4);
-    if (work->rows - r == 3u)
-        scores_rows(work, domain, r, 3);
-    else if (work->rows - r == 2u)
-        scores_rows(work, domain, r, 2);
-    else if (work->rows - r == 1u)
-        scores_rows(work, domain, r, 1);
+    scores_all(work, domain, (const uint8_t *)work->tile, AKV_F32);
+}
+/* Few rows: straight from raw keys. */
+#define DIRECT_ROWS 8u
+static bool raw_scores(struct akv_attend_work *work, const struct akv_strip *strip)
+{
+    if (work->rows > DIRECT_ROWS || work->k_dim != work->k_pad)
+        return false;
+    const uint8_t *from = strip->k + (size_t)strip->first * work->k_dim * akv_raw_bytes(strip->k_format);
+    if (strip->k_format == AKV_F16)
+        scores_all(work, 0, from, AKV_F16);
+    else if (strip->k_format == AKV_BF16)
+        scores_all(work, 0, from, AKV_BF16);
+    else
+        return false;
+    return true;
 }
 
 static void simd_shape(struct akv_attend_work *work)
@@ -105,7 +140,7 @@ static void simd_softmax(struct akv_attend_work *work)
     bool turned = false;
     for (uint32_t r = 0; r < work->rows; r++) {
         V x = V_MAX(V_LOAD(&work->s[r][0]), none); /* NaN: -inf */
-        for (uint32_t n = 1; n < STRIP_VECTORS; n++)
+        UNROLL for (uint32_t n = 1; n < STRIP_VECTORS; n++)
             x = V_MAX(V_LOAD(&work->s[r][n * VN]), x);
         most[r] = V_HMAX(x);
     }
@@ -121,7 +156,7 @@ static void simd_softmax(struct akv_attend_work *work)
     }
     for (uint32_t r = 0; r < work->rows; r++) {
         V base = V_SET(most[r]), l = V_SET(0.0f);
-        for (uint32_t n = 0; n < STRIP_VECTORS; n++) {
+        UNROLL for (uint32_t n = 0; n < STRIP_VECTORS; n++) {
             V e = v_exp(V_SUB(V_LOAD(&work->s[r][n * VN]), base));
             V_STORE(&work->s[r][n * VN], e);
             l = V_ADD(l, e);
@@ -141,39 +176,64 @@ static void simd_softmax(struct akv_attend_work *work)
             }
 }
 
-/* ---- values: sums of `rows` rows from r on ---- */
-ALWAYS void values_rows(struct akv_attend_work *work, uint32_t domain, uint32_t tokens, uint32_t r,
-                        const uint32_t rows, const uint32_t columns)
+/* ---- values: sums of `rows` rows from r on, values as raw rows of v_pad elements ---- */
+ALWAYS void values_rows(struct akv_attend_work *work, uint32_t domain, const uint8_t *from,
+                        const uint32_t format, uint32_t tokens, uint32_t r, const uint32_t rows,
+                        const uint32_t columns)
 {
-    const uint32_t pad = work->v_pad;
+    const uint32_t pad = work->v_pad, bytes = akv_raw_bytes(format);
     float *to = work->sum[domain] + (size_t)r * pad;
     for (uint32_t i = 0; i < pad; i += columns * VN) {
         V sum[4][4];
-        for (uint32_t a = 0; a < rows; a++)
-            for (uint32_t b = 0; b < columns; b++)
+        UNROLL for (uint32_t a = 0; a < rows; a++)
+            UNROLL for (uint32_t b = 0; b < columns; b++)
                 sum[a][b] = V_LOAD(to + a * pad + i + b * VN);
         for (uint32_t t = 0; t < tokens; t++) {
+            const uint8_t *v = from + (size_t)t * pad * bytes;
             V x[4];
-            for (uint32_t b = 0; b < columns; b++)
-                x[b] = V_LOAD(work->tile + (size_t)t * pad + i + b * VN);
-            for (uint32_t a = 0; a < rows; a++) {
+            akv_attend_ask(work, VN / 8u);
+            UNROLL for (uint32_t b = 0; b < columns; b++)
+                x[b] = v_raw(v, format, i + b * VN);
+            UNROLL for (uint32_t a = 0; a < rows; a++)
+            {
                 V w = V_SET(work->s[r + a][t]);
-                for (uint32_t b = 0; b < columns; b++)
+                UNROLL for (uint32_t b = 0; b < columns; b++)
                     sum[a][b] = V_FMA(x[b], w, sum[a][b]);
             }
         }
-        for (uint32_t a = 0; a < rows; a++)
-            for (uint32_t b = 0; b < columns; b++)
+        UNROLL for (uint32_t a = 0; a < rows; a++)
+            UNROLL for (uint32_t b = 0; b < columns; b++)
                 V_STORE(to + a * pad + i + b * VN, sum[a][b]);
     }
 }
-ALWAYS void values_block(struct akv_attend_work *work, uint32_t domain, uint32_t tokens, uint32_t r,
-                         const uint32_t rows)
+ALWAYS void values_block(struct akv_attend_work *work, uint32_t domain, const uint8_t *from,
+                         const uint32_t format, uint32_t tokens, uint32_t r, const uint32_t rows)
 {
     if (work->v_pad % (VC * VN) == 0)
-        values_rows(work, domain, tokens, r, rows, VC);
+        values_rows(work, domain, from, format, tokens, r, rows, VC);
     else
-        values_rows(work, domain, tokens, r, rows, 32u / VN);
+        values_rows(work, domain, from, format, tokens, r, rows, 32u / VN);
+}
+/* Weights: e^(s - m) instead of e^(s - strip maximum). */
+static void whole_weights(struct akv_attend_work *work)
+{
+    for (uint32_t n = 0; n < work->rows; n++)
+        for (uint32_t t = 0; t < AKV_STRIP; t += VN)
+            V_STORE(&work->s[n][t], V_MUL(V_LOAD(&work->s[n][t]), V_SET(work->factor[n])));
+}
+ALWAYS void values_all(struct akv_attend_work *work, uint32_t domain, const uint8_t *from,
+                       const uint32_t format, uint32_t tokens)
+{
+    uint32_t r = 0;
+    whole_weights(work);
+    for (; r + 4u <= work->rows; r += 4)
+        values_block(work, domain, from, format, tokens, r, 4);
+    if (work->rows - r == 3u)
+        values_block(work, domain, from, format, tokens, r, 3);
+    else if (work->rows - r == 2u)
+        values_block(work, domain, from, format, tokens, r, 2);
+    else if (work->rows - r == 1u)
+        values_block(work, domain, from, format, tokens, r, 1);
 }
 /* Rows of which some may not see some tokens: what stands there must not touch them, even NaN. */
 static void values_careful(struct akv_attend_work *work, uint32_t domain, uint32_t tokens)
@@ -189,22 +249,25 @@ static void values_careful(struct akv_attend_work *work, uint32_t domain, uint32
 }
 static void simd_values(struct akv_attend_work *work, uint32_t domain, uint32_t tokens)
 {
-    uint32_t r = 0;
-    for (uint32_t n = 0; n < work->rows; n++)
-        for (uint32_t t = 0; t < AKV_STRIP; t += VN)
-            V_STORE(&work->s[n][t], V_MUL(V_LOAD(&work->s[n][t]), V_SET(work->factor[n])));
-    if (work->careful) {
-        values_careful(work, domain, tokens);
+    if (!work->careful) {
+        values_all(work, domain, (const uint8_t *)work->tile, AKV_F32, tokens);
         return;
     }
-    for (; r + 4u <= work->rows; r += 4)
-        values_block(work, domain, tokens, r, 4);
-    if (work->rows - r == 3u)
-        values_block(work, domain, tokens, r, 3);
-    else if (work->rows - r == 2u)
-        values_block(work, domain, tokens, r, 2);
-    else if (work->rows - r == 1u)
-        values_block(work, domain, tokens, r, 1);
+    whole_weights(work);
+    values_careful(work, domain, tokens);
+}
+static bool raw_values(struct akv_attend_work *work, const struct akv_strip *strip)
+{
+    if (work->rows > DIRECT_ROWS || work->v_dim != work->v_pad || work->careful)
+        return false;
+    const uint8_t *from = strip->v + (size_t)strip->first * work->v_dim * akv_raw_bytes(strip->v_format);
+    if (strip->v_format == AKV_F16)
+        values_all(work, 0, from, AKV_F16, AKV_STRIP);
+    else if (strip->v_format == AKV_BF16)
+        values_all(work, 0, from, AKV_BF16, AKV_STRIP);
+    else
+        return false;
+    return true;
 }
 
 #endif
