@@ -404,7 +404,7 @@ static const int8_t x_threshold[][32] __attribute__((aligned(32))) = {
     X_SPREAD(53),  X_SPREAD(64),  X_SPREAD(76),  X_SPREAD(88),  X_SPREAD(101), X_SPREAD(115),
     X_SPREAD(131), X_SPREAD(149), X_SPREAD(169), X_SPREAD(195), X_SPREAD(232)};
 
-/* Codebook indices of 32 values under a scale that is neither 0 nor saturated.  In units of d/256
+/* Codebook indices of 32 values under a scale that is neither 0 nor saturated (else: any indices).  In units of d/256
  * thresholds are integers below 256; the quotient of quant.h compares with them exactly, and ties are
  * where it is an integer.  Values above -2^-24 count as positive: see X_SMALL_BITS. */
 X_INLINE void x_codebook(const float *x, float r_hi, float r_lo, uint32_t format,
@@ -463,7 +463,7 @@ X_INLINE uint32_t x_batch_amax(struct x_batch *b, uint32_t *most_out)
     for (uint32_t k = 0; k < b->rows; k++)
         for (uint32_t i = 0; i < b->dp; i += b->width)
             m[n++] = x_amax(b->at[k] + i, AKV_MIN(b->width, b->dp - i));
-    for (; n % 8u != 0; n++)
+    for (; n % 8u != 0; n++) /* 1 is no special case of anything */
         m[n] = _mm256_set1_epi32(0x3F800000);
     for (n = 0; n < count; n += 8u) {
         __m256i a = x_max_eight(m + n);
@@ -477,12 +477,15 @@ X_INLINE uint32_t x_batch_amax(struct x_batch *b, uint32_t *most_out)
     l = _mm_min_epi32(l, _mm_shuffle_epi32(l, 0xB1));
     return (uint32_t)_mm_cvtsi128_si32(l);
 }
-/* Scales without search, and reciprocals of d or d/256. */
-X_INLINE void x_batch_scales(struct x_batch *b, uint32_t format, int search)
+/* Scales, and reciprocals of d or d/256; true if there is a scale of 0 or a saturated one. */
+X_INLINE int x_batch_scales(struct x_batch *b, uint32_t format, int search)
 {
     uint32_t count = b->rows * b->scales;
     int codebook = akv_format_codebook(format) != 0;
+    __m256i rare = _mm256_setzero_si256(), saturated = _mm256_set1_epi32(codebook ? 0xF7 : 0x7BFF);
 
+    if (search && count % 8u != 0)
+        _mm256_store_si256((void *)(b->scale + count / 8u * 8u), _mm256_set1_epi32(8));
     for (uint32_t i = 0; search && i < count; i++)
         b->scale[i] = x_search(b->at[i / b->scales] + i % b->scales * 32u, b->amax[i], format);
     for (uint32_t i = 0; i < count; i += 8u) {
@@ -505,43 +508,55 @@ X_INLINE void x_batch_scales(struct x_batch *b, uint32_t format, int search)
         }
         hi = _mm256_div_ps(_mm256_set1_ps(1.0f), d);
         lo = _mm256_mul_ps(_mm256_fnmadd_ps(hi, d, _mm256_set1_ps(1.0f)), hi);
+        rare = _mm256_or_si256(rare, _mm256_or_si256(_mm256_cmpeq_epi32(s, saturated),
+                                                     _mm256_cmpeq_epi32(s, _mm256_setzero_si256())));
         _mm256_store_si256((void *)(b->scale + i), s);
         _mm256_store_ps(b->hi + i, hi);
         _mm256_store_ps(b->lo + i, lo);
     }
+    return _mm256_movemask_epi8(rare) != 0;
 }
-static void x_rare_codes(const float *x, uint32_t s, uint32_t format, uint8_t *code)
+/* Codes under a scale of 0 or a saturated one. */
+static void x_rare_codes(const struct x_batch *b, uint32_t format, uint32_t saturated,
+                         struct q_work *work)
 {
-    float sane[32];
-    for (int i = 0; i < 32; i++)
-        sane[i] = akv_as_f32(akv_sane(akv_as_u32(x[i])));
-    akv_group_codes(sane, s, format, code);
+    for (uint32_t n = 0; n < b->rows * b->scales; n++) {
+        uint32_t s = b->scale[n], k = n / b->scales, first = n % b->scales * b->width;
+        for (uint32_t i = first; i < AKV_MIN(first + b->width, b->dp); i += 32u) {
+            float sane[32];
+            if (s != 0u && s != saturated)
+                break;
+            for (uint32_t j = 0; j < 32u; j++)
+                sane[j] = akv_as_f32(akv_sane(akv_as_u32(b->at[k][i + j])));
+            akv_group_codes(sane, s, format, work->code + k * AKV_CODE_STRIDE + i);
+        }
+    }
 }
-X_INLINE void x_batch_codes(const struct x_batch *b, uint32_t format, struct q_work *work)
+X_INLINE void x_batch_codes(const struct x_batch *b, uint32_t format, int rare, struct q_work *work)
 {
-    uint32_t saturated = akv_format_codebook(format) ? 0xF7u : 0x7BFFu;
+    uint32_t groups = b->dp / 32u, per = b->width / 32u;
+    const float *hi = b->hi, *lo = b->lo;
     const int8_t(*threshold)[32] = x_threshold;
 
     if (akv_format_codebook(format))
         threshold += akv_levels(format) - 2u;
     X_OPAQUE(threshold);
-
-    for (uint32_t k = 0, n = 0; k < b->rows; k++) {
+    for (uint32_t k = 0; k < b->rows; k++) {
         uint8_t *code = work->code + k * AKV_CODE_STRIDE;
-        for (uint32_t i = 0; i < b->dp; i += b->width, n++) {
-            uint32_t s = b->scale[n], end = AKV_MIN(i + b->width, b->dp);
-            work->scale[k * AKV_SCALE_STRIDE + i / b->width] = (uint16_t)s;
-            for (uint32_t j = i; j < end; j += 32u) {
-                if (AKV_UNLIKELY(s == 0u || s == saturated))
-                    x_rare_codes(b->at[k] + j, s, format, code + j);
-                else if (akv_format_codebook(format))
-                    x_codebook(b->at[k] + j, b->hi[n], b->lo[n], format, threshold,
-                               code + j);
-                else
-                    x_uniform(b->at[k] + j, b->hi[n], b->lo[n], format, code + j);
-            }
+        const float *x = b->at[k];
+        for (uint32_t s = 0; s < b->scales; s++)
+            work->scale[k * AKV_SCALE_STRIDE + s] = (uint16_t)b->scale[k * b->scales + s];
+        if (akv_format_codebook(format)) {
+            for (uint32_t g = 0; g < groups; g++)
+                x_codebook(x + 32u * g, *hi++, *lo++, format, threshold, code + 32u * g);
+            continue;
         }
+        for (uint32_t g = 0; g < groups; g += per, hi++, lo++)
+            for (uint32_t j = g; j < AKV_MIN(g + per, groups); j++)
+                x_uniform(x + 32u * j, *hi, *lo, format, code + 32u * j);
     }
+    if (AKV_UNLIKELY(rare))
+        x_rare_codes(b, format, akv_format_codebook(format) ? 0xF7u : 0x7BFFu, work);
 }
 /* Values are already in place; false: a magnitude is too large for this code. */
 X_INLINE int x_batch_run(struct x_batch *b, uint32_t format, int search, struct q_work *work)
@@ -562,8 +577,7 @@ X_INLINE int x_batch_run(struct x_batch *b, uint32_t format, int search, struct 
     }
     if (AKV_UNLIKELY(most > X_LARGE_BITS))
         return 0;
-    x_batch_scales(b, format, search);
-    x_batch_codes(b, format, work);
+    x_batch_codes(b, format, x_batch_scales(b, format, search), work);
     return 1;
 }
 static int x_batch_format(struct x_batch *b, uint32_t format, int search, struct q_work *work)

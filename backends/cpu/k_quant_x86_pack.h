@@ -225,7 +225,7 @@ X_INLINE __m256i x_integers(__m256i code, uint32_t format)
     __m128i table = format == AKV_N4 ? n4 : format == AKV_N3 ? n3 : n2;
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), code);
 }
-/* Eight integers (low half of v) times a factor; an integer times 0 is +0. */
+/* Eight integers (low half of v) times a factor. */
 X_INLINE __m256 x_value8(__m128i v, __m256 unit)
 {
     return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)), unit);
@@ -236,31 +236,35 @@ X_INLINE void x_values(__m256i code, uint32_t format, float unit, float *out)
     __m128i lo = _mm256_castsi256_si128(v), hi = _mm256_extracti128_si256(v, 1);
     __m256 u = _mm256_set1_ps(unit);
 
-    if (AKV_UNLIKELY(unit == 0.0f))
-        lo = hi = _mm_setzero_si128();
     _mm256_storeu_ps(out, x_value8(lo, u));
     _mm256_storeu_ps(out + 8, x_value8(_mm_srli_si128(lo, 8), u));
     _mm256_storeu_ps(out + 16, x_value8(hi, u));
     _mm256_storeu_ps(out + 24, x_value8(_mm_srli_si128(hi, 8), u));
 }
+/* d / 128 of every scale byte. */
+#define X_UNIT(s)                                                                                  \
+    ((s) < 8 ? (float)(s)*0x1p-24f : (float)(8 + ((s)&7)) * (float)(1u << ((s) >> 3)) * 0x1p-25f)
+#define X_UNIT4(s)  X_UNIT(s), X_UNIT((s) + 1), X_UNIT((s) + 2), X_UNIT((s) + 3)
+#define X_UNIT16(s) X_UNIT4(s), X_UNIT4((s) + 4), X_UNIT4((s) + 8), X_UNIT4((s) + 12)
+#define X_UNIT64(s) X_UNIT16(s), X_UNIT16((s) + 16), X_UNIT16((s) + 32), X_UNIT16((s) + 48)
+static const float x_units[256] = {X_UNIT64(0), X_UNIT64(64), X_UNIT64(128), X_UNIT64(192)};
+
 X_INLINE float x_unit(const uint8_t *scales, uint32_t format, uint32_t index)
 {
     if (akv_format_codebook(format))
-        return akv_f32_from_ue5m3(scales[index]) * 0x1p-7f;
-    return akv_as_f32(akv_f32_from_f16(akv_load_u16(scales + 2u * index)));
+        return x_units[scales[index]];
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128((int)akv_load_u16(scales + 2u * index))));
 }
-X_INLINE void x_get_row_format(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
-                               uint32_t t, float *out)
+/* One row; groups and format are constants where this is inlined for the usual sizes. */
+X_INLINE void x_get_row_groups(const uint8_t *row0, const uint8_t *row1, const uint8_t *scales,
+                               uint32_t format, uint32_t groups, float *out)
 {
-    uint32_t groups = akv_padded_dim(dim) / 32u, count = akv_scale_count(format, dim);
     uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
-    const uint8_t *row0 = tile + (size_t)t * groups * b0 * 4u;
-    const uint8_t *row1 = tile + akv_plane1_offset(format, tokens, dim) + (size_t)t * groups * b1 * 4u;
-    const uint8_t *scales = tile + akv_scale_offset(format, tokens, dim) +
-                            (size_t)t * count * akv_scale_bytes(format);
     __m128i w[4];
 
+    X_UNROLL(8)
     for (uint32_t g = 0; g < groups; g++) {
+        float unit = x_unit(scales, format, g * 32u / akv_scale_width(format));
         __m256i code;
         if (b0 == 4u && g % 4u == 0)
             x_row_get_nibbles(row0, groups, g, w);
@@ -272,9 +276,30 @@ X_INLINE void x_get_row_format(const uint8_t *tile, uint32_t format, uint32_t to
                 code, _mm256_slli_epi16(x_from_crumbs(x_row_get_crumbs(row1, groups, g)), 4));
         if (b1 == 1u)
             code = _mm256_or_si256(code, x_from_bits(x_get32(row1 + 4u * g), 1 << b0));
-        x_values(code, format, x_unit(scales, format, g * 32u / akv_scale_width(format)),
-                 out + 32u * g);
+        x_values(code, format, unit, out + 32u * g);
     }
+}
+X_INLINE void x_get_row_format(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                               uint32_t t, float *out)
+{
+    uint32_t groups = akv_padded_dim(dim) / 32u, count = akv_scale_count(format, dim);
+    uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
+    const uint8_t *row0 = tile + (size_t)t * groups * b0 * 4u;
+    const uint8_t *row1 =
+        tile + akv_plane1_offset(format, tokens, dim) + (size_t)t * groups * b1 * 4u;
+    const uint8_t *scales = tile + akv_scale_offset(format, tokens, dim) +
+                            (size_t)t * count * akv_scale_bytes(format);
+
+    if (groups == 4u)
+        x_get_row_groups(row0, row1, scales, format, 4u, out);
+    else if (groups == 2u)
+        x_get_row_groups(row0, row1, scales, format, 2u, out);
+    else
+        x_get_row_groups(row0, row1, scales, format, groups, out);
+    for (uint32_t s = 0; s < count; s++) /* an integer times 0 is +0 */
+        if (AKV_UNLIKELY(x_unit(scales, format, s) == 0.0f))
+            memset(out + s * akv_scale_width(format), 0,
+                   4u * AKV_MIN(akv_scale_width(format), groups * 32u - s * akv_scale_width(format)));
 }
 static void q_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t t,
                       float *row)
