@@ -5,8 +5,8 @@
 #include "internal.h"
 #include "kernel/params.h"
 
-#define AKV_MAX_LAYERS 1024u
-#define AKV_MAX_HEADS  1024u
+#define AKV_MAX_LAYERS  1024u
+#define AKV_LAYER_HEADS 1024u
 
 /* Layers with equal records (q heads aside) that own their rows: one block holds a run of positions of
  * all of them.  Layer j of the group has its tiles layer_bytes[kind]*j behind the block's start. */

@@ -97,12 +97,12 @@ static void check_source(struct report *report, const anykv_layer *layers, uint3
 static void check_layer(struct report *report, const anykv_layer *layers, uint32_t l)
 {
     const anykv_layer *layer = &layers[l];
-    const bool kv_heads_fit = layer->kv_heads >= 1 && layer->kv_heads <= AKV_MAX_HEADS;
+    const bool kv_heads_fit = layer->kv_heads >= 1 && layer->kv_heads <= AKV_LAYER_HEADS;
     if (!kv_heads_fit)
         say(report, "layers[%u].kv_heads: %u is not between 1 and %u", l, layer->kv_heads,
-            AKV_MAX_HEADS);
-    if (layer->q_heads < 1 || layer->q_heads > AKV_MAX_HEADS)
-        say(report, "layers[%u].q_heads: %u is not between 1 and %u", l, layer->q_heads, AKV_MAX_HEADS);
+            AKV_LAYER_HEADS);
+    if (layer->q_heads < 1 || layer->q_heads > AKV_LAYER_HEADS)
+        say(report, "layers[%u].q_heads: %u is not between 1 and %u", l, layer->q_heads, AKV_LAYER_HEADS);
     else if (kv_heads_fit && layer->q_heads % layer->kv_heads != 0)
         say(report, "layers[%u].q_heads: %u is not a multiple of kv_heads, %u", l, layer->q_heads,
             layer->kv_heads);

@@ -158,6 +158,7 @@ void akv_pool_doom_slab(struct akv_pool *pool, uint32_t slab, bool doomed)
         chunk->doomed = doomed;
         if (listed(chunk))
             link_chunk(pool, c);
+        pool->present += doomed ? -1u : 1u;
         if (chunk->class_ == AKV_CHUNK_FREE)
             pool->free_chunks += doomed ? -1u : 1u;
     }
@@ -173,10 +174,10 @@ void akv_pool_drop_slab(struct akv_pool *pool, uint32_t slab)
         if (!chunk->doomed) {
             unlink_chunk(pool, c);
             pool->free_chunks--;
+            pool->present--;
         }
         chunk->class_ = AKV_CHUNK_ABSENT;
         chunk->doomed = false;
-        pool->present--;
     }
 }
 
@@ -327,6 +328,13 @@ void akv_pool_set_idle(struct akv_pool *pool, uint32_t id, bool idle)
         return;
     block->idle = idle;
     pool->class_[akv_pool_class_of(block)].idle += idle ? 1u : UINT64_MAX;
+}
+
+void akv_pool_set_tenant(struct akv_pool *pool, uint32_t id, uint64_t tenant)
+{
+    uint32_t s;
+    const uint32_t c = chunk_of(pool, akv_pool_block(pool, id), &s);
+    pool->slot_tenant[(size_t)c * pool->slots_per_chunk + s] = tenant;
 }
 
 void akv_pool_swap(struct akv_pool *pool, uint32_t id, uint32_t other_id)

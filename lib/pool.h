@@ -17,8 +17,9 @@
 #define AKV_POOL_KINDS  2u
 #define AKV_CLASS(group, kind) ((group) * AKV_POOL_KINDS + (kind))
 
-#define AKV_TENANT_NONE  UINT64_C(0) /* never used since the chunk exists */
-#define AKV_TENANT_MIXED UINT64_MAX
+#define AKV_TENANT_NONE   UINT64_C(0) /* never used since the chunk exists */
+#define AKV_TENANT_MIXED  UINT64_MAX
+#define AKV_TENANT_NOBODY UINT64_C(1) /* overwritten already */
 
 struct akv_block {
     uint32_t entry;      /* kind and index, as tables name it */
@@ -38,7 +39,7 @@ struct akv_chunk {
     uint32_t class_;     /* AKV_CHUNK_FREE, AKV_CHUNK_ABSENT or a class */
     uint32_t used;       /* blocks in use */
     uint32_t locked;     /* of those, locked ones */
-    uint32_t free_slot;  /* first free slot, AKV_NO_ID: none */
+    uint32_t free_slot;  /* first free slot, 0x7FFFFFFF: none */
     uint32_t prev, next; /* among the class's chunks with free slots, or the free chunks */
     bool doomed;         /* being emptied for good: gets no further blocks */
     uint64_t tenant;     /* of every byte in a free chunk */
@@ -68,7 +69,7 @@ struct akv_pool {
     uint32_t groups, classes;
     uint32_t slots_per_chunk;      /* of the class with the smallest blocks */
     uint32_t chunk_count;          /* numbers, absent ones included */
-    uint32_t present, free_chunks; /* chunks */
+    uint32_t present, free_chunks; /* chunks, doomed ones left out */
     uint32_t free_list;
     uint64_t used_bytes_peak;
     struct akv_pool_class *class_; /* [classes] */
@@ -112,6 +113,8 @@ bool akv_pool_release(struct akv_pool *pool, uint32_t block);
 void akv_pool_lock(struct akv_pool *pool, uint32_t block);
 void akv_pool_unlock(struct akv_pool *pool, uint32_t block);
 void akv_pool_set_idle(struct akv_pool *pool, uint32_t block, bool idle);
+/* Whose bytes stand in the block's place from now on. */
+void akv_pool_set_tenant(struct akv_pool *pool, uint32_t block, uint64_t tenant);
 /* Exchanges the places of two blocks of one group: `block` becomes what `other` was and the reverse. */
 void akv_pool_swap(struct akv_pool *pool, uint32_t block, uint32_t other);
 static inline uint32_t akv_block_kind(const struct akv_block *block)

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The byte budget: blocks in and out, eviction, relocation, and changing the budget. */
+#include "cache.h"
+
+/* ---- one block ---- */
+
+uint32_t akv_cache_alloc(anykv_cache *cache, uint32_t group, uint32_t kind, uint64_t tenant,
+                         anykv_status *status_out)
+{
+    bool scrub;
+    const uint32_t id = akv_pool_alloc(&cache->pool, group, kind, tenant, &scrub);
+    *status_out = ANYKV_OK;
+    if (id == AKV_NO_ID)
+        *status_out = akv_fail(cache->context, ANYKV_E_INTERNAL, "pool: reserved room is gone");
+    else if (scrub && (*status_out = akv_enqueue_scrub(cache, id)) != ANYKV_OK) {
+        /* Whose bytes stand there is no longer known. */
+        akv_pool_set_tenant(&cache->pool, id, AKV_TENANT_MIXED);
+        akv_pool_release(&cache->pool, id);
+    }
+    return *status_out ? AKV_NO_ID : id;
+}
+
+static void unloose(anykv_cache *cache, struct akv_block *block)
+{
+    if (!block->loose)
+        return;
+    if (block->prev != AKV_NO_ID)
+        cache->pool.blocks[block->prev].next = block->next;
+    else
+        cache->loose_first = block->next;
+    if (block->next != AKV_NO_ID)
+        cache->pool.blocks[block->next].prev = block->prev;
+    else
+        cache->loose_last = block->prev;
+    block->prev = block->next = AKV_NO_ID;
+    block->loose = false;
+}
+
+static void make_loose(anykv_cache *cache, uint32_t id)
+{
+    struct akv_block *block = &cache->pool.blocks[id];
+    if (block->loose)
+        return;
+    block->prev = cache->loose_last;
+    block->next = AKV_NO_ID;
+    if (cache->loose_last != AKV_NO_ID)
+        cache->pool.blocks[cache->loose_last].next = id;
+    else
+        cache->loose_first = id;
+    cache->loose_last = id;
+    block->loose = true;
+}
+
+/* A block that only its node holds can be evicted: with the node while that is idle, alone (loose) while
+ * others use the node without the block, as when it fell behind their window. */
+void akv_cache_settle(anykv_cache *cache, uint32_t id)
+{
+    struct akv_block *block = akv_pool_block(&cache->pool, id);
+    if (block->refs != 1 || block->node == AKV_NO_ID || cache->prefix.nodes[block->node].pins) {
+        unloose(cache, block);
+        akv_pool_set_idle(&cache->pool, id, false);
+        return;
+    }
+    if (akv_prefix_busy(&cache->prefix, block->node))
+        make_loose(cache, id);
+    else if (cache->layout->groups[block->group].window == 0)
+        unloose(cache, block); /* the chain below it needs it; its node's turn decides */
+    akv_pool_set_idle(&cache->pool, id, true);
+}
+
+void akv_cache_on_idle(void *user, uint32_t node, bool idle)
+{
+    anykv_cache *cache = user;
+    (void)idle;
+    for (uint32_t g = 0; g < cache->layout->group_count; g++) {
+        const uint32_t id = akv_prefix_blocks(&cache->prefix, node)[g];
+        if (id != AKV_NO_ID)
+            akv_cache_settle(cache, id);
+    }
+}
+
+void akv_cache_acquire(anykv_cache *cache, uint32_t id)
+{
+    akv_pool_acquire(&cache->pool, id);
+    akv_cache_settle(cache, id);
+}
+
+void akv_cache_release(anykv_cache *cache, uint32_t id)
+{
+    if (!akv_pool_release(&cache->pool, id))
+        akv_cache_settle(cache, id);
+}
+
+void akv_node_give(anykv_cache *cache, uint32_t node, uint32_t group, uint32_t id)
+{
+    struct akv_block *block = akv_pool_block(&cache->pool, id);
+    assert(block->node == AKV_NO_ID && akv_prefix_blocks(&cache->prefix, node)[group] == AKV_NO_ID);
+    block->node = node;
+    akv_prefix_blocks(&cache->prefix, node)[group] = id;
+    akv_cache_acquire(cache, id);
+}
+
+void akv_node_take(anykv_cache *cache, uint32_t node, uint32_t group)
+{
+    uint32_t *blocks = akv_prefix_blocks(&cache->prefix, node);
+    const uint32_t id = blocks[group];
+    if (id == AKV_NO_ID)
+        return;
+    struct akv_block *block = akv_pool_block(&cache->pool, id);
+    unloose(cache, block);
+    akv_pool_set_idle(&cache->pool, id, false);
+    block->node = AKV_NO_ID;
+    blocks[group] = AKV_NO_ID;
+    akv_pool_release(&cache->pool, id);
+}
+
+/* ---- eviction ---- */
+
+/* Evicts one loose block, or the policy's next node; false: everything is in use. */
+static bool evict_one(anykv_cache *cache)
+{
+    if (cache->loose_first != AKV_NO_ID) {
+        const struct akv_block *block = &cache->pool.blocks[cache->loose_first];
+        akv_node_take(cache, block->node, block->group);
+        cache->count.blocks_evicted++;
+        akv_explain(cache, "evicted a cached block behind the windows of its users");
+        return true;
+    }
+    const uint32_t node = akv_prefix_victim(&cache->prefix);
+    if (node == AKV_NO_ID)
+        return false;
+    for (uint32_t g = 0; g < cache->layout->group_count; g++) {
+        if (akv_prefix_blocks(&cache->prefix, node)[g] != AKV_NO_ID)
+            cache->count.blocks_evicted++;
+        akv_node_take(cache, node, g);
+    }
+    akv_prefix_remove(&cache->prefix, node);
+    akv_explain(cache, "evicted the cached block that policy %s puts first",
+                cache->prefix.evict.policy->name);
+    return true;
+}
+
+/* ---- relocation ---- */
+
+/* Moves the blocks of a chunk elsewhere; emptied_out: whether it has none left. */
+static anykv_status empty_chunk(anykv_cache *cache, uint32_t chunk, bool *emptied_out)
+{
+    const uint32_t class_index = cache->pool.chunks[chunk].class_;
+    const uint32_t group = class_index / AKV_POOL_KINDS, kind = class_index % AKV_POOL_KINDS;
+    *emptied_out = false;
+    while (cache->pool.chunks[chunk].class_ == class_index) {
+        const uint32_t count = akv_pool_plan_moves(&cache->pool, chunk, AKV_MOVES, cache->moves,
+                                                   cache->move_from, cache->move_to);
+        if (count == 0)
+            return ANYKV_OK;
+        anykv_status status = akv_enqueue_copy(cache, group, kind, count);
+        if (status) {
+            akv_pool_undo_moves(&cache->pool, cache->move_to, count);
+            return status;
+        }
+        const uint64_t epoch = ++cache->epoch;
+        for (uint32_t i = 0; i < count; i++)
+            if (cache->pool.blocks[cache->move_from[i]].epoch < epoch)
+                cache->pool.blocks[cache->move_from[i]].epoch = epoch;
+        akv_pool_commit_moves(&cache->pool, cache->move_from, cache->move_to, count);
+        cache->count.blocks_moved += count;
+    }
+    *emptied_out = true;
+    return ANYKV_OK;
+}
+
+static anykv_status refuse(anykv_cache *cache, const uint32_t *need)
+{
+    const unsigned long long bytes = akv_pool_need_bytes(&cache->pool, need);
+    const unsigned long long room = akv_pool_room_bytes(&cache->pool);
+    cache->count.budget_refusals++;
+    akv_explain(cache, "refused a step: its blocks take %llu bytes, %llu of %llu can be freed", bytes,
+                room, (unsigned long long)cache->budget_bytes);
+    return akv_fail(cache->context, ANYKV_E_BUDGET,
+                    "budget_bytes: the step needs %llu bytes of blocks, at most %llu can be made "
+                    "available of %llu in chunks of %llu", bytes, room,
+                    (unsigned long long)cache->budget_bytes,
+                    (unsigned long long)cache->pool.chunk_bytes);
+}
+
+anykv_status akv_cache_make_room(anykv_cache *cache, const uint32_t *need)
+{
+    struct akv_pool *pool = &cache->pool;
+    if (akv_pool_fits(pool, need))
+        return ANYKV_OK;
+    if (!akv_pool_could_fit(pool, need, true, pool->present))
+        return refuse(cache, need);
+    while (!akv_pool_could_fit(pool, need, false, pool->present))
+        if (!evict_one(cache))
+            return refuse(cache, need);
+    while (!akv_pool_fits(pool, need)) {
+        const uint32_t chunk = akv_pool_sparse_chunk(pool, need);
+        bool emptied = false;
+        if (chunk != AKV_NO_ID) {
+            anykv_status status = empty_chunk(cache, chunk, &emptied);
+            if (status)
+                return status;
+        }
+        if (!emptied && !evict_one(cache))
+            return refuse(cache, need);
+    }
+    return ANYKV_OK;
+}
+
+anykv_status anykv_cache_trim_memory(anykv_cache *cache)
+{
+    if (!cache)
+        return akv_fail(NULL, ANYKV_E_ARG, "cache: NULL");
+    akv_mutex_lock(&cache->lock);
+    while (evict_one(cache))
+        continue;
+    akv_mutex_unlock(&cache->lock);
+    return ANYKV_OK;
+}
+
+/* ---- changing the budget ---- */
+
+static uint32_t slab_chunks(const anykv_cache *cache, uint32_t slab)
+{
+    return (uint32_t)(cache->slab_bytes[slab] / cache->plan.chunk_bytes);
+}
+
+/* Adds whole slabs as far as the budget allows; io and lock are held. */
+static anykv_status grow_pool(anykv_cache *cache, uint64_t chunks)
+{
+    const uint32_t old_slabs = cache->slabs;
+    anykv_status status = ANYKV_OK;
+    while (cache->pool.present < chunks && cache->slabs < AKV_MAX_SLABS && !status) {
+        const uint32_t slab = cache->slabs;
+        uint64_t more = chunks - cache->pool.present;
+        if (more > cache->plan.chunks_per_slab)
+            more = cache->plan.chunks_per_slab;
+        const uint64_t bytes = more * cache->plan.chunk_bytes;
+        status = akv_mem_alloc(cache->device->device, bytes, AKV_MEM_DEVICE, &cache->slab[slab]);
+        if (status)
+            break;
+        status = akv_pool_add_slab(&cache->pool, slab, (uint32_t)more);
+        if (status) {
+            akv_mem_free(cache->slab[slab]);
+            cache->slab[slab] = NULL;
+            break;
+        }
+        cache->slab_bytes[slab] = bytes;
+        cache->slabs++;
+    }
+    while (status && cache->slabs > old_slabs) {
+        const uint32_t slab = --cache->slabs;
+        akv_pool_drop_slab(&cache->pool, slab);
+        akv_mem_free(cache->slab[slab]);
+        cache->slab[slab] = NULL;
+        cache->slab_bytes[slab] = 0;
+    }
+    return status;
+}
+
+/* Empties slabs from number `keep` on; lock is held. */
+static anykv_status empty_slabs(anykv_cache *cache, uint32_t keep, uint32_t keep_chunks)
+{
+    struct akv_pool *pool = &cache->pool;
+    const uint32_t first = keep * cache->plan.chunks_per_slab;
+    memset(cache->need, 0, pool->classes * sizeof *cache->need);
+    for (uint32_t c = first; c < pool->chunk_count; c++)
+        if (pool->chunks[c].class_ < pool->classes && pool->chunks[c].locked)
+            return akv_fail(cache->context, ANYKV_E_BUSY,
+                            "budget_bytes: an open step uses blocks in the part to be freed");
+    if (!akv_pool_could_fit(pool, cache->need, true, keep_chunks))
+        return akv_fail(cache->context, ANYKV_E_BUDGET,
+                        "budget_bytes: sequences hold more than the %llu bytes of blocks that would be "
+                        "left", (unsigned long long)(keep_chunks * cache->plan.chunk_bytes));
+    for (uint32_t s = keep; s < cache->slabs; s++)
+        akv_pool_doom_slab(pool, s, true);
+    anykv_status status = ANYKV_OK;
+    while (!akv_pool_could_fit(pool, cache->need, false, keep_chunks) && evict_one(cache))
+        continue;
+    for (uint32_t c = first; c < pool->chunk_count && !status;) {
+        bool emptied = true;
+        if (pool->chunks[c].class_ < pool->classes)
+            status = empty_chunk(cache, c, &emptied);
+        if (emptied) {
+            c++;
+            continue;
+        }
+        /* No place in its class and no free chunk: empty a chunk of another class first. */
+        const uint32_t sparse = akv_pool_sparse_chunk(pool, cache->need);
+        emptied = false;
+        if (!status && sparse != AKV_NO_ID)
+            status = empty_chunk(cache, sparse, &emptied);
+        if (!status && !emptied && !evict_one(cache))
+            status = akv_fail(cache->context, ANYKV_E_BUDGET,
+                              "budget_bytes: the blocks in use cannot be moved together");
+    }
+    for (uint32_t s = keep; status && s < cache->slabs; s++)
+        akv_pool_doom_slab(pool, s, false);
+    return status;
+}
+
+anykv_status anykv_cache_set_budget(anykv_cache *cache, uint64_t budget_bytes)
+{
+    if (!cache)
+        return akv_fail(NULL, ANYKV_E_ARG, "cache: NULL");
+    const struct akv_plan *plan = &cache->plan;
+    const uint64_t room = budget_bytes > plan->fixed_bytes ? budget_bytes - plan->fixed_bytes : 0;
+    const uint64_t chunks = room / plan->chunk_bytes;
+    akv_mutex_lock(&cache->io);
+    akv_mutex_lock(&cache->lock);
+    anykv_status status = ANYKV_OK;
+    uint32_t keep = 0, keep_chunks = 0;
+    while (keep < cache->slabs && keep_chunks + slab_chunks(cache, keep) <= chunks)
+        keep_chunks += slab_chunks(cache, keep++);
+    if (keep_chunks < plan->minimum_chunks)
+        status = akv_fail(cache->context, ANYKV_E_BUDGET,
+                          "budget_bytes: %llu is too low; the pool gives memory back in parts of %llu "
+                          "bytes and needs %llu at least", (unsigned long long)budget_bytes,
+                          (unsigned long long)cache->slab_bytes[0],
+                          (unsigned long long)(plan->fixed_bytes + cache->slab_bytes[0]));
+    else if (keep == cache->slabs)
+        status = grow_pool(cache, chunks);
+    else
+        status = empty_slabs(cache, keep, keep_chunks);
+    if (!status)
+        cache->budget_bytes = budget_bytes;
+    akv_mutex_unlock(&cache->lock);
+    if (!status && keep < cache->slabs) {
+        /* The doomed slabs are out of use; their memory goes when nothing reads it any more.  A device
+         * failure is kept for anykv_cache_wait. */
+        (void)akv_cache_drain(cache, UINT64_MAX);
+        akv_mutex_lock(&cache->lock);
+        while (cache->slabs > keep) {
+            const uint32_t slab = --cache->slabs;
+            akv_pool_drop_slab(&cache->pool, slab);
+            akv_mem_free(cache->slab[slab]);
+            cache->slab[slab] = NULL;
+            cache->slab_bytes[slab] = 0;
+        }
+        akv_mutex_unlock(&cache->lock);
+    }
+    akv_mutex_unlock(&cache->io);
+    return status;
+}

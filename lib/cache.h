@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The engine's own objects: cache, sequence, step, and what their files call of each other.
+ *
+ * Locks, in the order in which they are taken:
+ *   io    one transfer between caller's memory and device at a time: the staging area, the gather
+ *         table, and every wait for the queue.  Held while waiting; that is what it is for.  A wait that
+ *         reports a failure marks what was lost before it lets the lock go, so no other waiter can take
+ *         bad rows for good ones.
+ *   lock  everything else in the cache: pool, prefix index, lists, counters, the sequences' tables and
+ *         the lists of moves on the device.  Kernels that name pool blocks are enqueued under it, so
+ *         that the queue sees relocations and reads in one order.  Never held while waiting. */
+#ifndef AKV_CACHE_H
+#define AKV_CACHE_H
+#include "layout.h"
+#include "objects.h"
+#include "pool.h"
+#include "prefix.h"
+
+#define AKV_OPEN_STEPS    4u   /* steps of one cache that can be open at the same time */
+#define AKV_MOVES         256u /* blocks in one launch of seal or copy */
+#define AKV_GATHER_BLOCKS 256u /* blocks in one launch of gather */
+
+/* What a cache takes and where it stands; the same for anykv_cache_estimate and anykv_cache_create. */
+struct akv_plan {
+    anykv_cache_options options;
+    uint64_t chunk_bytes;
+    uint32_t chunks;            /* of the pool at creation */
+    uint32_t chunks_per_slab;
+    uint32_t minimum_chunks;
+    uint32_t max_blocks;        /* positions' blocks of one sequence */
+    bool staged;                /* host rows go through the staging area */
+    /* The fixed device memory: offsets of its parts. */
+    uint64_t step_bytes;        /* descriptors of one open step, all layer groups */
+    uint64_t moves_at, seal_at, gather_at, flags_at, scratch_at, staging_at;
+    uint64_t scratch_bytes, staging_bytes;
+    uint64_t device_bytes;      /* sum of the above */
+    uint64_t fixed_bytes;       /* with the pinned staging area */
+};
+anykv_status akv_plan_make(anykv_device *device, const anykv_layout *layout,
+                           const anykv_cache_options *options, struct akv_plan *plan_out);
+/* Bytes of one step's descriptor of a group at the declared maxima, and most entries of its tables. */
+uint64_t akv_plan_step_bytes(const struct akv_plan *plan, const anykv_layout *layout, uint32_t group);
+/* Where a group's descriptor stands in a step's. */
+uint64_t akv_step_image_at(const anykv_cache *cache, uint32_t group);
+
+struct anykv_seq {
+    anykv_cache *cache;
+    anykv_seq *prev, *next;    /* all sequences of the cache */
+    anykv_step *step;          /* the open step it is in, or NULL */
+    uint64_t tenant;           /* digest of the salt; whose bytes its blocks hold */
+    akv_digest root;
+    uint32_t length;           /* positions */
+    bool private_;             /* names and matches nothing */
+    bool closed;               /* blocks were removed: names nothing further */
+    bool dead;                 /* a device failure hit its rows */
+    bool done, pinned;
+    bool destroyed;            /* by the caller, while in a step */
+    bool tail_held;            /* its last, partial blocks count it in `holds` */
+    uint32_t *tokens;          /* [token_capacity]: ids of positions below named */
+    uint32_t named, token_capacity;
+    uint32_t *nodes;           /* [node_capacity]: prefix nodes of its named whole blocks */
+    uint32_t node_count, node_capacity;
+    uint32_t *table;           /* [groups][table_capacity]: block ids by logical number, or AKV_NO_ID */
+    uint32_t table_capacity;
+    uint32_t *first;           /* [groups]: blocks below were freed behind the window */
+    uint32_t *sealed;          /* [groups]: blocks below need no sealing any more */
+};
+
+struct akv_id_list {
+    uint32_t *id;
+    uint32_t count, capacity;
+};
+
+/* One of the cache's AKV_OPEN_STEPS; everything it needs is made with the cache or at begin. */
+struct anykv_step {
+    anykv_cache *cache;
+    bool open;
+    uint32_t slot;
+    uint32_t serial;
+    uint32_t n, tokens;
+    uint32_t most_tokens;      /* of one sequence */
+    uint32_t longest;          /* positions of one sequence, new ones included */
+    uint32_t missing;          /* layers not yet appended */
+    anykv_seq **seqs;          /* [max_sequences] */
+    uint32_t *counts;
+    uint32_t *old_tails;       /* [max_sequences * groups]: shared block that was copied, or AKV_NO_ID */
+    struct akv_id_list *spare; /* [groups]: packed blocks reserved for the end */
+    uint8_t *appended;         /* [layers] */
+    uint8_t *image;            /* the descriptors as put on the device */
+};
+
+struct anykv_cache {
+    anykv_context *context;
+    anykv_device *device;
+    anykv_layout *layout;
+    struct akv_plan plan;
+    struct akv_mem *fixed, *pinned;
+    struct akv_mem *slab[AKV_MAX_SLABS];
+    uint64_t slab_bytes[AKV_MAX_SLABS];
+    uint32_t slabs;
+    uint64_t budget_bytes;
+    akv_mutex io, lock;
+    struct akv_pool pool;
+    struct akv_prefix prefix;
+    uint32_t loose_first, loose_last; /* cached blocks that go before any node */
+    anykv_seq *seqs;
+    uint64_t sequences_made;
+    struct anykv_step steps[AKV_OPEN_STEPS];
+    uint32_t serial;
+    uint32_t *need;            /* [classes]: scratch of begin */
+    akv_move moves[AKV_MOVES];
+    uint32_t move_from[AKV_MOVES], move_to[AKV_MOVES];
+    uint64_t epoch, clean_epoch; /* of enqueued writes; of those known to be complete */
+    anykv_status failure;      /* for anykv_cache_wait */
+    uint32_t saw;
+    anykv_stats count;         /* the counters among its fields */
+    char reason[256];
+};
+
+/* ---- small helpers ---- */
+static inline uint32_t akv_block_tokens(const anykv_cache *cache)
+{
+    return cache->layout->options.block_tokens;
+}
+/* Blocks that hold `tokens` positions. */
+static inline uint32_t akv_blocks_for(const anykv_cache *cache, uint32_t tokens)
+{
+    return tokens / akv_block_tokens(cache) + (tokens % akv_block_tokens(cache) != 0);
+}
+/* First block that the next position of a sequence of `length` can see in a group. */
+static inline uint32_t akv_first_visible(const anykv_cache *cache, uint32_t group, uint32_t length)
+{
+    const uint32_t window = cache->layout->groups[group].window;
+    return window == 0 || length < window ? 0 : (length - window + 1) / akv_block_tokens(cache);
+}
+static inline uint32_t *akv_seq_table(const anykv_seq *seq, uint32_t group)
+{
+    return seq->table + (size_t)group * seq->table_capacity;
+}
+static inline struct akv_span akv_fixed_span(const anykv_cache *cache, uint64_t at, uint64_t bytes)
+{
+    struct akv_span span = {cache->fixed, at, bytes};
+    return span;
+}
+AKV_PRINTF(2, 3) void akv_explain(anykv_cache *cache, const char *format, ...);
+
+/* ---- launch.c: the engine's launches, parameters filled in ---- */
+void akv_launch_init(const anykv_cache *cache, struct akv_launch *launch, enum akv_kernel_id kernel,
+                     const void *params);
+void akv_fill_append(const struct akv_plan *plan, const anykv_layout *layout, uint32_t layer,
+                     akv_append_params *params);
+void akv_fill_attend(const struct akv_plan *plan, const anykv_layout *layout, uint32_t layer,
+                     akv_attend_params *params);
+void akv_fill_seal(const anykv_layout *layout, uint32_t group, akv_seal_params *params);
+void akv_fill_gather(const anykv_layout *layout, uint32_t layer, uint32_t side,
+                     akv_gather_params *params);
+/* A group's pool map before any pool exists. */
+akv_pool_map akv_plan_map(const struct akv_plan *plan, const anykv_layout *layout, uint32_t group);
+/* Copies or seals cache->moves[0 … count) of a group; under lock. */
+anykv_status akv_enqueue_copy(anykv_cache *cache, uint32_t group, uint32_t kind, uint32_t count);
+anykv_status akv_enqueue_seal(anykv_cache *cache, uint32_t group, uint32_t count);
+anykv_status akv_enqueue_scrub(anykv_cache *cache, uint32_t block);
+
+/* ---- wait.c: waiting and device failures ---- */
+/* Waits for the queue; io is held, lock is not.  A failure marks what it may have hit. */
+anykv_status akv_cache_drain(anykv_cache *cache, uint64_t timeout_ns);
+/* Marks the sequence dead and withdraws its names; under lock. */
+void akv_seq_kill(anykv_seq *seq);
+anykv_status akv_seq_alive(const anykv_seq *seq);
+
+/* ---- budget.c: blocks in and out; under lock ---- */
+uint32_t akv_cache_alloc(anykv_cache *cache, uint32_t group, uint32_t kind, uint64_t tenant,
+                         anykv_status *status_out);
+void akv_cache_acquire(anykv_cache *cache, uint32_t block);
+void akv_cache_release(anykv_cache *cache, uint32_t block);
+/* Recomputes whether a block can be evicted. */
+void akv_cache_settle(anykv_cache *cache, uint32_t block);
+/* Puts a sequence's block under a node, or takes a node's block away. */
+void akv_node_give(anykv_cache *cache, uint32_t node, uint32_t group, uint32_t block);
+void akv_node_take(anykv_cache *cache, uint32_t node, uint32_t group);
+/* Evicts and relocates until need[class] further blocks fit. */
+anykv_status akv_cache_make_room(anykv_cache *cache, const uint32_t *need);
+/* prefix.on_idle */
+void akv_cache_on_idle(void *user, uint32_t node, bool idle);
+
+/* ---- table.c: tables of sequences, descriptors of steps ---- */
+anykv_status akv_seq_reserve(anykv_seq *seq, uint32_t tokens);
+anykv_status akv_step_describe(anykv_step *step);
+
+/* ---- seq.c, seq_prefix.c ---- */
+/* Releases the blocks of logical numbers [from, to) of a group. */
+void akv_seq_drop_blocks(anykv_seq *seq, uint32_t group, uint32_t from, uint32_t to);
+/* Releases nodes from `count` on, deepest first. */
+void akv_seq_drop_nodes(anykv_seq *seq, uint32_t count);
+/* Keeps the partial last block, shared with others for whom it is whole, from being sealed. */
+void akv_seq_hold_tail(anykv_seq *seq, bool hold);
+void akv_seq_free(anykv_seq *seq); /* under lock; frees the handle */
+/* Names the whole blocks of positions below `named` that have no node yet; the index has room. */
+void akv_seq_publish(anykv_seq *seq);
+/* Frees the blocks that fell wholly behind the windows. */
+void akv_seq_slide(anykv_seq *seq);
+
+/* ---- seal.c ---- */
+/* Number of blocks of a group that the end of a step can want to seal at most. */
+uint32_t akv_seal_count(const anykv_seq *seq, uint32_t group, uint32_t length, uint32_t serial);
+/* Seals what the step's sequences want, into its spare blocks. */
+anykv_status akv_seal_step(anykv_step *step);
+
+/* ---- rows.c: rows and plain bytes between caller and device ---- */
+struct akv_stage_out {
+    const anykv_view *view; /* or NULL: plain bytes */
+    void *bytes;
+    uint64_t count;         /* bytes on the device */
+    uint32_t tokens, heads, dim;
+    uint64_t at;            /* in the staging area */
+};
+/* One call's host rows; io is held. */
+struct akv_stage {
+    anykv_cache *cache;
+    uint64_t used;          /* bytes of the staging area */
+    bool host;              /* host memory takes part: wait before returning */
+    uint32_t outs;
+    struct akv_stage_out out[3];
+};
+/* A view as kernels get it; `write`: it receives rows, complete after akv_stage_finish. */
+anykv_status akv_stage_rows(struct akv_stage *stage, const char *what, const anykv_view *view,
+                            uint32_t tokens, uint32_t heads, uint32_t dim, bool write,
+                            struct akv_span *span_out, akv_rows *rows_out);
+/* The same for dense host memory. */
+anykv_status akv_stage_bytes(struct akv_stage *stage, const void *bytes, uint64_t count, bool write,
+                             struct akv_span *span_out);
+/* After the launch: waits where host memory takes part and hands received rows out.  `status` is the
+ * launch's; what was enqueued is waited for all the same. */
+anykv_status akv_stage_finish(struct akv_stage *stage, anykv_status status);
+
+#endif

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The engine's launches: parameter structs from the layout, and the ones that move whole blocks. */
+#include "cache.h"
+
+akv_pool_map akv_plan_map(const struct akv_plan *plan, const anykv_layout *layout, uint32_t group)
+{
+    akv_pool_map map;
+    memset(&map, 0, sizeof map);
+    map.chunk_bytes = plan->chunk_bytes;
+    map.chunks_per_slab = plan->chunks_per_slab;
+    map.slabs = 1;
+    for (uint32_t kind = 0; kind < AKV_POOL_KINDS; kind++) {
+        const uint32_t bytes = layout->groups[group].block_bytes[kind];
+        map.block_bytes[kind] = bytes;
+        map.blocks_per_chunk[kind] = bytes ? (uint32_t)(plan->chunk_bytes / bytes) : 0;
+    }
+    return map;
+}
+
+void akv_launch_init(const anykv_cache *cache, struct akv_launch *launch, enum akv_kernel_id kernel,
+                     const void *params)
+{
+    memset(launch, 0, sizeof *launch);
+    launch->kernel = kernel;
+    launch->params = params;
+    launch->slabs = cache->slabs;
+    for (uint32_t s = 0; s < cache->slabs; s++)
+        launch->slab[s] = (struct akv_span){cache->slab[s], 0, cache->slab_bytes[s]};
+}
+
+/* Dense rows, as a default for checks. */
+static akv_rows plain_rows(uint32_t heads, uint32_t dim)
+{
+    akv_rows rows = {(akv_u64)heads * dim, dim, AKV_F32, heads};
+    return rows;
+}
+
+void akv_fill_append(const struct akv_plan *plan, const anykv_layout *layout, uint32_t layer,
+                     akv_append_params *params)
+{
+    const struct akv_place *place = &layout->places[layer];
+    const struct akv_group *group = &layout->groups[place->group];
+    memset(params, 0, sizeof *params);
+    params->pool = akv_plan_map(plan, layout, place->group);
+    params->k = plain_rows(group->kv_heads, group->k_dim);
+    params->v = plain_rows(group->kv_heads, group->v_dim);
+    params->k_dim = group->k_dim;
+    params->v_dim = group->v_dim;
+    params->k_offset = place->offset[AKV_KIND_HOT][0];
+    params->v_offset = place->offset[AKV_KIND_HOT][1];
+    params->hot_type = group->hot_type;
+    params->max_tokens = plan->options.max_step_tokens;
+}
+
+void akv_fill_attend(const struct akv_plan *plan, const anykv_layout *layout, uint32_t layer,
+                     akv_attend_params *params)
+{
+    const struct akv_place *place = &layout->places[layer];
+    const struct akv_group *group = &layout->groups[place->group];
+    memset(params, 0, sizeof *params);
+    params->pool = akv_plan_map(plan, layout, place->group);
+    for (uint32_t kind = 0; kind < AKV_POOL_KINDS; kind++) {
+        if (group->block_bytes[kind] == 0)
+            continue;
+        params->tiles.k_offset[kind] = place->offset[kind][0];
+        params->tiles.v_offset[kind] = place->offset[kind][1];
+        params->tiles.k_format[kind] = kind == AKV_KIND_HOT ? group->hot_type : group->format[0];
+        params->tiles.v_format[kind] = kind == AKV_KIND_HOT ? group->hot_type : group->format[1];
+    }
+    params->kv_heads = group->kv_heads;
+    params->q_heads = layout->layers[layer].q_heads;
+    params->k_dim = group->k_dim;
+    params->v_dim = group->v_dim;
+    params->q = plain_rows(params->q_heads, group->k_dim);
+    params->out = plain_rows(params->q_heads, group->v_dim);
+    params->k_flags = group->rotate[0];
+    params->v_flags = group->rotate[1];
+    params->flags = plan->options.flags & ANYKV_CACHE_PRECISE ? AKV_ATTEND_PRECISE : 0;
+    params->window = layout->layers[layer].window;
+    params->scale = 1.0f / sqrtf((float)group->k_dim);
+    params->max_tokens = plan->options.max_step_tokens;
+    params->max_sequences = plan->options.max_sequences;
+    params->max_length = plan->options.max_seq_tokens;
+}
+
+static uint32_t seal_flags(const struct akv_group *group, uint32_t side)
+{
+    return group->rotate[side] | (akv_format_codebook(group->format[side]) ? AKV_FLAG_SEARCH : 0);
+}
+
+void akv_fill_seal(const anykv_layout *layout, uint32_t group_index, akv_seal_params *params)
+{
+    const struct akv_group *group = &layout->groups[group_index];
+    memset(params, 0, sizeof *params);
+    params->layers = group->layers;
+    params->kv_heads = group->kv_heads;
+    params->block_tokens = layout->options.block_tokens;
+    params->k_dim = group->k_dim;
+    params->v_dim = group->v_dim;
+    params->hot_type = group->hot_type;
+    params->k_format = group->format[0];
+    params->v_format = group->format[1];
+    params->k_flags = seal_flags(group, 0);
+    params->v_flags = seal_flags(group, 1);
+}
+
+void akv_fill_gather(const anykv_layout *layout, uint32_t layer, uint32_t side,
+                     akv_gather_params *params)
+{
+    const struct akv_place *place = &layout->places[layer];
+    const struct akv_group *group = &layout->groups[place->group];
+    memset(params, 0, sizeof *params);
+    for (uint32_t kind = 0; kind < AKV_POOL_KINDS; kind++) {
+        if (group->block_bytes[kind] == 0)
+            continue;
+        params->offset[kind] = place->offset[kind][side];
+        params->format[kind] = kind == AKV_KIND_HOT ? group->hot_type : group->format[side];
+    }
+    params->order = side == 0 ? AKV_ORDER_ROW : AKV_ORDER_QUAD;
+    params->flags = group->rotate[side];
+    params->dim = side == 0 ? group->k_dim : group->v_dim;
+    params->block_tokens = layout->options.block_tokens;
+    params->rows = plain_rows(group->kv_heads, params->dim);
+}
+
+/* ---- whole blocks ---- */
+
+static anykv_status put_moves(anykv_cache *cache, uint32_t count)
+{
+    const struct akv_span span =
+        akv_fixed_span(cache, cache->plan.moves_at, (uint64_t)count * sizeof cache->moves[0]);
+    return akv_queue_put(cache->device->queue, span, cache->moves);
+}
+
+anykv_status akv_enqueue_copy(anykv_cache *cache, uint32_t group, uint32_t kind, uint32_t count)
+{
+    if (count == 0)
+        return ANYKV_OK;
+    assert(count <= AKV_MOVES);
+    anykv_status status = put_moves(cache, count);
+    if (status)
+        return status;
+    akv_copy_params params;
+    memset(&params, 0, sizeof params);
+    params.pool = akv_pool_group_map(&cache->pool, group, cache->slabs);
+    params.moves = count;
+    params.bytes = params.pool.block_bytes[kind];
+    params.direction = AKV_COPY_POOL_POOL;
+    struct akv_launch launch;
+    akv_launch_init(cache, &launch, AKV_K_COPY, &params);
+    launch.arg[0] =
+        akv_fixed_span(cache, cache->plan.moves_at, (uint64_t)count * sizeof cache->moves[0]);
+    return akv_kernel_launch(cache->device->queue, &launch);
+}
+
+anykv_status akv_enqueue_seal(anykv_cache *cache, uint32_t group, uint32_t count)
+{
+    if (count == 0)
+        return ANYKV_OK;
+    assert(count <= AKV_MOVES);
+    anykv_status status = put_moves(cache, count);
+    if (status)
+        return status;
+    akv_seal_params params;
+    akv_fill_seal(cache->layout, group, &params);
+    params.pool = akv_pool_group_map(&cache->pool, group, cache->slabs);
+    params.moves = count;
+    uint64_t before = 0;
+    for (uint32_t g = 0; g < group; g++)
+        before += cache->layout->groups[g].layers;
+    struct akv_launch launch;
+    akv_launch_init(cache, &launch, AKV_K_SEAL, &params);
+    launch.arg[0] = akv_fixed_span(cache, cache->plan.seal_at + before * sizeof(akv_seal_layer),
+                                   (uint64_t)params.layers * sizeof(akv_seal_layer));
+    launch.arg[1] =
+        akv_fixed_span(cache, cache->plan.moves_at, (uint64_t)count * sizeof cache->moves[0]);
+    launch.arg[2] = akv_fixed_span(cache, cache->plan.flags_at, 4);
+    return akv_kernel_launch(cache->device->queue, &launch);
+}
+
+anykv_status akv_enqueue_scrub(anykv_cache *cache, uint32_t id)
+{
+    const struct akv_block *block = akv_pool_block(&cache->pool, id);
+    const uint64_t address = akv_pool_address(&cache->pool, block->group, block->entry);
+    const struct akv_span span = {cache->slab[AKV_ADDR_SLAB(address)], AKV_ADDR_OFFSET(address),
+                                  cache->pool.class_[akv_pool_class_of(block)].block_bytes};
+    return akv_queue_fill(cache->device->queue, span, 0);
+}

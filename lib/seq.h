@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the sequence files share: identity of a sequence, entering and leaving a call. */
+#ifndef AKV_SEQ_H
+#define AKV_SEQ_H
+#include "cache.h"
+
+/* Checks the options and computes the root of the chain of keys. */
+anykv_status akv_seq_identity(const anykv_cache *cache, const anykv_seq_options *options,
+                              anykv_seq_options *checked, akv_digest *root_out);
+/* Checks the handle and takes the cache's lock; on failure the lock is not held.  `change`: the sequence
+ * must be in no step. */
+anykv_status akv_seq_enter(const anykv_seq *seq, bool change);
+/* Lets the lock go and returns status. */
+anykv_status akv_seq_leave(const anykv_seq *seq, anykv_status status);
+
+#endif

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sequences and the prefix index: match, lookup, name.
+ *
+ * A node is one position of a chain and may hold a block of each layer group.  Blocks of global groups
+ * must all be there for a match; of a window group, only those that the window still sees at the matched
+ * length.  The first published block of a key stays: a second sequence that computed the same tokens
+ * holds the same node but keeps its own block, unshared, so that its results depend on its own rows
+ * only; where the node had lost a group's block, the second one's takes the place. */
+#include "seq.h"
+
+#define BATCH 32u /* keys computed before the lock is taken */
+
+/* Walks a chain of keys; `runs[g]` counts the blocks of group g that are held without a gap up to here. */
+struct walk {
+    anykv_cache *cache;
+    const uint32_t *tokens;
+    uint32_t blocks;   /* whole blocks asked for */
+    uint32_t found;    /* nodes found in a row */
+    uint32_t best;     /* longest length in blocks at which every group is served */
+    akv_digest key;
+    uint32_t runs[AKV_MAX_LAYERS];
+};
+
+/* Takes one found node in; false: the chain ends here. */
+static bool extend(struct walk *walk, uint32_t node)
+{
+    const anykv_cache *cache = walk->cache;
+    const uint32_t *blocks = akv_prefix_blocks(&cache->prefix, node);
+    const uint32_t count = walk->found + 1, length = count * akv_block_tokens(cache);
+    bool served = true;
+    for (uint32_t g = 0; g < cache->layout->group_count; g++) {
+        if (blocks[g] == AKV_NO_ID && cache->layout->groups[g].window == 0)
+            return false;
+        walk->runs[g] = blocks[g] == AKV_NO_ID ? 0 : walk->runs[g] + 1;
+        if (walk->runs[g] < count - akv_first_visible(cache, g, length))
+            served = false;
+    }
+    walk->found = count;
+    if (served)
+        walk->best = count;
+    return true;
+}
+
+/* Looks the chain up; with seq, holds every node found and lists it there.  Takes the lock in turns. */
+static void run_walk(struct walk *walk, anykv_seq *seq)
+{
+    anykv_cache *cache = walk->cache;
+    const uint32_t size = akv_block_tokens(cache);
+    bool more = true;
+    while (more && walk->found < walk->blocks) {
+        akv_digest keys[BATCH];
+        const uint32_t left = walk->blocks - walk->found, count = left < BATCH ? left : BATCH;
+        for (uint32_t i = 0; i < count; i++) {
+            walk->key = akv_prefix_key(&walk->key, walk->tokens + (size_t)(walk->found + i) * size, size);
+            keys[i] = walk->key;
+        }
+        akv_mutex_lock(&cache->lock);
+        for (uint32_t i = 0; i < count; i++)
+            akv_prefix_prefetch(&cache->prefix, &keys[i]);
+        for (uint32_t i = 0; i < count && more; i++) {
+            const uint32_t node = akv_prefix_find(&cache->prefix, &keys[i]);
+            more = node != AKV_NO_ID && extend(walk, node);
+            if (more && seq) {
+                akv_prefix_hold(&cache->prefix, node);
+                seq->nodes[seq->node_count++] = node;
+            }
+        }
+        akv_mutex_unlock(&cache->lock);
+    }
+}
+
+/* All but one token at most, in whole blocks, within the declared length. */
+static uint32_t blocks_asked(const anykv_cache *cache, uint64_t count)
+{
+    if (count == 0)
+        return 0;
+    const uint64_t most = cache->plan.options.max_seq_tokens;
+    const uint64_t tokens = count - 1 < most ? count - 1 : most;
+    return (uint32_t)(tokens / akv_block_tokens(cache));
+}
+
+static void start_walk(struct walk *walk, anykv_cache *cache, const akv_digest *root,
+                       const uint32_t *tokens, uint64_t count)
+{
+    walk->cache = cache;
+    walk->tokens = tokens;
+    walk->blocks = blocks_asked(cache, count);
+    walk->found = walk->best = 0;
+    walk->key = *root;
+    memset(walk->runs, 0, cache->layout->group_count * sizeof walk->runs[0]);
+}
+
+/* Under lock. */
+static void count_lookup(struct walk *walk, uint64_t count)
+{
+    anykv_cache *cache = walk->cache;
+    const uint32_t size = akv_block_tokens(cache);
+    cache->count.lookups++;
+    cache->count.lookup_tokens += count;
+    cache->count.hit_tokens += (uint64_t)walk->best * size;
+    if (walk->best < walk->blocks)
+        akv_explain(cache, "missed block %u of %u: %s", walk->best, walk->blocks,
+                    walk->found > walk->best ? "the window's blocks before it are gone"
+                                             : "no block of that key and identity");
+}
+
+anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t count,
+                             uint64_t *matched_out)
+{
+    if (seq && (!matched_out || (!tokens && count)))
+        return akv_fail(seq->cache->context, ANYKV_E_ARG, "%s: NULL",
+                        matched_out ? "tokens" : "matched_out");
+    anykv_status status = akv_seq_enter(seq, true);
+    if (status)
+        return status;
+    anykv_cache *cache = seq->cache;
+    if (seq->length)
+        status = akv_fail(cache->context, ANYKV_E_STATE, "seq: it holds %u tokens; match wants it empty",
+                          seq->length);
+    const uint32_t size = akv_block_tokens(cache);
+    const uint32_t blocks = seq->private_ ? 0 : blocks_asked(cache, count);
+    if (!status)
+        status = akv_seq_reserve(seq, blocks * size);
+    if (status || blocks == 0) {
+        if (!status)
+            *matched_out = 0;
+        return akv_seq_leave(seq, status);
+    }
+    akv_mutex_unlock(&cache->lock);
+    struct walk walk;
+    start_walk(&walk, cache, &seq->root, tokens, count);
+    run_walk(&walk, seq);
+    akv_mutex_lock(&cache->lock);
+    /* Between two turns of the lock blocks may have gone, or been lost; held nodes stay. */
+    memset(walk.runs, 0, cache->layout->group_count * sizeof walk.runs[0]);
+    const uint32_t found = walk.found;
+    walk.found = walk.best = 0;
+    while (walk.found < found && !cache->prefix.nodes[seq->nodes[walk.found]].withdrawn &&
+           extend(&walk, seq->nodes[walk.found]))
+        continue;
+    akv_seq_drop_nodes(seq, walk.best);
+    for (uint32_t i = walk.best; i-- > 0;)
+        akv_prefix_touch(&cache->prefix, seq->nodes[i]);
+    seq->length = seq->named = walk.best * size;
+    if (seq->length)
+        memcpy(seq->tokens, tokens, seq->length * sizeof *tokens);
+    for (uint32_t g = 0; g < cache->layout->group_count; g++) {
+        seq->first[g] = akv_first_visible(cache, g, seq->length);
+        seq->sealed[g] = 0;
+        for (uint32_t i = seq->first[g]; i < walk.best; i++) {
+            const uint32_t id = akv_prefix_blocks(&cache->prefix, seq->nodes[i])[g];
+            akv_seq_table(seq, g)[i] = id;
+            akv_cache_acquire(cache, id);
+        }
+    }
+    seq->closed = false;
+    count_lookup(&walk, count);
+    *matched_out = seq->length;
+    return akv_seq_leave(seq, ANYKV_OK);
+}
+
+anykv_status anykv_cache_lookup(anykv_cache *cache, const anykv_seq_options *options,
+                                const uint32_t *tokens, uint64_t count, uint64_t *matched_out)
+{
+    if (!cache || !matched_out || (!tokens && count))
+        return akv_fail(cache ? cache->context : NULL, ANYKV_E_ARG, "%s: NULL",
+                        !cache ? "cache" : !matched_out ? "matched_out" : "tokens");
+    anykv_seq_options checked;
+    akv_digest root;
+    anykv_status status = akv_seq_identity(cache, options, &checked, &root);
+    if (status)
+        return status;
+    struct walk walk;
+    start_walk(&walk, cache, &root, tokens, count);
+    if (!(checked.flags & ANYKV_SEQ_PRIVATE))
+        run_walk(&walk, NULL);
+    akv_mutex_lock(&cache->lock);
+    count_lookup(&walk, count);
+    akv_mutex_unlock(&cache->lock);
+    *matched_out = (uint64_t)walk.best * akv_block_tokens(cache);
+    return ANYKV_OK;
+}
+
+/* ---- naming ---- */
+
+void akv_seq_publish(anykv_seq *seq)
+{
+    anykv_cache *cache = seq->cache;
+    struct akv_prefix *prefix = &cache->prefix;
+    const uint32_t size = akv_block_tokens(cache);
+    while (seq->node_count < seq->named / size) {
+        const uint32_t i = seq->node_count;
+        const uint32_t parent = i ? seq->nodes[i - 1] : AKV_NO_ID;
+        const akv_digest key = akv_prefix_key(i ? &prefix->nodes[parent].key : &seq->root,
+                                              seq->tokens + (size_t)i * size, size);
+        uint32_t node = akv_prefix_find(prefix, &key);
+        if (node != AKV_NO_ID) {
+            akv_prefix_hold(prefix, node);
+        } else {
+            node = akv_prefix_insert(prefix, &key, parent);
+            assert(node != AKV_NO_ID); /* reserved */
+            cache->count.blocks_named++;
+        }
+        if (seq->pinned)
+            akv_prefix_pin(prefix, node);
+        seq->nodes[seq->node_count++] = node;
+        for (uint32_t g = 0; g < cache->layout->group_count; g++) {
+            const uint32_t id = akv_seq_table(seq, g)[i];
+            if (id != AKV_NO_ID && akv_pool_block(&cache->pool, id)->node == AKV_NO_ID &&
+                akv_prefix_blocks(prefix, node)[g] == AKV_NO_ID)
+                akv_node_give(cache, node, g, id);
+        }
+    }
+}
+
+anykv_status anykv_seq_name(anykv_seq *seq, const uint32_t *tokens, uint64_t count)
+{
+    if (seq && !tokens && count)
+        return akv_fail(seq->cache->context, ANYKV_E_ARG, "tokens: NULL");
+    anykv_status status = akv_seq_enter(seq, true);
+    if (status)
+        return status;
+    anykv_cache *cache = seq->cache;
+    if (seq->private_ || seq->closed)
+        return akv_seq_leave(seq, akv_fail(cache->context, ANYKV_E_STATE, "seq: %s",
+                                           seq->private_ ? "a private sequence names nothing"
+                                                         : "after a removal it names nothing"));
+    if (count > seq->length - seq->named)
+        return akv_seq_leave(seq, akv_fail(cache->context, ANYKV_E_ARG,
+                                           "count: %llu tokens after the %u named ones, the sequence has "
+                                           "%u", (unsigned long long)count, seq->named, seq->length));
+    const uint32_t named = seq->named + (uint32_t)count;
+    status = akv_seq_reserve(seq, seq->length);
+    if (!status)
+        status = akv_prefix_reserve(&cache->prefix,
+                                    named / akv_block_tokens(cache) - seq->node_count);
+    if (!status && count) {
+        memcpy(seq->tokens + seq->named, tokens, count * sizeof *tokens);
+        seq->named = named;
+        akv_seq_publish(seq);
+    }
+    return akv_seq_leave(seq, status);
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Statistics of a cache, and the reason of its last eviction, miss or refusal. */
+#include "cache.h"
+#include <stdio.h>
+
+/* The sticky flags of the quantising kernels; the wait makes them final. */
+static anykv_status read_saw(anykv_cache *cache, uint32_t *saw_out)
+{
+    anykv_status status = akv_queue_get(cache->device->queue, saw_out,
+                                        akv_fixed_span(cache, cache->plan.flags_at, sizeof *saw_out));
+    return status ? status : akv_cache_drain(cache, UINT64_MAX);
+}
+
+static void count_blocks(const anykv_cache *cache, anykv_stats *stats)
+{
+    const struct akv_pool *pool = &cache->pool;
+    for (uint32_t c = 0; c < pool->classes; c++) {
+        const struct akv_pool_class *class_ = &pool->class_[c];
+        const uint64_t bytes = class_->used * class_->block_bytes;
+        const bool hot = c % AKV_POOL_KINDS == AKV_KIND_HOT;
+        *(hot ? &stats->hot_blocks : &stats->sealed_blocks) += class_->used;
+        *(hot ? &stats->hot_bytes : &stats->sealed_bytes) += bytes;
+        stats->cached_blocks += class_->idle;
+    }
+}
+
+anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out)
+{
+    if (!cache || !stats_out)
+        return akv_fail(cache ? cache->context : NULL, ANYKV_E_ARG, "%s: NULL",
+                        cache ? "stats_out" : "cache");
+    const size_t size = stats_out->size;
+    if (size < sizeof size || size > sizeof *stats_out)
+        return akv_fail(cache->context, ANYKV_E_ARG,
+                        "stats_out.size: %zu is not between %zu and %zu (set it first)", size,
+                        sizeof size, sizeof *stats_out);
+    uint32_t saw = 0;
+    akv_mutex_lock(&cache->io);
+    anykv_status status = read_saw(cache, &saw);
+    akv_mutex_lock(&cache->lock);
+    anykv_stats stats = cache->count;
+    stats.size = size;
+    stats.budget_bytes = cache->budget_bytes;
+    stats.fixed_bytes = cache->plan.fixed_bytes;
+    stats.chunk_bytes = cache->plan.chunk_bytes;
+    stats.used_bytes = stats.fixed_bytes + akv_pool_used_bytes(&cache->pool);
+    stats.peak_bytes = stats.fixed_bytes + cache->pool.used_bytes_peak;
+    count_blocks(cache, &stats);
+    if (!status)
+        cache->saw |= saw;
+    stats.saw = cache->saw;
+    akv_mutex_unlock(&cache->lock);
+    akv_mutex_unlock(&cache->io);
+    if (status)
+        return status;
+    memcpy(stats_out, &stats, size);
+    return ANYKV_OK;
+}
+
+anykv_status anykv_cache_explain(anykv_cache *cache, char *text, size_t text_bytes)
+{
+    if (!cache || !text || !text_bytes)
+        return akv_fail(cache ? cache->context : NULL, ANYKV_E_ARG, "%s",
+                        !cache  ? "cache: NULL"
+                        : !text ? "text: NULL"
+                                : "text_bytes: 0");
+    akv_mutex_lock(&cache->lock);
+    snprintf(text, text_bytes, "%s", cache->reason);
+    akv_mutex_unlock(&cache->lock);
+    return ANYKV_OK;
+}

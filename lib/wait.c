@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Waiting for the device, and what a device failure takes with it.
+ *
+ * Every enqueued write of pool blocks has an epoch, and each block keeps that of its last one; blocks of
+ * an open step count as being written.  A wait that succeeds makes all epochs before it clean.  A wait
+ * that fails loses every block whose epoch is not clean: the sequences that hold one are dead, and the
+ * names of such blocks are withdrawn. */
+#include "cache.h"
+
+static bool lost(const anykv_cache *cache, uint32_t id)
+{
+    return id != AKV_NO_ID && cache->pool.blocks[id].epoch > cache->clean_epoch;
+}
+
+/* Takes a node that may name bad rows out of the index. */
+static void withdraw_lost(anykv_cache *cache, uint32_t node)
+{
+    const uint32_t *blocks = akv_prefix_blocks(&cache->prefix, node);
+    for (uint32_t g = 0; g < cache->layout->group_count; g++)
+        if (lost(cache, blocks[g]))
+            akv_prefix_withdraw(&cache->prefix, node);
+}
+
+void akv_seq_kill(anykv_seq *seq)
+{
+    if (seq->dead)
+        return;
+    seq->dead = true;
+    for (uint32_t i = 0; i < seq->node_count; i++)
+        withdraw_lost(seq->cache, seq->nodes[i]);
+    akv_log(seq->cache->context, ANYKV_LOG_WARNING,
+            "a device failure hit a sequence of %u tokens; it is dead", seq->length);
+}
+
+anykv_status akv_seq_alive(const anykv_seq *seq)
+{
+    if (!seq->dead)
+        return ANYKV_OK;
+    return akv_fail(seq->cache->context, ANYKV_E_DEAD,
+                    "sequence: a device failure hit its rows; destroy it");
+}
+
+/* Under lock. */
+static void mark_lost(anykv_cache *cache)
+{
+    for (anykv_seq *seq = cache->seqs; seq; seq = seq->next) {
+        bool hit = false;
+        for (uint32_t g = 0; g < cache->layout->group_count && !hit; g++)
+            for (uint32_t i = 0; i < seq->table_capacity && !hit; i++)
+                hit = lost(cache, akv_seq_table(seq, g)[i]);
+        if (hit)
+            akv_seq_kill(seq);
+    }
+    for (uint32_t node = 0; node < cache->prefix.capacity; node++)
+        if (cache->prefix.nodes[node].used)
+            withdraw_lost(cache, node);
+    cache->clean_epoch = cache->epoch;
+}
+
+anykv_status akv_cache_drain(anykv_cache *cache, uint64_t timeout_ns)
+{
+    akv_mutex_lock(&cache->lock);
+    const uint64_t epoch = cache->epoch;
+    akv_mutex_unlock(&cache->lock);
+    anykv_status status = akv_queue_wait(cache->device->queue, timeout_ns);
+    if (status == ANYKV_E_TIMEOUT)
+        return status;
+    if (status) {
+        /* The failed wait may have left work behind that still reads the caller's memory. */
+        char detail[256];
+        strncpy(detail, anykv_error_detail(), sizeof detail - 1);
+        detail[sizeof detail - 1] = '\0';
+        (void)akv_queue_wait(cache->device->queue, UINT64_MAX);
+        akv_fail(cache->context, status, "%s", detail);
+    }
+    akv_mutex_lock(&cache->lock);
+    if (status) {
+        cache->failure = status;
+        mark_lost(cache);
+        akv_explain(cache, "a device failure: sequences with unfinished writes are dead");
+    } else if (epoch > cache->clean_epoch) {
+        cache->clean_epoch = epoch;
+    }
+    akv_mutex_unlock(&cache->lock);
+    return status;
+}
+
+anykv_status anykv_cache_wait(anykv_cache *cache, uint64_t timeout_ns)
+{
+    if (!cache)
+        return akv_fail(NULL, ANYKV_E_ARG, "cache: NULL");
+    akv_mutex_lock(&cache->io);
+    anykv_status status = akv_cache_drain(cache, timeout_ns);
+    akv_mutex_lock(&cache->lock);
+    if (status != ANYKV_E_TIMEOUT) {
+        if (!status && cache->failure)
+            status = akv_fail(cache->context, cache->failure,
+                              "device: a failure since the last wait; see the sequences' states");
+        cache->failure = ANYKV_OK;
+    }
+    akv_mutex_unlock(&cache->lock);
+    akv_mutex_unlock(&cache->io);
+    return status;
+}
