@@ -68,4 +68,22 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
         [AKV_K_COPY] = &akv_cpu_copy_scalar,
         [AKV_K_ATTEND] = &akv_cpu_attend_scalar,
     },
+#if defined(AKV_HAVE_AVX2)
+    [AKV_ISA_AVX2] = {
+        [AKV_K_ENCODE] = &akv_cpu_encode_avx2,
+        [AKV_K_DECODE] = &akv_cpu_decode_avx2,
+        [AKV_K_SEAL] = &akv_cpu_seal_avx2,
+        [AKV_K_GATHER] = &akv_cpu_gather_avx2,
+        [AKV_K_ATTEND] = &akv_cpu_attend_avx2,
+    },
+#endif
+#if defined(AKV_HAVE_AVX512)
+    [AKV_ISA_AVX512] = {
+        [AKV_K_ENCODE] = &akv_cpu_encode_avx512,
+        [AKV_K_DECODE] = &akv_cpu_decode_avx512,
+        [AKV_K_SEAL] = &akv_cpu_seal_avx512,
+        [AKV_K_GATHER] = &akv_cpu_gather_avx512,
+        [AKV_K_ATTEND] = &akv_cpu_attend_avx512,
+    },
+#endif
 };
