@@ -132,7 +132,7 @@ static struct grid attend_grid(const struct akv_cl_attend *shape, const akv_atte
     uint32_t repeat = p->q_heads / p->kv_heads;
     uint64_t most = 0;
     uint32_t tokens = p->bound_seq_tokens ? p->bound_seq_tokens : p->max_tokens;
-    uint32_t length = p->bound_length ? p->bound_length : p->max_length;
+    uint64_t length = p->bound_length ? p->bound_length : (uint64_t)p->max_length + p->max_tokens;
     uint32_t sequences = p->bound_sequences ? p->bound_sequences : p->max_sequences;
     /* Tiles of query rows times parts, for the worst number of new tokens up to the bound. */
     for (uint32_t count = 1; count <= AKV_MIN(tokens, shape->most); count++) {

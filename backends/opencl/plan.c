@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From a kernel's parameters to the programs that run it: source, build options, entry. */
 #include "cl.h"
+#include "../../lib/kernel/attend.h"
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -112,28 +113,30 @@ struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device, con
     shape.least = gpu ? GPU_LEAST : CPU_LEAST;
     shape.most = gpu ? GPU_MOST : CPU_MOST;
     shape.rows = !gpu || widest <= 128 ? 4 : widest <= 256 ? 2 : 1;
-    uint64_t parts = AKV_MIN((uint64_t)shape.most, (uint64_t)p->max_length / shape.least + 1u);
-    shape.slots = p->max_length > shape.least
+    uint64_t longest = (uint64_t)p->max_length + p->max_tokens;
+    uint64_t parts = AKV_MIN((uint64_t)shape.most, longest / shape.least + 1u);
+    shape.slots = longest > shape.least
                       ? (uint32_t)AKV_MIN((uint64_t)shape.most, parts * p->max_tokens)
                       : 0;
     shape.slot_bytes = (2u + p->v_dim) * 4u * p->q_heads;
     return shape;
 }
 
-static void plan_attend(const struct akv_cl_device *device, const akv_attend_params *p, bool combine,
+/* The CPU shape has one program for all; the GPU shape keeps rows in registers, so that head sizes are
+ * fixed, and formats too for the common sizes. */
+static void plan_attend(const struct akv_cl_device *device, const akv_attend_params *p,
                         struct akv_cl_plan *plan)
 {
     const akv_tile_map *tiles = &p->tiles;
-    begin(plan, "attend", combine ? "akv_k_combine" : "akv_k_attend",
-          combine ? "AKV_COMBINE" : "AKV_ATTEND");
-    add(plan, " -DAKV_VDIM=%u", p->v_dim);
-    if (combine)
-        return;
-    add(plan, " -DAKV_KDIM=%u -DAKV_ROWS=%u", p->k_dim, akv_cl_attend_shape(device, p).rows);
-    if (two_kinds(tiles->k_format))
-        add(plan, " -DK0=%u -DK1=%u -DV0=%u -DV1=%u", tiles->k_format[0], tiles->k_format[1],
-            tiles->v_format[0], tiles->v_format[1]);
+    begin(plan, "attend", "akv_k_attend", "AKV_ATTEND");
+    add(plan, " -DAKV_ROWS=%u", akv_cl_attend_shape(device, p).rows);
     add_pool(plan, &p->pool);
+    if (device->shape == AKV_CL_SHAPE_CPU)
+        return;
+    add(plan, " -DAKV_KDIM=%u -DAKV_VDIM=%u", p->k_dim, p->v_dim);
+    if (common_dim(p->k_dim) && common_dim(p->v_dim) && two_kinds(tiles->k_format))
+        add(plan, " -DAKV_TWO_KINDS -DK0=%u -DK1=%u -DV0=%u -DV1=%u", tiles->k_format[0],
+            tiles->k_format[1], tiles->v_format[0], tiles->v_format[1]);
 }
 
 uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id kernel, const void *params,
@@ -170,10 +173,10 @@ uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id ker
         add_pool(plans, &copy->pool);
         return 1;
     case AKV_K_ATTEND:
-        plan_attend(device, params, false, &plans[0]);
+        plan_attend(device, params, &plans[0]);
         if (!akv_cl_attend_shape(device, params).slots)
             return 1;
-        plan_attend(device, params, true, &plans[1]);
+        begin(&plans[1], "attend", "akv_k_combine", "AKV_COMBINE");
         return 2;
     case AKV_KERNEL_COUNT:
         break;
