@@ -1,0 +1,193 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The `anykv` command: help, exit statuses, names of the JSON fields, figures of eval, replay and demo.
+# shellcheck source=tests/tap.inc
+. "$srcdir/tests/tap.inc"
+cut=$top_srcdir/tests/data/smollm2-code-cut.safetensors
+commands=$("$ANYKV" --help | sed -n 's/^  \([a-z][a-z]*\)  .*/\1/p')
+
+# status NAME WANTED TEXT COMMAND…: exit status, and what standard error says (a regular expression).
+status() {
+    name=$1 wanted=$2 text=$3
+    shift 3
+    "$@" >"$work/out" 2>"$work/err"
+    got=$?
+    if [ "$got" -ne "$wanted" ]; then
+        fail "$name: exit status $got, expected $wanted" "$work/err"
+    elif ! grep -Eq -- "$text" "$work/err"; then
+        fail "$name: standard error does not say \"$text\"" "$work/err"
+    else
+        pass "$name"
+    fi
+}
+# fields NAME FILE FIELD…: every line of FILE is an object that has all of them.
+fields() {
+    name=$1 file=$2
+    shift 2
+    : >"$work/missing"
+    [ -s "$file" ] || echo "no line at all" >"$work/missing"
+    for field in "$@"; do
+        grep -vE "^\{.*\"$field\": .*\}\$" "$file" | sed "s/^/without $field: /" >>"$work/missing"
+    done
+    empty "$name" "$work/missing"
+}
+# value FIELD FILE: of the file's first line.
+value() { sed -n "1s/.*\"$1\": \([^,}]*\).*/\1/p" "$2"; }
+# near NAME IS WANTED TOLERANCE (absolute)
+near() {
+    if awk "BEGIN { d = $2 - ($3); exit !(\"$2\" != \"\" && d <= $4 && d >= -($4)) }" 2>/dev/null; then
+        pass "$1: $2"
+    else
+        fail "$1: $2, expected $3 within $4"
+    fi
+}
+
+# ---- help and wrong use ----
+for command in $commands; do
+    "$ANYKV" "$command" --help >"$work/help" 2>&1 || fail "$command --help: exit status $?"
+    for text in "Usage: anykv $command" "^Example:" "^  anykv $command" '--device' '--json'; do
+        grep -q -- "$text" "$work/help" || echo "$command --help lacks \"$text\""
+    done
+done >"$work/lacks"
+empty "every subcommand's --help has usage, example, --device, --json" "$work/lacks"
+for command in devices eval replay demo; do
+    echo "$commands" | grep -qx "$command" || echo "$command"
+done >"$work/lacks"
+empty "the subcommands are there" "$work/lacks"
+status "no command" 2 "Usage" "$ANYKV"
+status "unknown command" 2 "unknown command \"nonsense\"" "$ANYKV" nonsense
+check "--version" "$ANYKV" --version
+status "unknown option" 2 "unknown option --nonsense" "$ANYKV" devices --nonsense
+status "short option" 2 "unknown option -x" "$ANYKV" devices -x
+status "argument too many" 2 "unexpected argument" "$ANYKV" devices more
+status "flag with a value" 2 "takes no value" "$ANYKV" devices --json=1
+status "value missing" 2 "needs a value" "$ANYKV" eval "$cut" --sinks
+status "no number" 2 "is not a whole number" "$ANYKV" eval "$cut" --sinks 1x
+status "number out of range" 2 "not within 0 … 1073741824" "$ANYKV" eval "$cut" --sinks 1073741825
+status "number beyond 2^64" 2 "is not a whole number" "$ANYKV" eval "$cut" --sinks 18446744073709551616
+status "empty list item" 2 "empty item" "$ANYKV" replay x --blocks 1,,2
+status "file name missing" 2 "a file name is missing" "$ANYKV" eval
+status "unknown format" 2 "unknown format or pair \"Z9\"" "$ANYKV" eval "$cut" --formats Z9
+for name in KIVI4 Q4_0 E4M3; do
+    status "$name" 2 "does not have the format \"$name\"" "$ANYKV" eval "$cut" --formats $name
+done
+for name in centre matrix; do
+    status "transform $name" 2 "does not have \"$name\"" "$ANYKV" eval "$cut" --transforms $name
+done
+for option in calibration pareto compress; do
+    status "eval --$option" 2 "does not have it" "$ANYKV" eval "$cut" --$option x
+done
+for name in lfu fifo adaptive gittins arc s3fifo; do
+    status "policy $name" 2 "policy: this version does not have \"$name\"" "$ANYKV" replay x --policy $name
+done
+status "unknown policy" 2 "unknown policy" "$ANYKV" replay x --policy random
+status "eval without its file" 3 "cannot be opened" "$ANYKV" eval "$work/none"
+status "replay without its file" 3 "cannot be opened" "$ANYKV" replay "$work/none"
+status "demo without its file" 3 "cannot be opened" "$ANYKV" demo --device cpu --data "$work/none"
+for command in eval replay demo; do
+    set -- "$ANYKV" $command --device nonesuch
+    [ $command = demo ] || set -- "$@" "$cut"
+    status "$command on a device that is not there" 3 "nonesuch" "$@"
+done
+status "devices of a backend that is not there" 3 "nonesuch" "$ANYKV" devices --device nonesuch
+head -c 100000 "$cut" >"$work/short"
+status "damaged file" 1 "header length|beyond|data_offsets" "$ANYKV" eval "$work/short"
+echo '{"timestamp":0,"input_length":1,"hash_ids":[1,1]}' >"$work/trace"
+status "damaged trace" 1 "hash_ids: 1 stands behind another id" "$ANYKV" replay "$work/trace"
+
+# ---- JSON fields ----
+"$ANYKV" devices --json >"$work/devices"
+fields "devices: fields" "$work/devices" device backend name vendor driver bytes_total bytes_free usable \
+    reason isa
+grep -q '"backend": "cpu".*"usable": true, "reason": null' "$work/devices" && pass "devices: the CPU" ||
+    fail "devices: the CPU" "$work/devices"
+
+# ---- eval ----
+eval_fields="k v transform bits layer sqnr_k_db sqnr_v_db attention_tv output_error output_error_999 top1"
+# figures FILE OPTIONS… -- TV ERROR TOP1: the first row within 2 % (top-1: half a point).
+figures() {
+    name=$1
+    shift
+    set -- "$@"
+    options=
+    while [ "$1" != -- ]; do
+        options="$options $1"
+        shift
+    done
+    shift
+    # shellcheck disable=SC2086
+    "$ANYKV" eval --json --device cpu $options >"$work/eval" 2>"$work/err" || fail "$name" "$work/err"
+    near "$name: attention_tv" "$(value attention_tv "$work/eval")" "$1" "$1 * 0.02"
+    near "$name: output_error" "$(value output_error "$work/eval")" "$2" "$2 * 0.02"
+    [ -z "${3-}" ] || near "$name: top1" "$(value top1 "$work/eval")" "$3" 0.005
+}
+"$ANYKV" eval "$cut" --json --layers --formats q8,I8/N4,N4,F16 --device cpu >"$work/eval" 2>"$work/err" ||
+    fail "eval of the bundled cut" "$work/err"
+# shellcheck disable=SC2086
+fields "eval: fields" "$work/eval" $eval_fields
+near "eval: a row for each pair and layer, and their means" "$(wc -l <"$work/eval")" 16 0
+near "eval: rows of layer 14" "$(grep -c '"layer": 14,' "$work/eval")" 4 0
+near "eval: exact rows change nothing" \
+    "$(grep -c '"k": "F16".*"sqnr_k_db": null.*"attention_tv": 0, "output_error": 0, .*"top1": 1}' "$work/eval")" 4 0
+figures "cut, I8" "$cut" --formats I8 -- 0.0039 0.0086 0.995
+near "cut, I8: bits" "$(value bits "$work/eval")" 8.25 0
+figures "cut, N4" "$cut" --formats N4 -- 0.0536 0.1191 0.962
+near "cut, N4: SQNR of keys" "$(value sqnr_k_db "$work/eval")" 22.08 0.1
+"$ANYKV" eval "$cut" --json --formats N4 --transforms none --device cpu >"$work/eval"
+unrotated=$(value attention_tv "$work/eval")
+near "cut, N4: rotation pays" "$(awk "BEGIN { print ($unrotated > 0.0536 * 1.1) }")" 1 0
+"$ANYKV" eval "$cut" --json --formats N4 --sinks 16 --recent 128 --device cpu >"$work/eval"
+near "sinks and recent tokens at 16 bit cost bits" "$(value bits "$work/eval")" \
+    "4.25 + (16 - 4.25) * 144 / 1024" 1e-6
+near "and halve the error at least" \
+    "$(awk "BEGIN { print ($(value output_error "$work/eval") < 0.1191 / 2) }")" 1 0
+if [ -n "${ANYKV_TEST_DATA-}" ] && [ -r "$ANYKV_TEST_DATA/smollm2-prose.safetensors" ]; then
+    prose=$ANYKV_TEST_DATA/smollm2-prose.safetensors
+    code=$ANYKV_TEST_DATA/smollm2-code.safetensors
+    figures "prose, I8" "$prose" --formats I8 --transforms rotate -- 0.0050 0.0080
+    figures "prose, N4" "$prose" --formats N4 --transforms rotate -- 0.0693 0.1095
+    figures "code, I8" "$code" --formats I8 --transforms rotate --sinks 16 -- 0.0044 0.0068 0.994
+    figures "code, N4" "$code" --formats N4 --transforms rotate --sinks 16 -- 0.0597 0.0924 0.918
+else
+    skip "eval: reference figures" "ANYKV_TEST_DATA has no smollm2-prose.safetensors"
+fi
+
+# ---- replay ----
+replay_fields="policy blocks requests lookups hits hit_share optimum share_of_optimum evictions ns_per_touch"
+replay_fields="$replay_fields ns_per_eviction"
+# Two conversations of three blocks in room for four, then the first again; the longest has six.
+for ids in 1,2,3 1,4,5 1,2,3 1,2,3,6,7,8; do
+    echo "{\"timestamp\":1,\"input_length\":1536,\"output_length\":1,\"hash_ids\":[$ids]}"
+done >"$work/trace"
+"$ANYKV" replay "$work/trace" --json --blocks 4 --optimum >"$work/replay" 2>"$work/err" ||
+    fail "replay" "$work/err"
+# shellcheck disable=SC2086
+fields "replay: fields" "$work/replay" $replay_fields
+near "replay: lookups" "$(value lookups "$work/replay")" 15 0
+# Request 2 finds 1, evicts 3; request 3 finds 1 and 2, evicts 5; request 4 finds 1, 2, 3, takes in 6.
+near "replay: hits" "$(value hits "$work/replay")" 6 0
+near "replay: evictions" "$(value evictions "$work/replay")" 3 0
+near "replay: optimum" "$(value optimum "$work/replay")" "7 / 15" 1e-6
+"$ANYKV" replay "$work/trace" --json --blocks 4 --policy lru,default,all >"$work/replay"
+near "replay: a policy is replayed once" "$(wc -l <"$work/replay")" 1 0
+near "replay: no optimum unless asked" "$(grep -c '"optimum": null, "share_of_optimum": null' "$work/replay")" 1 0
+trace=${ANYKV_TEST_DATA:-none}/traces/mooncake_conversation.jsonl
+if [ -r "$trace" ]; then
+    set -- 4.5 6.5 21.2 32.6
+    for blocks in 1000 3000 10000 30000; do
+        "$ANYKV" replay "$trace" --json --policy lru --blocks $blocks >"$work/replay"
+        near "replay: hit % at $blocks blocks" \
+            "$(awk "BEGIN { print 100 * $(value hit_share "$work/replay") }")" "$1" 0.2
+        shift
+    done
+    set -- 19.1 29.4 36.6 36.6
+    for blocks in 1000 3000 10000 30000; do
+        "$ANYKV" replay "$trace" --json --optimum --blocks $blocks >"$work/replay"
+        near "replay: optimum % at $blocks blocks" \
+            "$(awk "BEGIN { print 100 * $(value optimum "$work/replay") }")" "$1" 0.2
+        shift
+    done
+else
+    skip "replay: figures of the conversation trace" "ANYKV_TEST_DATA has no traces/"
+fi
+finish
