@@ -1,7 +1,8 @@
 dnl SPDX-License-Identifier: Apache-2.0
 dnl The project's own configure macros: compiler, instruction sets, libraries, backends, summary.
 
-dnl AKV_ADD_FLAGS(VARIABLE, FLAG, [required]): adds FLAG to VARIABLE if the compiler takes it.
+dnl AKV_ADD_FLAGS(VARIABLE, FLAG, [required], [ADDED]): adds FLAG (or ADDED) to VARIABLE if the compiler
+dnl takes FLAG.
 AC_DEFUN([AKV_ADD_FLAGS], [
   AS_VAR_PUSHDEF([akv_flag], [akv_cv_cc_flag_$2])
   AC_CACHE_CHECK([whether $CC accepts $2], [akv_flag],
@@ -10,7 +11,7 @@ AC_DEFUN([AKV_ADD_FLAGS], [
      AC_COMPILE_IFELSE([AC_LANG_PROGRAM([], [])], [AS_VAR_SET([akv_flag], [yes])],
        [AS_VAR_SET([akv_flag], [no])])
      CFLAGS=$akv_save_CFLAGS])
-  AS_VAR_IF([akv_flag], [yes], [$1="$$1 $2"],
+  AS_VAR_IF([akv_flag], [yes], [$1="$$1 m4_default([$4], [$2])"],
     [m4_if([$3], [required],
       [AC_MSG_ERROR([the compiler $CC must accept $2: stored bytes depend on it])], [:])])
   AS_VAR_POPDEF([akv_flag])
