@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Encode, decode, seal and gather with AVX-512. */
-#include "k_quant_x86.h"
+#include "k_quant_x86_codes.h"
+#define X_SEARCH   x_search
+#define X_CODEBOOK x_codebook
+#define X_TABLE    x_threshold_row
+#include "k_quant_x86_batch.h"
+#include "k_quant_x86_pack.h"
 #include "k_quant_body.h"
 
 const struct akv_cpu_kernel akv_cpu_encode_avx512 = {1, q_rows_items, q_encode_run, NULL, NULL};
