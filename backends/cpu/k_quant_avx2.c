@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Encode, decode, seal and gather with AVX2. */
 #include "k_quant_x86_codes.h"
+#define X_READY()  1
 #define X_SEARCH   x_search
 #define X_CODEBOOK x_codebook
 #define X_TABLE    x_threshold_row

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Quantising up to four rows at once, so that the latency of scales and reciprocals hides.
  *
- * The including file names what finds a scale and codes a group: X_SEARCH(x, amax, format),
+ * The including file names what says whether its tables are there, X_READY(), what finds a scale and codes a group: X_SEARCH(x, amax, format),
  * X_CODEBOOK(x, hi, lo, format, table, code), with a table of type X_TABLE. */
 #ifndef AKV_K_QUANT_X86_BATCH_H
 #define AKV_K_QUANT_X86_BATCH_H
@@ -165,6 +165,8 @@ static uint32_t q_quantise(struct q_work *work, const uint8_t *const *src, uint3
     struct x_batch b;
     __m256i largest = _mm256_setzero_si256();
 
+    if (!X_READY())
+        return s_quantise(work, src, rows, dtype, dim, flags, format);
     b.rows = rows;
     b.dp = akv_padded_dim(dim);
     for (uint32_t k = 0; k < rows; k++) {
