@@ -49,6 +49,8 @@ uint32_t akv_seal_count(const anykv_seq *seq, uint32_t group, uint32_t length, u
 static anykv_status flush(anykv_cache *cache, uint32_t group, uint32_t count)
 {
     anykv_status status = akv_enqueue_seal(cache, group, count);
+    for (uint32_t i = 0; status && i < count; i++)
+        akv_cache_release(cache, cache->move_to[i]);
     if (status || count == 0)
         return status;
     const uint64_t epoch = ++cache->epoch;
