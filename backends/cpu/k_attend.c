@@ -116,7 +116,7 @@ static uint32_t row_token(const struct launch *l, const struct piece *piece, uin
 }
 
 static void load_queries(const struct launch *l, const struct piece *piece,
-                         struct akv_attend_work *work)
+                         struct akv_attend_work *work, const struct akv_attend_ops *ops)
 {
     const akv_rows *q = &l->p->q;
     for (uint32_t r = 0; r < work->rows; r++) {
@@ -129,7 +129,7 @@ static void load_queries(const struct launch *l, const struct piece *piece,
             raw[i] = akv_as_f32(akv_load_bits(l->args->arg[1], at + i, q->dtype)) * l->p->scale;
         memcpy(turned, raw, work->k_dim * sizeof(float));
         if (l->p->k_flags & AKV_FLAG_ROTATE)
-            akv_rotate_read(turned, work->k_dim);
+            ops->turn(turned, work->k_dim);
         for (uint32_t i = work->k_dim; i < work->k_pad; i++)
             raw[i] = turned[i] = 0.0f;
     }
@@ -289,7 +289,7 @@ static void run_piece(const struct akv_attend_ops *ops, const struct launch *l,
         work->m[r] = akv_minus_infinity();
         work->l[r] = 0.0f;
     }
-    load_queries(l, piece, work);
+    load_queries(l, piece, work, ops);
     walk(ops, l, piece, work);
     for (uint32_t r = 0; r < work->rows; r++) {
         uint32_t token = row_token(l, piece, r);
@@ -300,7 +300,7 @@ static void run_piece(const struct akv_attend_ops *ops, const struct launch *l,
         out[0] = work->m[r];
         out[1] = work->l[r];
         if (work->used[1] && (l->p->v_flags & AKV_FLAG_ROTATE))
-            akv_rotate_read(turned, work->v_dim);
+            ops->turn(turned, work->v_dim);
         for (uint32_t i = 0; i < work->v_dim; i++)
             out[16u + i] = raw[i] + turned[i];
     }
@@ -483,7 +483,7 @@ static void values(struct akv_attend_work *work, uint32_t domain, uint32_t token
 }
 
 static const struct akv_attend_ops scalar_ops = {akv_attend_decode, scores, shape, softmax, values,
-                                                 NULL, NULL};
+                                                 akv_rotate_read, NULL, NULL};
 
 static void run_scalar(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
                        uint64_t count)

@@ -32,14 +32,15 @@ struct akv_strip {
     uint32_t tokens;             /* that exist, 1 to 16 */
 };
 
-/* Codes of the queries as integer kernels want them; prepared when a format first needs them. */
+/* Codes of the queries as integer kernels want them, per group of 32 elements; made when a format
+ * first needs them.  The order inside a group is that in which the keys' codes unpack. */
+enum akv_query_order { AKV_QUERY_BYTE, AKV_QUERY_NIBBLE, AKV_QUERY_PAIR, AKV_QUERY_ORDERS };
 struct akv_query_codes {
-    _Alignas(64) int8_t low[AKV_WORK_FLOATS * 2u];
+    _Alignas(64) int8_t code[2][AKV_WORK_FLOATS];
     float scale[AKV_WORK_GROUPS];
     int32_t bias[AKV_WORK_GROUPS];
-    bool ready;
+    bool ready, usable;
 };
-enum akv_query_order { AKV_QUERY_BYTE, AKV_QUERY_NIBBLE, AKV_QUERY_PAIR, AKV_QUERY_ORDERS };
 
 struct akv_attend_work {
     const akv_attend_params *params;
@@ -81,6 +82,8 @@ struct akv_attend_ops {
     void (*softmax)(struct akv_attend_work *work);
     /* sum[domain] += factor * s * work->tile. */
     void (*values)(struct akv_attend_work *work, uint32_t domain, uint32_t tokens);
+    /* Turns a row of the stored domain back (akv_rotate_read). */
+    void (*turn)(float *row, uint32_t dim);
     /* Straight from the tile; false: not in this case.  May be NULL. */
     bool (*direct_scores)(struct akv_attend_work *work, const struct akv_strip *strip);
     bool (*direct_values)(struct akv_attend_work *work, const struct akv_strip *strip);
@@ -92,6 +95,11 @@ void akv_attend_run(const struct akv_attend_ops *ops, const struct akv_cpu_args 
                     uint64_t first, uint64_t count);
 uint64_t akv_attend_scratch(const void *params);
 const char *akv_attend_refuse(const void *params);
+/* Integer kernels: false where the format or the flags do not allow them. */
+bool akv_attend_code_scores_avx2(struct akv_attend_work *work, const struct akv_strip *strip);
+bool akv_attend_code_values_avx2(struct akv_attend_work *work, const struct akv_strip *strip);
+bool akv_attend_code_scores_avx512(struct akv_attend_work *work, const struct akv_strip *strip);
+bool akv_attend_code_values_avx512(struct akv_attend_work *work, const struct akv_strip *strip);
 /* Portable decoding, for formats that a level has no own code for. */
 void akv_attend_decode(struct akv_attend_work *work, const uint8_t *tile, uint32_t format,
                        uint32_t order, uint32_t dim, uint32_t first, uint32_t tokens);

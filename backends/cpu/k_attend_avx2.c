@@ -31,6 +31,7 @@
 #define V_LOAD_BF16(p)                                                                             \
     _mm256_castsi256_ps(_mm256_slli_epi32(                                                         \
         _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
+#define V_TURN(x)        turn(x)
 #define V_REDUCE(sum, s, r, t, rows) reduce(sum, s, r, t, rows)
 
 static inline __attribute__((always_inline)) float hmax(__m256 a)
@@ -44,6 +45,14 @@ static inline __attribute__((always_inline)) float hsum(__m256 a)
     __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+/* Stages 1, 2, 4 of the rotation within a vector: (a, b) to (a + b, a - b). */
+static inline __attribute__((always_inline)) __m256 turn(__m256 x)
+{
+    x = _mm256_fmadd_ps(_mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1), x, _mm256_permute_ps(x, 0xB1));
+    x = _mm256_fmadd_ps(_mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1), x, _mm256_permute_ps(x, 0x4E));
+    return _mm256_fmadd_ps(_mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1), x,
+                           _mm256_permute2f128_ps(x, x, 0x01));
 }
 /* Sums of the elements of up to 4 x 2 vectors to s[r + row][t + token]. */
 static inline __attribute__((always_inline)) void reduce(__m256 sum[4][2], float (*s)[16],
@@ -68,8 +77,19 @@ static inline __attribute__((always_inline)) void reduce(__m256 sum[4][2], float
 }
 #include "k_attend_simd.h"
 
+static bool direct_scores(struct akv_attend_work *work, const struct akv_strip *strip)
+{
+    return akv_format_raw(strip->k_format) ? raw_scores(work, strip)
+                                           : akv_attend_code_scores_avx2(work, strip);
+}
+static bool direct_values(struct akv_attend_work *work, const struct akv_strip *strip)
+{
+    return akv_format_raw(strip->v_format) ? raw_values(work, strip)
+                                           : akv_attend_code_values_avx2(work, strip);
+}
+
 static const struct akv_attend_ops ops = {simd_decode, simd_scores, simd_shape, simd_softmax,
-                                          simd_values, raw_scores, raw_values};
+                                          simd_values, simd_turn, direct_scores, direct_values};
 
 static void run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
 {

@@ -29,8 +29,18 @@
 #define V_LOAD_BF16(p)                                                                             \
     _mm512_castsi512_ps(_mm512_slli_epi32(                                                         \
         _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
+#define V_TURN(x)         turn(x)
 #define V_REDUCE(sum, s, r, t, rows) reduce(sum, s, r, t, rows)
 
+/* Stages 1, 2, 4, 8 of the rotation within a vector: (a, b) to (a + b, a - b). */
+static inline __attribute__((always_inline)) __m512 turn(__m512 x)
+{
+    const __m512 one = _mm512_set1_ps(1.0f), minus = _mm512_set1_ps(-1.0f);
+    x = _mm512_fmadd_ps(_mm512_mask_mov_ps(one, 0xAAAA, minus), x, _mm512_permute_ps(x, 0xB1));
+    x = _mm512_fmadd_ps(_mm512_mask_mov_ps(one, 0xCCCC, minus), x, _mm512_permute_ps(x, 0x4E));
+    x = _mm512_fmadd_ps(_mm512_mask_mov_ps(one, 0xF0F0, minus), x, _mm512_shuffle_f32x4(x, x, 0xB1));
+    return _mm512_fmadd_ps(_mm512_mask_mov_ps(one, 0xFF00, minus), x, _mm512_shuffle_f32x4(x, x, 0x4E));
+}
 /* Sums of the elements of up to 4 x 4 vectors to s[r + row][t + token]. */
 static inline __attribute__((always_inline)) void reduce(__m512 sum[4][4], float (*s)[16],
                                                          unsigned r, unsigned t,
@@ -57,8 +67,19 @@ static inline __attribute__((always_inline)) void reduce(__m512 sum[4][4], float
 }
 #include "k_attend_simd.h"
 
+static bool direct_scores(struct akv_attend_work *work, const struct akv_strip *strip)
+{
+    return akv_format_raw(strip->k_format) ? raw_scores(work, strip)
+                                           : akv_attend_code_scores_avx512(work, strip);
+}
+static bool direct_values(struct akv_attend_work *work, const struct akv_strip *strip)
+{
+    return akv_format_raw(strip->v_format) ? raw_values(work, strip)
+                                           : akv_attend_code_values_avx512(work, strip);
+}
+
 static const struct akv_attend_ops ops = {simd_decode, simd_scores, simd_shape, simd_softmax,
-                                          simd_values, raw_scores, raw_values};
+                                          simd_values, simd_turn, direct_scores, direct_values};
 
 static void run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
 {

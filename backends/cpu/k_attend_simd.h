@@ -23,6 +23,28 @@ ALWAYS V v_exp(V x)
     return V_IF_GE(x, V_SET(-126.0f), V_SCALE2(y, n));
 }
 
+/* ---- the rotation back ---- */
+static void simd_turn(float *row, uint32_t dim)
+{
+    const uint32_t n = akv_rotate_block(dim);
+    const float factor = akv_rotate_read_factor(dim);
+    if (n < 16u) {
+        akv_rotate_read(row, dim);
+        return;
+    }
+    for (uint32_t i = 0; i < dim; i += VN)
+        V_STORE(row + i, V_TURN(V_LOAD(row + i)));
+    for (uint32_t stride = VN; stride < n; stride *= 2u)
+        for (uint32_t i = 0; i < dim; i += 2u * stride)
+            for (uint32_t j = i; j < i + stride; j += VN) {
+                V a = V_LOAD(row + j), b = V_LOAD(row + j + stride);
+                V_STORE(row + j, V_ADD(a, b));
+                V_STORE(row + j + stride, V_SUB(a, b));
+            }
+    for (uint32_t i = 0; i < dim; i += VN)
+        V_STORE(row + i, V_MUL(V_LOAD(row + i), V_SET(factor)));
+}
+
 /* ---- decoding ---- */
 /* VN elements of a raw row from element i on. */
 ALWAYS V v_raw(const uint8_t *row, const uint32_t format, uint32_t i)
