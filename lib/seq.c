@@ -312,7 +312,7 @@ static anykv_status check_cut(const anykv_seq *seq, uint32_t tokens)
         }
         const uint32_t visible = akv_first_visible(cache, g, tokens);
         for (uint32_t i = visible; i < seq->first[g] && i < akv_blocks_for(cache, tokens); i++) {
-            const uint32_t id = i < seq->node_count
+            const uint32_t id = i < seq->node_count && !seq->closed /* removed ones stay away */
                                     ? akv_prefix_blocks(&cache->prefix, seq->nodes[i])[g]
                                     : AKV_NO_ID;
             const bool cut = tokens % size && i == tokens / size;
