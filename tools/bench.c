@@ -5,6 +5,7 @@
 #include "tools.h"
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static const char command[] = "bench";
 
@@ -31,6 +32,7 @@ anykv_status bench_open(struct bench *b, uint32_t threads, struct bench_device *
     if (status == ANYKV_OK)
         status = akv_queue_create(device->device, NULL, &device->queue);
     device->gpu = b->gpu;
+    device->busy = b->options.busy && threads == 1 && !b->gpu;
     device->threads = threads;
     if (status == ANYKV_OK && device->gpu)
         status = akv_event_create(device->device, &device->from);
@@ -50,10 +52,18 @@ void bench_close(struct bench_device *device)
     memset(device, 0, sizeof *device);
 }
 
+static uint64_t clock_of(const struct bench_device *device)
+{
+    struct timespec now;
+    if (!device->busy || clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) != 0)
+        return akv_now_ns();
+    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
 anykv_status bench_time(struct bench_device *device, bench_work *work, void *user, uint32_t loops,
                         double *ns_out)
 {
-    uint64_t start = akv_now_ns(), ns = 0;
+    uint64_t start = clock_of(device), ns = 0;
     anykv_status status = device->gpu ? akv_event_record(device->from, device->queue) : ANYKV_OK;
     for (uint32_t i = 0; i < loops && status == ANYKV_OK; i++)
         status = work(user, i);
@@ -61,7 +71,7 @@ anykv_status bench_time(struct bench_device *device, bench_work *work, void *use
         status = akv_event_record(device->to, device->queue);
     if (status == ANYKV_OK)
         status = akv_queue_wait(device->queue, UINT64_MAX);
-    ns = akv_now_ns() - start;
+    ns = clock_of(device) - start;
     if (status == ANYKV_OK && device->gpu)
         status = akv_event_elapsed(device->from, device->to, &ns);
     *ns_out = (double)ns / loops;
@@ -109,17 +119,38 @@ void bench_copy_destroy(struct bench_copy *copy)
 
 struct copy_part {
     const uint8_t *from;
-    uint8_t *to;
+    uint8_t *to; /* NULL: only read */
     size_t bytes;
     uint32_t loops;
 };
+
+/* Sums the words of eight streams, which keeps more lines in flight than one. */
+static uint64_t read_part(const uint8_t *from, size_t bytes)
+{
+    enum { STREAMS = 8 };
+    const uint64_t *words = (const uint64_t *)(const void *)from;
+    size_t each = bytes / sizeof *words / STREAMS / 8 * 8;
+    uint64_t sum[STREAMS] = {0}, all = 0;
+    for (size_t i = 0; i < each; i += 8)
+        for (size_t s = 0; s < STREAMS; s++)
+            for (size_t k = 0; k < 8; k++)
+                sum[s] += words[s * each + i + k];
+    for (size_t s = 0; s < STREAMS; s++)
+        all += sum[s];
+    return all;
+}
 
 static void *copy_part(void *argument)
 {
     const struct copy_part *part = argument;
     for (uint32_t i = 0; i < part->loops; i++) {
-        memcpy(part->to, part->from, part->bytes);
-        __asm__ volatile("" ::: "memory"); /* each copy must be made */
+        if (part->to) {
+            memcpy(part->to, part->from, part->bytes);
+            __asm__ volatile("" ::: "memory"); /* each copy must be made */
+        } else {
+            uint64_t sum = read_part(part->from, part->bytes);
+            __asm__ volatile("" ::"r"(sum) : "memory");
+        }
     }
     return NULL;
 }
@@ -132,33 +163,41 @@ static anykv_status copy_enqueue(void *user, uint32_t loop)
     return akv_queue_copy(copy->device->queue, to, from);
 }
 
-anykv_status bench_copy_time(struct bench_copy *copy, uint32_t loops, double *ns_out)
+static anykv_status move(struct bench_copy *copy, uint32_t loops, bool write, double *ns_out)
 {
     enum { MOST = 64 };
-    if (copy->device->gpu)
-        return bench_time(copy->device, copy_enqueue, copy, loops, ns_out);
     struct copy_part parts[MOST];
     akv_thread threads[MOST];
-    uint32_t count = copy->device->threads < MOST ? copy->device->threads : MOST, started = 1;
+    uint32_t count = AKV_MIN(copy->device->threads, MOST), started = 1;
     size_t each = copy->bytes / count / 64 * 64;
     for (uint32_t i = 0; i < count; i++) {
         parts[i].from = (const uint8_t *)akv_mem_map(copy->from) + i * each;
-        parts[i].to = (uint8_t *)akv_mem_map(copy->to) + i * each;
+        parts[i].to = write ? (uint8_t *)akv_mem_map(copy->to) + i * each : NULL;
         parts[i].bytes = i + 1 == count ? copy->bytes - i * each : each;
         parts[i].loops = loops;
     }
     anykv_status status = ANYKV_OK;
-    uint64_t start = akv_now_ns();
-    for (; started < count && status == ANYKV_OK; started++)
+    uint64_t start = clock_of(copy->device);
+    for (; started < count && status == ANYKV_OK; started += status == ANYKV_OK)
         status = akv_thread_start(copy->device->device->context, &threads[started], copy_part,
                                   &parts[started]);
-    if (status != ANYKV_OK)
-        started--;
     copy_part(&parts[0]);
     for (uint32_t i = 1; i < started; i++)
         akv_thread_join(&threads[i]);
-    *ns_out = (double)(akv_now_ns() - start) / loops;
+    *ns_out = (double)(clock_of(copy->device) - start) / loops;
     return status;
+}
+
+anykv_status bench_copy_time(struct bench_copy *copy, uint32_t loops, double *ns_out)
+{
+    if (copy->device->gpu)
+        return bench_time(copy->device, copy_enqueue, copy, loops, ns_out);
+    return move(copy, loops, true, ns_out);
+}
+
+anykv_status bench_read_time(struct bench_copy *copy, uint32_t loops, double *ns_out)
+{
+    return move(copy, loops, false, ns_out);
 }
 
 /* ---- numbers ---- */
@@ -302,6 +341,9 @@ int akv_tool_bench(int argc, char **argv)
         {"new-tokens", AKV_CLI_U64, &o->new_tokens, 0, 1 << 20, "N",
          "attend, prefill: the newest tokens, which ask (default: 64 on\ncpu, 2048 elsewhere)"},
         {"precise", AKV_CLI_FLAG, &o->precise, 0, 0, NULL, "attend without approximations"},
+        {"busy", AKV_CLI_FLAG, &o->busy, 0, 0, NULL,
+         "cpu with one thread: count processor time, not the clock on the\nwall, because other "
+         "programs run"},
         {"peer", AKV_CLI_TEXT, &o->peer, 0, 0, "memcpy|none",
          "compare with a copy (default: memcpy)"},
         AKV_JSON_OPTION(o->json),

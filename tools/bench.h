@@ -19,7 +19,7 @@ struct bench_options {
     uint64_t repeats, q_heads, new_tokens;
     struct akv_u64_list threads, head_dim, tokens, gqa, batch;
     struct akv_text_list formats, phase;
-    bool json, precise;
+    bool json, precise, busy;
 };
 
 struct bench {
@@ -38,6 +38,7 @@ struct bench_device {
     struct akv_queue *queue;
     struct akv_event *from, *to; /* GPUs: events are the clock */
     bool gpu;
+    bool busy; /* the clock is the calling thread's processor time */
     uint32_t threads;
 };
 anykv_status bench_open(struct bench *b, uint32_t threads, struct bench_device *device);
@@ -62,6 +63,8 @@ anykv_status bench_copy_create(struct bench_device *device, uint64_t bytes,
                                struct bench_copy *copy);
 void bench_copy_destroy(struct bench_copy *copy);
 anykv_status bench_copy_time(struct bench_copy *copy, uint32_t loops, double *ns_out);
+/* The same, only reading `from`: what memory gives at best.  CPU only. */
+anykv_status bench_read_time(struct bench_copy *copy, uint32_t loops, double *ns_out);
 
 double bench_median(const double *values, uint32_t count);
 /* Median of a[i] / b[i]. */

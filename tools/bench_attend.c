@@ -26,6 +26,9 @@ static const struct akv_column columns[] = {
     {"new_tokens", NULL, 0},
     {"precise", NULL, 0},
     {"copy_gib_s", NULL, 0},
+    {"share_of_read", "of read", 3},
+    {"read_gib_s", NULL, 0},
+    {"clock", NULL, 0},
 };
 enum { COLUMNS = sizeof columns / sizeof columns[0], PAIRS_MAX = AKV_LIST_MAX + 1 };
 
@@ -33,6 +36,7 @@ enum { COLUMNS = sizeof columns / sizeof columns[0], PAIRS_MAX = AKV_LIST_MAX + 
 #define GPU_COPY_BYTES (512ull << 20)
 #define CPU_NEW_TOKENS 64u
 #define GPU_NEW_TOKENS 2048u
+#define GIB            ((double)(1 << 30))
 #define RUN_NS         5e6 /* a run of one pair lasts at least so long */
 
 /* One pair of formats under one shape. */
@@ -44,6 +48,13 @@ struct subject {
     uint32_t loops, next;
     bool shown, open;
     double ns[BENCH_REPEATS_MAX];
+};
+
+/* What memory gives in the same run: a copy, and on a CPU reading alone. */
+struct peer {
+    struct bench_copy copy;
+    bool copied, read;
+    double copy_ns[BENCH_REPEATS_MAX], read_ns[BENCH_REPEATS_MAX];
 };
 
 static anykv_status enqueue(void *user, uint32_t loop)
@@ -138,12 +149,12 @@ static anykv_status subject_open(struct bench *b, struct bench_device *device,
 }
 
 static void emit(struct bench *b, const struct subject *x, const struct subject *f16,
-                 const char *phase, const double *copy, uint64_t copy_bytes)
+                 const char *phase, const struct peer *peer)
 {
     const struct bench_shape *s = x->pool.shape;
     uint32_t count = (uint32_t)b->options.repeats;
     double ns = bench_median(x->ns, count), read = (double)x->pool.read_bytes;
-    double moved = 2.0 * (double)copy_bytes; /* a copy reads and writes */
+    double moved = 2.0 * (double)peer->copy.bytes; /* a copy reads and writes */
     bool raw = akv_format_raw(x->pool.k_format) && akv_format_raw(x->pool.v_format);
     struct akv_value values[COLUMNS] = {
         akv_text("attend"),
@@ -160,13 +171,20 @@ static void emit(struct bench *b, const struct subject *x, const struct subject 
         akv_text(b->label),
         akv_real(ns / ((double)s->tokens * s->kv_heads * s->batch)),
         akv_real(ns * 1e-3),
-        akv_real(read / ns * 1e9 / (double)(1 << 30)),
+        akv_real(read / ns * 1e9 / GIB),
         f16->open ? akv_real(bench_ratio(f16->ns, x->ns, count)) : akv_none(),
-        copy ? akv_real(bench_ratio(copy, x->ns, count) * read / moved) : akv_none(),
+        peer->copied ? akv_real(bench_ratio(peer->copy_ns, x->ns, count) * read / moved)
+                     : akv_none(),
         akv_real(bench_spread(x->ns, count)),
         akv_whole(s->new_tokens),
         akv_bool(s->precise),
-        copy ? akv_real(moved / bench_median(copy, count) * 1e9 / (double)(1 << 30)) : akv_none(),
+        peer->copied ? akv_real(moved / bench_median(peer->copy_ns, count) * 1e9 / GIB)
+                     : akv_none(),
+        peer->read ? akv_real(bench_ratio(peer->read_ns, x->ns, count) * read * 2.0 / moved)
+                   : akv_none(),
+        peer->read ? akv_real(0.5 * moved / bench_median(peer->read_ns, count) * 1e9 / GIB)
+                   : akv_none(),
+        akv_text(x->pool.device->busy ? "processor" : "wall"),
     };
     akv_progress_hide(&b->progress);
     akv_report_row(b->report, values);
@@ -183,9 +201,7 @@ static anykv_status one_shape(struct bench *b, struct bench_device *device,
                               const uint32_t (*pairs)[2], uint32_t count, struct subject *subjects)
 {
     char name[128], shape_name[64];
-    struct bench_copy peer = {0};
-    double copy[BENCH_REPEATS_MAX];
-    bool with_copy = strcmp(b->options.peer, "memcpy") == 0;
+    struct peer peer = {0};
     anykv_status status = ANYKV_OK;
     uint32_t open = 0;
     snprintf(shape_name, sizeof shape_name, "d%u/q%u/kv%u/n%u/b%u/t%u", (unsigned)shape->head_dim,
@@ -213,12 +229,15 @@ static anykv_status one_shape(struct bench *b, struct bench_device *device,
             status = ANYKV_OK;
         }
     }
-    uint64_t copy_bytes = b->gpu ? GPU_COPY_BYTES : CPU_COPY_BYTES;
-    if (status == ANYKV_OK && with_copy)
-        status = bench_copy_create(device, copy_bytes, &peer);
+    peer.copied = strcmp(b->options.peer, "memcpy") == 0;
+    peer.read = peer.copied && !b->gpu;
+    if (status == ANYKV_OK && peer.copied)
+        status = bench_copy_create(device, b->gpu ? GPU_COPY_BYTES : CPU_COPY_BYTES, &peer.copy);
     for (uint32_t r = 0; r < b->options.repeats && status == ANYKV_OK; r++) {
-        if (with_copy)
-            status = bench_copy_time(&peer, b->gpu ? 4 : 1, &copy[r]);
+        if (peer.copied)
+            status = bench_copy_time(&peer.copy, b->gpu ? 4 : 1, &peer.copy_ns[r]);
+        if (peer.read && status == ANYKV_OK)
+            status = bench_read_time(&peer.copy, 1, &peer.read_ns[r]);
         for (uint32_t i = 0; i <= count && status == ANYKV_OK; i++)
             if (subjects[i].open)
                 status = bench_time(device, enqueue, &subjects[i], subjects[i].loops,
@@ -227,11 +246,11 @@ static anykv_status one_shape(struct bench *b, struct bench_device *device,
     for (uint32_t i = 1; i <= count && status == ANYKV_OK; i++) {
         const struct subject *x = &subjects[is_f16(pairs[i]) ? 0 : i];
         if (subjects[i].shown && x->open)
-            emit(b, x, &subjects[0], phase, with_copy ? copy : NULL, copy_bytes);
+            emit(b, x, &subjects[0], phase, &peer);
     }
     for (uint32_t i = 0; i <= count; i++)
         subject_close(&subjects[i]);
-    bench_copy_destroy(&peer);
+    bench_copy_destroy(&peer.copy);
     return status;
 }
 

@@ -14,6 +14,7 @@ static const struct akv_column columns[] = {
     {"device", "device", 0},   {"ns_per_row", "ns/row", 1},
     {"gib_s", "GiB/s", 2},     {"ratio_memcpy", "of memcpy", 3},
     {"spread", "spread", 2},   {"memcpy_ns_per_row", "memcpy ns/row", 1},
+    {"clock", NULL, 0},
 };
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
@@ -170,6 +171,7 @@ static anykv_status measure(struct bench *b, struct work *w, const char *working
         peer ? akv_real(bench_ratio(copy, ours, count)) : akv_none(),
         akv_real(bench_spread(ours, count)),
         peer ? akv_real(bench_median(copy, count) / set->rows) : akv_none(),
+        akv_text(set->device->busy ? "processor" : "wall"),
     };
     akv_progress_hide(&b->progress);
     akv_report_row(b->report, values);
