@@ -86,7 +86,8 @@ static void put_row(const struct attend_case *c, uint8_t *tile, uint32_t format,
     for (uint32_t g = 0; g < pad / 32u; g++) {
         if (g * 32u % width == 0) {
             uint32_t n = AKV_MIN(width, pad - g * 32u);
-            scale = akv_scale_of(x + g * 32u, akv_amax(x + g * 32u, n, 0), format, 0);
+            scale = akv_scale_of(x + g * 32u, akv_amax(x + g * 32u, n, 0), format,
+                                 c->search);
             akv_scale_put(tile, format, order, c->block_tokens, dim, t, g * 32u / width, scale);
         }
         akv_group_codes(x + g * 32u, scale, format, code);
@@ -179,6 +180,9 @@ static void fill_block(struct attend_case *c, uint32_t seq, uint32_t block, uint
                 float row[AKV_MAX_HEAD_DIM];
                 for (uint32_t i = 0; i < dim; i++)
                     row[i] = attend_case_gauss(state) * (side ? 1.0f : c->spread);
+                if (c->rows_in[side] && p < total)
+                    for (uint32_t i = 0; i < dim; i++)
+                        row[i] = (float)c->rows_in[side][((size_t)p * c->kv_heads + h) * dim + i];
                 if (p < total)
                     put_row(c, tile + h * akv_tile_bytes(format, c->block_tokens, dim), format,
                             side ? AKV_ORDER_QUAD : AKV_ORDER_ROW, dim, t, row,
@@ -278,7 +282,7 @@ void attend_case_build(struct attend_case *c)
     c->mask = get((size_t)tokens * head.max_tokens, sizeof(float));
     c->sinks = get(p->q_heads, sizeof(float));
     for (size_t i = 0; i < outputs * c->k_dim; i++)
-        c->q[i] = attend_case_gauss(&state) * c->spread;
+        c->q[i] = c->q_in ? (float)c->q_in[i] : attend_case_gauss(&state) * c->spread;
     for (size_t i = 0; i < (size_t)tokens * head.max_tokens; i++)
         c->mask[i] = next(&state) % 4u == 0 ? -INFINITY : attend_case_gauss(&state);
     for (uint32_t i = 0; i < p->q_heads; i++)

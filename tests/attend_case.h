@@ -19,6 +19,8 @@ struct attend_case {
     uint32_t flags, window, dtype, rotate;
     float scale, cap, spread; /* spread: size of keys and queries */
     uint64_t seed;
+    const double *rows_in[2], *q_in; /* of sequence 0 and its new tokens; NULL: random */
+    uint32_t search;        /* encoder's scale search */
     uint32_t sizes_only;    /* benchmarks: no reference rows, packed bytes made quickly */
     uint32_t slabs;
     /* Built. */
