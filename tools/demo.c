@@ -95,8 +95,36 @@ static void unload(struct akv_demo *demo)
 
 /* ---- the cache ---- */
 
+static uint64_t chunk_bytes_of(uint64_t blocks, uint64_t block_bytes, uint64_t chunk_bytes)
+{
+    uint64_t each = block_bytes == 0 || block_bytes > chunk_bytes ? 1 : chunk_bytes / block_bytes;
+    return (blocks + each - 1) / each * chunk_bytes;
+}
+
+/* Sets the budget to what `sequences` whole sequences take, one of them at work.  The size of chunks
+ * follows the budget, hence the second look. */
+static anykv_status fit_budget(const struct akv_demo *demo, anykv_cache_options *options,
+                               uint32_t sequences, struct akv_demo_cache *out)
+{
+    const uint64_t block_tokens = 16;
+    const uint64_t sealed = (demo->dump.tokens + block_tokens - 1) / block_tokens * sequences;
+    const uint64_t hot = (options->sinks + options->recent + options->max_step_tokens) / block_tokens + 4;
+    anykv_estimate *estimate = &out->estimate;
+    anykv_status status = ANYKV_OK;
+    options->budget_bytes = UINT64_C(64) << 20;
+    for (int look = 0; look < 2 && status == ANYKV_OK; look++) {
+        status = anykv_cache_estimate(demo->tool.device, out->layout, options, estimate);
+        uint64_t chunk = estimate->chunk_bytes;
+        uint64_t budget = estimate->fixed_bytes + 2 * chunk +
+                          chunk_bytes_of(hot, estimate->hot_block_bytes, chunk) +
+                          chunk_bytes_of(sealed, estimate->sealed_block_bytes, chunk);
+        options->budget_bytes = budget > estimate->minimum_bytes ? budget : estimate->minimum_bytes;
+    }
+    return status;
+}
+
 anykv_status akv_demo_open_cache(struct akv_demo *demo, anykv_format k, anykv_format v,
-                                 uint64_t budget_bytes, uint32_t sequences, struct akv_demo_cache *out)
+                                 uint32_t sequences, struct akv_demo_cache *out)
 {
     const struct akv_dump *dump = &demo->dump;
     anykv_layer layers[AKV_DEMO_LAYERS];
@@ -117,19 +145,11 @@ anykv_status akv_demo_open_cache(struct akv_demo *demo, anykv_format k, anykv_fo
     options.max_sequences = 1;
     options.max_step_tokens = 128;
     options.max_seq_tokens = dump->tokens;
-    options.budget_bytes = budget_bytes != 0 ? budget_bytes : UINT64_C(1) << 40;
     out->estimate = (anykv_estimate)ANYKV_ESTIMATE_INIT;
     anykv_status status =
         anykv_layout_create(demo->tool.context, layers, dump->layers, &identity, &out->layout);
     if (status == ANYKV_OK)
-        status = anykv_cache_estimate(demo->tool.device, out->layout, &options, &out->estimate);
-    if (status == ANYKV_OK && budget_bytes == 0) {
-        uint64_t blocks = (dump->tokens + identity.block_tokens - 1) / identity.block_tokens;
-        uint64_t hot = (options.sinks + options.recent + options.max_step_tokens) / 16 + 4;
-        options.budget_bytes = out->estimate.minimum_bytes + 4 * out->estimate.chunk_bytes +
-                               sequences * (blocks * out->estimate.sealed_block_bytes +
-                                            hot * out->estimate.hot_block_bytes);
-    }
+        status = fit_budget(demo, &options, sequences, out);
     if (status == ANYKV_OK)
         status = anykv_cache_create(demo->tool.device, out->layout, &options, &out->cache);
     if (status != ANYKV_OK)
@@ -153,7 +173,8 @@ static anykv_view view_from(const void *rows, anykv_dtype dtype, uint32_t heads,
 }
 
 static anykv_status attend(struct akv_demo *demo, anykv_step *step, uint32_t layer, uint32_t first,
-                           uint32_t count, float *out, double *errors, size_t *error_count)
+                           uint32_t count, float *out, double *errors, size_t *error_count,
+                           struct akv_demo_times *times)
 {
     const struct akv_dump *dump = &demo->dump;
     const struct akv_dump_layer *raw = &demo->layer[layer];
@@ -162,7 +183,9 @@ static anykv_status attend(struct akv_demo *demo, anykv_step *step, uint32_t lay
     params.scale = (float)dump->scale;
     anykv_view q = view_from(raw->q, raw->q_dtype, dump->q_heads, dump->head_dim, first - dump->q_first);
     anykv_view o = anykv_view_host(out, ANYKV_F32, dump->q_heads, dump->head_dim);
+    uint64_t start = akv_now_ns();
     anykv_status status = anykv_step_attend(step, layer, &q, &params, &o);
+    times->attend_ns += akv_now_ns() - start;
     for (size_t r = 0; r < rows && status == ANYKV_OK; r++) {
         double row[AKV_MAX_HEAD_DIM];
         akv_rows_to_double(out + r * dump->head_dim, ANYKV_F32, dump->head_dim, row);
@@ -193,9 +216,7 @@ anykv_status akv_demo_step(struct akv_demo *demo, anykv_cache *cache, anykv_seq 
         times->append_ns += akv_now_ns() - start;
         if (status != ANYKV_OK || errors == NULL)
             continue;
-        start = akv_now_ns();
-        status = attend(demo, step, i, first, count, out, errors, error_count);
-        times->attend_ns += akv_now_ns() - start;
+        status = attend(demo, step, i, first, count, out, errors, error_count, times);
     }
     akv_free(NULL, out);
     if (status != ANYKV_OK) {
@@ -210,42 +231,82 @@ anykv_status akv_demo_step(struct akv_demo *demo, anykv_cache *cache, anykv_seq 
 
 /* ---- sections ---- */
 
-static int run_eval(struct akv_demo *demo, const char *device, const char *path)
+/* Another subcommand as a section: words end with NULL; --device and --json are added. */
+static int run_section(const struct akv_demo *demo, int (*tool)(int, char **), const char *device,
+                       const char *const *words)
 {
-    char *arguments[] = {"eval", "--formats", "I8,N6,N5,N4,N3,N2", "--device", (char *)(uintptr_t)device,
-                         (char *)(uintptr_t)path, demo->json ? "--json" : NULL};
+    char *arguments[16];
+    int count = 0;
+    for (; *words != NULL; words++)
+        arguments[count++] = (char *)(uintptr_t)*words;
+    if (device != NULL) {
+        arguments[count++] = "--device";
+        arguments[count++] = (char *)(uintptr_t)device;
+    }
+    if (demo->json)
+        arguments[count++] = "--json";
+    return tool(count, arguments);
+}
+
+static int run_formats(const struct akv_demo *demo, const char *device, const char *path)
+{
+    const char *const words[] = {"eval", "--formats", "I8,N6,N5,N4,N3,N2", path, NULL};
     heading(demo, "Formats", "Every key and value packed, none kept at 16 bit; attention compared with\n"
                              "attention over the exact rows, in double precision.");
-    return akv_tool_eval(demo->json ? 7 : 6, arguments);
+    return run_section(demo, akv_tool_eval, device, words);
+}
+
+static int run_engine(struct akv_demo *demo)
+{
+    heading(demo, "Pages",
+            "The same rows through the cache: appended, sealed into packed blocks once they are older\n"
+            "than 128 tokens, and attended over where they lie, one token at a time.");
+    anykv_status status = akv_demo_pages(demo);
+    if (status != ANYKV_OK)
+        return akv_cli_status("demo", "pages", status);
+    heading(demo, "Sharing under a byte budget",
+            "Conversations that begin alike: blocks in the cache are found by their tokens, old ones are\n"
+            "evicted, and what returns is attended over again.  Blocks of 16 tokens, N4/N4; room for 1, 2\n"
+            "and 4 of the 8 conversations.");
+    status = akv_demo_share(demo);
+    return status == ANYKV_OK ? AKV_EXIT_GOOD : akv_cli_status("demo", "sharing", status);
+}
+
+static int run_speed(const struct akv_demo *demo, const char *device)
+{
+    static const char *const words[] = {"bench", "attend", "--tokens", "8192", "--gqa", "4",
+                                        "--formats", "F16/F16,I8/I8,N5/N4,N4/N4", "--repeats", "7", NULL};
+    heading(demo, "Speed", "One token's attention over 8,192 others, 32 query and 8 kv heads of 128; random\n"
+                           "rows.");
+    return run_section(demo, akv_tool_bench, device, words);
+}
+
+static int run_check(const struct akv_demo *demo, const char *device)
+{
+    static const char *const words[] = {"verify", "--kernel", "encode", "--elements", "100000", NULL};
+    heading(demo, "Bytes", "Packed bytes of this device against those of the portable reference, rounding ties,\n"
+                           "infinities and all: `anykv verify` does the same for every kernel.");
+    return run_section(demo, akv_tool_verify, device, words);
 }
 
 static int run(struct akv_demo *demo, const char *device, const char *path)
 {
-    char *arguments[] = {"devices", "--json"};
+    static const char *const words[] = {"devices", NULL};
     heading(demo, "Devices", "What there is; the demo runs on the one that --device names.");
-    int go = akv_tool_devices(demo->json ? 2 : 1, arguments);
-    if (go != AKV_EXIT_GOOD)
-        return go;
-    go = akv_tool_open(&demo->tool, "demo", device, NULL);
+    int go = run_section(demo, akv_tool_devices, NULL, words);
+    if (go == AKV_EXIT_GOOD)
+        go = akv_tool_open(&demo->tool, "demo", device, NULL);
     if (go != AKV_CLI_GO)
         return go;
     anykv_status status = load(demo, path);
     if (status != ANYKV_OK)
         return akv_cli_status("demo", path, status);
-    go = run_eval(demo, device, path);
-    if (go != AKV_EXIT_GOOD)
-        return go;
-    heading(demo, "Pages",
-            "The same rows through the cache: appended, sealed into packed blocks once they are older\n"
-            "than 128 tokens, and attended over where they lie, one token at a time.");
-    status = akv_demo_pages(demo);
-    if (status != ANYKV_OK)
-        return akv_cli_status("demo", "pages", status);
-    heading(demo, "Sharing under a byte budget",
-            "Conversations that begin alike: blocks in the cache are found by their tokens, old ones are\n"
-            "evicted, and what returns is attended over again.");
-    status = akv_demo_share(demo);
-    return status == ANYKV_OK ? AKV_EXIT_GOOD : akv_cli_status("demo", "sharing", status);
+    go = run_formats(demo, device, path);
+    if (go == AKV_EXIT_GOOD)
+        go = run_engine(demo);
+    if (go == AKV_EXIT_GOOD)
+        go = run_speed(demo, device);
+    return go == AKV_EXIT_GOOD ? run_check(demo, device) : go;
 }
 
 int akv_tool_demo(int argc, char **argv)

@@ -17,15 +17,15 @@ struct akv_demo {
     bool json;
 };
 
-/* A cache for the dump's layers with these formats and, when it is not 0, this budget. */
 struct akv_demo_cache {
     anykv_layout *layout;
     anykv_cache *cache;
     anykv_estimate estimate;
 };
-/* budget 0: as much as `sequences` sequences of all the dump's tokens take at most. */
+/* A cache for the dump's layers in these formats whose budget is what `sequences` sequences of all the
+ * dump's tokens take. */
 anykv_status akv_demo_open_cache(struct akv_demo *demo, anykv_format k, anykv_format v,
-                                 uint64_t budget_bytes, uint32_t sequences, struct akv_demo_cache *out);
+                                 uint32_t sequences, struct akv_demo_cache *out);
 void akv_demo_close_cache(struct akv_demo_cache *cache);
 
 /* One step: rows of positions first … first+count-1 of the dump go to the end of seq under these token

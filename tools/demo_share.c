@@ -29,7 +29,7 @@ static const struct akv_column columns[] = {
     {"budget_bytes", "budget bytes", 0},
     {"peak_bytes", "peak bytes", 0},
     {"within_budget", "within", 0},
-    {"output_error", "output error", 5},
+    {"output_error", "output error", -3},
 };
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
@@ -149,7 +149,7 @@ static anykv_status one_budget(struct akv_demo *demo, uint32_t sequences, struct
     struct share share;
     struct akv_demo_cache cache;
     memset(&share, 0, sizeof share);
-    anykv_status status = akv_demo_open_cache(demo, ANYKV_N4, ANYKV_N4, 0, sequences, &cache);
+    anykv_status status = akv_demo_open_cache(demo, ANYKV_N4, ANYKV_N4, sequences, &cache);
     if (status != ANYKV_OK)
         return status;
     share.demo = demo;

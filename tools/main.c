@@ -57,6 +57,7 @@ int main(int argc, char **argv)
 
 static const struct command commands[] = {
     {"devices", akv_tool_devices, "list the devices, usable or not"},
+    {"demo", akv_tool_demo, "show the engine at work on real keys and values"},
     {"bench", akv_tool_bench, "measure the codec, attention and the cache"},
     {"verify", akv_tool_verify, "compare every kernel's bytes with the scalar reference"},
     {"eval", akv_tool_eval, "measure formats on the keys and values of a real model"},
