@@ -190,4 +190,28 @@ if [ -r "$trace" ]; then
 else
     skip "replay: figures of the conversation trace" "ANYKV_TEST_DATA has no traces/"
 fi
+# ---- demo ----
+"$ANYKV" demo --json --device cpu >"$work/demo" 2>"$work/err"
+near "demo: exit status" $? 0 0
+grep '"section": "pages"' "$work/demo" >"$work/pages"
+# shellcheck disable=SC2086
+fields "demo: pages have the fields of eval" "$work/pages" $eval_fields packed_bytes hot_bytes attend_us
+near "demo: pairs" "$(wc -l <"$work/pages")" 7 0
+# error PAIR LIMIT: what the cache's own attention may differ from exact attention.
+error() {
+    grep "\"k\": \"${1%/*}\", \"v\": \"${1#*/}\"" "$work/pages" >"$work/pair"
+    near "demo: $1 through pages, output error up to $2" "$(value output_error "$work/pair")" "$2 / 2" "$2 / 2"
+}
+error F16/F16 1e-5
+error I8/I8 0.0025
+error N4/N4 0.025
+error N3/N2 0.07
+grep '"section": "sharing"' "$work/demo" >"$work/sharing"
+# shellcheck disable=SC2086
+fields "demo: sharing has the fields of replay" "$work/sharing" $replay_fields budget_bytes peak_bytes
+near "demo: no cache was above its budget" "$(grep -c '"within_budget": true' "$work/sharing")" 3 0
+near "demo: every cache had to evict" "$(grep -c '"evictions": [1-9]' "$work/sharing")" 3 0
+near "demo: shared and evicted rows give the same output" "$(value output_error "$work/sharing")" 0.015 0.01
+grep -q '"bench": "attend"' "$work/demo" && pass "demo: speed" || fail "demo: speed" "$work/demo"
+grep -q '"summary": true.*"differ": 0' "$work/demo" && pass "demo: bytes" || fail "demo: bytes" "$work/demo"
 finish
