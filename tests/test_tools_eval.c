@@ -55,10 +55,12 @@ static void write_dump(uint32_t dim, uint32_t kv_heads, const char *dtype, const
 {
     char header[4096];
     uint64_t state = 99, offset = 0, size = strcmp(dtype, "F32") == 0 ? 4 : 2;
-    int used = snprintf(header, sizeof header,
-                        "{\"__metadata__\":{\"tokens\":\"%u\",\"q_first\":\"%u\",\"q_heads\":\"%u\","
-                        "\"kv_heads\":\"%" PRIu32 "\",\"head_dim\":\"%" PRIu32 "\",\"scale\":\"0.0625\","
-                        "\"layers\":\"0,1\"%s}", TOKENS, Q_FIRST, Q_HEADS, kv_heads, dim, more);
+    int used =
+        snprintf(header, sizeof header,
+                 "{\"__metadata__\":{\"tokens\":\"%u\",\"q_first\":\"%u\",\"q_heads\":\"%u\","
+                 "\"kv_heads\":\"%" PRIu32 "\",\"head_dim\":\"%" PRIu32 "\",\"scale\":\"0.0625\","
+                 "\"layers\":\"0,1\"%s}",
+                 TOKENS, Q_FIRST, Q_HEADS, kv_heads, dim, more);
     for (uint32_t layer = 0; layer < LAYERS; layer++)
         for (const char *side = "kvq"; *side; side++) {
             uint32_t tokens = *side == 'q' ? TOKENS - Q_FIRST : TOKENS;
@@ -70,7 +72,8 @@ static void write_dump(uint32_t dim, uint32_t kv_heads, const char *dtype, const
                              layer, *side, dtype, tokens, heads, dim, offset, offset + bytes);
             offset += bytes;
         }
-    uint64_t length = (uint64_t)snprintf(header + used, sizeof header - (size_t)used, "}") + (uint64_t)used;
+    uint64_t length =
+        (uint64_t)snprintf(header + used, sizeof header - (size_t)used, "}") + (uint64_t)used;
     FILE *file = fopen(path, "wb");
     cr_assert(file != NULL);
     fwrite(&length, 8, 1, file);
@@ -125,8 +128,9 @@ static uint32_t read_answer(struct row *rows)
 /* Runs eval --layers on the dump; returns the exit status, the rows in *rows. */
 static int run_eval(const char *formats, struct row *rows, uint32_t *count)
 {
-    char *arguments[] = {"eval", "--json", "--layers", "--device", "cpu", "--formats",
-                         (char *)(uintptr_t)formats, path};
+    char *arguments[] = {
+        "eval", "--json", "--layers", "--device", "cpu", "--formats", (char *)(uintptr_t)formats,
+        path};
     memset(rows, 0, ROWS * sizeof *rows);
     cr_assert(freopen(answer, "wb", stdout) != NULL);
     int status = akv_tool_eval(8, arguments);
@@ -135,7 +139,8 @@ static int run_eval(const char *formats, struct row *rows, uint32_t *count)
     return status;
 }
 
-static const struct row *find(const struct row *rows, uint32_t count, const char *k, const char *layer)
+static const struct row *find(const struct row *rows, uint32_t count, const char *k,
+                              const char *layer)
 {
     for (uint32_t i = 0; i < count; i++)
         if (strcmp(rows[i].k, k) == 0 && strcmp(rows[i].layer, layer) == 0)
@@ -156,8 +161,8 @@ static void shape(uint32_t dim, uint32_t kv_heads, const char *dtype, double i8_
     const struct row *n2 = find(rows, count, "N2", "all");
     cr_expect(exact->tv == 0.0 && exact->error == 0.0 && exact->top1 == 1.0,
               "dim %u %s: F32 is not exact", dim, dtype);
-    cr_expect(0.0 < i8->error && i8->error < 0.02 && i8->error < n6->error && n6->error < n4->error &&
-                  n4->error < n2->error && n2->error < 1.5,
+    cr_expect(0.0 < i8->error && i8->error < 0.02 && i8->error < n6->error &&
+                  n6->error < n4->error && n4->error < n2->error && n2->error < 1.5,
               "dim %u kv_heads %u %s: I8 %g N6 %g N4 %g N2 %g", dim, kv_heads, dtype, i8->error,
               n6->error, n4->error, n2->error);
     cr_expect(i8->bits == i8_bits, "dim %u: %g bits", dim, i8->bits);

@@ -13,8 +13,19 @@ static bool whole(const char *text)
 Test(json, accepts)
 {
     static const char *const texts[] = {
-        "null", "true", " false ", "0", "-0.5e-3", "1E+9", "\"\"", "\"a\\u00e9\\ud83d\\ude00\\n\"",
-        "[]", "{}", "[1,[2,{\"a\":[]}],3]", "{\"a\" : 1 , \"b\" : [ ] }\r\n", "\"\xc3\xa9\"",
+        "null",
+        "true",
+        " false ",
+        "0",
+        "-0.5e-3",
+        "1E+9",
+        "\"\"",
+        "\"a\\u00e9\\ud83d\\ude00\\n\"",
+        "[]",
+        "{}",
+        "[1,[2,{\"a\":[]}],3]",
+        "{\"a\" : 1 , \"b\" : [ ] }\r\n",
+        "\"\xc3\xa9\"",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         cr_expect(whole(texts[i]), "refused: %s", texts[i]);
@@ -23,11 +34,44 @@ Test(json, accepts)
 Test(json, refuses)
 {
     static const char *const texts[] = {
-        "", "nul", "tru", "01", "-", "1.", ".5", "1e", "+1", "0x10", "NaN", "Infinity", "\"a", "\"\t\"",
-        "\"\\x\"", "\"\\u12\"", "\"\\ud800\"", "\"\\ud800\\u0041\"", "\"\\udc00\"", "\"\\u0000\"",
-        "\"\xff\"", "\"\xc0\xaf\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xe2\x82\"", "[1 2]",
-        "[1,]", "[,1]", "[1", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{\"a\":1 \"b\":2}", "1 2",
-        "[1]]", "{'a':1}", "[1}",
+        "",
+        "nul",
+        "tru",
+        "01",
+        "-",
+        "1.",
+        ".5",
+        "1e",
+        "+1",
+        "0x10",
+        "NaN",
+        "Infinity",
+        "\"a",
+        "\"\t\"",
+        "\"\\x\"",
+        "\"\\u12\"",
+        "\"\\ud800\"",
+        "\"\\ud800\\u0041\"",
+        "\"\\udc00\"",
+        "\"\\u0000\"",
+        "\"\xff\"",
+        "\"\xc0\xaf\"",
+        "\"\xed\xa0\x80\"",
+        "\"\xf4\x90\x80\x80\"",
+        "\"\xe2\x82\"",
+        "[1 2]",
+        "[1,]",
+        "[,1]",
+        "[1",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{a:1}",
+        "{\"a\":1 \"b\":2}",
+        "1 2",
+        "[1]]",
+        "{'a':1}",
+        "[1}",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         cr_expect(!(whole(texts[i])), "accepted: %s", texts[i]);
@@ -105,7 +149,8 @@ Test(json, writer_is_read_back)
     fclose(file);
     akv_json_open(&in, line, strlen(line));
     cr_assert(akv_json_enter_object(&in));
-    cr_assert(akv_json_next_key(&in, key, sizeof key) && akv_json_read_text(&in, text, sizeof text));
+    cr_assert(akv_json_next_key(&in, key, sizeof key) &&
+              akv_json_read_text(&in, text, sizeof text));
     cr_expect_str_eq(text, "a \"quoted\" \\ line\n\x01 \xc3\xa9");
     cr_assert(akv_json_next_key(&in, key, sizeof key) && akv_json_read_u64(&in, &big));
     cr_expect(big == UINT64_MAX);

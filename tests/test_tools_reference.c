@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The blocked double-precision reference of `eval` against a naive one written from the definitions. */
+/* The blocked double-precision reference of `eval` against a naive one written from the
+ * definitions. */
 #include "tools/eval_reference.h"
 #include <criterion/criterion.h>
 #include <math.h>
@@ -65,10 +66,10 @@ static void release(struct data *d)
     }
 }
 
-/* Weights of one query over `keys` rows; exact rows where the definitions say so.  Returns the first
- * most attended token. */
-static uint32_t naive_weights(const struct akv_eval_problem *p, const double *stored, uint32_t position,
-                              uint32_t head, const double *q, double *weight)
+/* Weights of one query over `keys` rows; exact rows where the definitions say so.  Returns the
+ * first most attended token. */
+static uint32_t naive_weights(const struct akv_eval_problem *p, const double *stored,
+                              uint32_t position, uint32_t head, const double *q, double *weight)
 {
     uint32_t kv = head / (p->q_heads / p->kv_heads), best = UINT32_MAX;
     double sum = 0.0;
@@ -161,8 +162,8 @@ static void compare(struct akv_eval_problem p)
                   plain.top1);
     }
     for (size_t i = 0; i < outputs; i++)
-        cr_assert(fabs(exact[i] - reference[i]) < 1e-9, "output %zu: %.12g, naive %.12g", i, exact[i],
-                  reference[i]);
+        cr_assert(fabs(exact[i] - reference[i]) < 1e-9, "output %zu: %.12g, naive %.12g", i,
+                  exact[i], reference[i]);
     free(exact);
     free(reference);
     release(&d);
@@ -170,30 +171,45 @@ static void compare(struct akv_eval_problem p)
 
 Test(reference, plain)
 {
-    compare((struct akv_eval_problem){.tokens = 37, .q_first = 30, .q_heads = 9, .kv_heads = 3, .dim = 64});
+    compare((struct akv_eval_problem){
+        .tokens = 37, .q_first = 30, .q_heads = 9, .kv_heads = 3, .dim = 64});
 }
 Test(reference, one_head_of_256)
 {
-    compare((struct akv_eval_problem){.tokens = 40, .q_first = 35, .q_heads = 4, .kv_heads = 1, .dim = 256});
+    compare((struct akv_eval_problem){
+        .tokens = 40, .q_first = 35, .q_heads = 4, .kv_heads = 1, .dim = 256});
 }
 Test(reference, one_query_and_odd_sizes)
 {
-    compare((struct akv_eval_problem){.tokens = 9, .q_first = 8, .q_heads = 1, .kv_heads = 1, .dim = 5});
-    compare((struct akv_eval_problem){.tokens = 1, .q_first = 0, .q_heads = 2, .kv_heads = 2, .dim = 80});
+    compare((struct akv_eval_problem){
+        .tokens = 9, .q_first = 8, .q_heads = 1, .kv_heads = 1, .dim = 5});
+    compare((struct akv_eval_problem){
+        .tokens = 1, .q_first = 0, .q_heads = 2, .kv_heads = 2, .dim = 80});
 }
 Test(reference, windows)
 {
     for (uint32_t window = 1; window < 30; window += 7)
-        compare((struct akv_eval_problem){.tokens = 29, .q_first = 3, .q_heads = 2, .kv_heads = 1,
-                                          .dim = 16, .window = window, .sinks = 2, .recent = 3});
+        compare((struct akv_eval_problem){.tokens = 29,
+                                          .q_first = 3,
+                                          .q_heads = 2,
+                                          .kv_heads = 1,
+                                          .dim = 16,
+                                          .window = window,
+                                          .sinks = 2,
+                                          .recent = 3});
 }
 Test(reference, sinks_and_recent)
 {
     static const uint32_t counts[] = {0, 1, 4, 7, 16, 100};
     for (int i = 0; i < 6; i++)
         for (int j = 0; j < 6; j++)
-            compare((struct akv_eval_problem){.tokens = 35, .q_first = 20, .q_heads = 6, .kv_heads = 2,
-                                              .dim = 24, .sinks = counts[i], .recent = counts[j]});
+            compare((struct akv_eval_problem){.tokens = 35,
+                                              .q_first = 20,
+                                              .q_heads = 6,
+                                              .kv_heads = 2,
+                                              .dim = 24,
+                                              .sinks = counts[i],
+                                              .recent = counts[j]});
 }
 
 Test(reference, quantile)

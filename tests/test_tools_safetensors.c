@@ -54,7 +54,8 @@ Test(safetensors, reads_what_is_there)
     write_file("{\"b\":{\"dtype\":\"F16\",\"shape\":[2,3],\"data_offsets\":[4,16]},"
                "\"__metadata__\":{\"x\":\"y\"},"
                "\"e\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[16,16]},"
-               "\"a\":{\"data_offsets\":[0,4],\"shape\":[],\"dtype\":\"I32\"}}  ", 16);
+               "\"a\":{\"data_offsets\":[0,4],\"shape\":[],\"dtype\":\"I32\"}}  ",
+               16);
     cr_assert(akv_safetensors_open(path, &file) == ANYKV_OK, "%s", anykv_error_detail());
     cr_expect(akv_safetensors_count(file) == 3);
     const struct akv_tensor *b = akv_safetensors_find(file, "b");
@@ -118,13 +119,16 @@ Test(safetensors, offsets)
     write_file(A_AT("18446744073709551608", "18446744073709551615") "}", 8);
     refused(ANYKV_E_DATA, "data_offsets 7");
     write_file("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[18446744073709551600,"
-               "18446744073709551608]}}", 8);
+               "18446744073709551608]}}",
+               8);
     refused(ANYKV_E_DATA, "reach beyond");
     write_file(A_AT("0", "18446744073709551616") "}", 8);
     refused(ANYKV_E_DATA, "beyond 2^64");
-    write_file(A_AT("0", "8") ",\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]}}", 12);
+    write_file(A_AT("0", "8") ",\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]}}",
+               12);
     refused(ANYKV_E_DATA, "overlap");
-    write_file(A_AT("0", "8") ",\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,16]}}", 16);
+    write_file(A_AT("0", "8") ",\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,16]}}",
+               16);
     refused(ANYKV_E_DATA, "a: this tensor is there twice");
     write_file("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8,8]}}", 8);
     refused(ANYKV_E_DATA, "more than 2 numbers");
@@ -138,13 +142,16 @@ Test(safetensors, shapes_and_dtypes)
 {
     write_file("{\"a\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}", 8);
     refused(ANYKV_E_DATA, "shape and dtype take 12 bytes, data_offsets 8");
-    write_file("{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}", 0);
+    write_file(
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}", 0);
     refused(ANYKV_E_DATA, "the product of shape");
-    write_file("{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,0]}}", 0);
+    write_file("{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,0]}}",
+               0);
     refused(ANYKV_E_DATA, "the product of shape");
     write_file("{\"a\":{\"dtype\":\"F99\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8);
     refused(ANYKV_E_UNSUPPORTED, "a: dtype \"F99\" is not known");
-    write_file("{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}", 4);
+    write_file("{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}",
+               4);
     refused(ANYKV_E_DATA, "more than 8 dimensions");
     write_file("{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,8]}}", 8);
     refused(ANYKV_E_DATA, "field \"shape\" is missing");
@@ -152,7 +159,8 @@ Test(safetensors, shapes_and_dtypes)
     refused(ANYKV_E_DATA, "field \"dtype\" is missing");
     write_file("{\"a\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8);
     refused(ANYKV_E_DATA, "field \"data_offsets\" is missing");
-    write_file("{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8);
+    write_file("{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+               8);
     refused(ANYKV_E_DATA, "field \"dtype\" twice");
     write_file("{\"a\":{\"kind\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8);
     refused(ANYKV_E_DATA, "unknown field \"kind\"");
@@ -181,13 +189,15 @@ Test(safetensors, every_truncation_of_the_header)
 
 /* ---- dumps: metadata that does not fit the tensors ---- */
 
-#define META "\"tokens\":\"2\",\"q_first\":\"1\",\"kv_heads\":\"1\",\"q_heads\":\"2\",\"head_dim\":\"2\","
+#define META                                                                                       \
+    "\"tokens\":\"2\",\"q_first\":\"1\",\"kv_heads\":\"1\",\"q_heads\":\"2\",\"head_dim\":\"2\","
 #define REST "\"scale\":\"0.5\",\"layers\":\"3\""
-#define TENSOR(side, shape, from, to)                                                               \
-    "\"layers.3." side "\":{\"dtype\":\"F16\",\"shape\":" shape ",\"data_offsets\":[" from "," to "]}"
-#define TENSORS                                                                                     \
-    TENSOR("k", "[2,1,2]", "0", "8") "," TENSOR("v", "[2,1,2]", "8", "16") ","                      \
-    TENSOR("q", "[1,2,2]", "16", "24")
+#define TENSOR(side, shape, from, to)                                                              \
+    "\"layers.3." side "\":{\"dtype\":\"F16\",\"shape\":" shape ",\"data_offsets\":[" from "," to  \
+    "]}"
+#define TENSORS                                                                                    \
+    TENSOR("k", "[2,1,2]", "0", "8")                                                               \
+    "," TENSOR("v", "[2,1,2]", "8", "16") "," TENSOR("q", "[1,2,2]", "16", "24")
 
 static void dump_refused(const char *meta, const char *tensors, size_t bytes, const char *detail)
 {
@@ -197,7 +207,8 @@ static void dump_refused(const char *meta, const char *tensors, size_t bytes, co
     write_file(header, bytes);
     anykv_status status = akv_dump_open(&dump, path);
     cr_expect(status == ANYKV_E_DATA && strstr(anykv_error_detail(), detail) != NULL,
-              "%s: \"%s\" does not say \"%s\"", anykv_status_name(status), anykv_error_detail(), detail);
+              "%s: \"%s\" does not say \"%s\"", anykv_status_name(status), anykv_error_detail(),
+              detail);
     akv_dump_close(&dump);
     cr_expect(akv_alloc_live() == 0);
 }
@@ -207,8 +218,8 @@ Test(safetensors, a_small_dump_is_read)
     char header[2048];
     struct akv_dump dump;
     snprintf(header, sizeof header,
-             "{\"__metadata__\":{%s%s,\"sliding_window\":\"7\",\"global_layers\":\"\"},%s}", META, REST,
-             TENSORS);
+             "{\"__metadata__\":{%s%s,\"sliding_window\":\"7\",\"global_layers\":\"\"},%s}", META,
+             REST, TENSORS);
     write_file(header, 24);
     cr_assert(akv_dump_open(&dump, path) == ANYKV_OK, "%s", anykv_error_detail());
     cr_expect(dump.tokens == 2 && dump.layers == 1 && dump.layer[0] == 3 && dump.window[0] == 7);
@@ -227,15 +238,22 @@ Test(safetensors, dumps_that_do_not_fit)
     dump_refused(META "\"scale\":\"1\"", TENSORS, 24, "\"layers\" is missing");
     dump_refused(META "\"scale\":\"1\",\"layers\":\"3,\"", TENSORS, 24, "\"layers\"");
     dump_refused(META "\"scale\":\"1\",\"layers\":\"3,3\"", TENSORS, 24, "ascending");
-    dump_refused(META "\"scale\":\"1\",\"layers\":\"3,4\"", TENSORS, 24, "layers.4.k: this tensor is missing");
+    dump_refused(META "\"scale\":\"1\",\"layers\":\"3,4\"", TENSORS, 24,
+                 "layers.4.k: this tensor is missing");
     dump_refused(META REST ",\"sliding_window\":\"0\"", TENSORS, 24, "\"sliding_window\" is \"0\"");
-    dump_refused(META REST, TENSOR("k", "[2,1,2]", "0", "8") "," TENSOR("v", "[2,2,1]", "8", "16") ","
-                 TENSOR("q", "[1,2,2]", "16", "24"), 24, "layers.3.v: the metadata ask for shape [2, 1, 2]");
+    dump_refused(META REST,
+                 TENSOR("k", "[2,1,2]", "0", "8") "," TENSOR("v", "[2,2,1]", "8", "16") "," TENSOR(
+                     "q", "[1,2,2]", "16", "24"),
+                 24, "layers.3.v: the metadata ask for shape [2, 1, 2]");
     dump_refused("\"tokens\":\"2\",\"q_first\":\"2\",\"kv_heads\":\"1\",\"q_heads\":\"2\","
-                 "\"head_dim\":\"2\"," REST, TENSORS, 24, "\"q_first\" is \"2\"");
+                 "\"head_dim\":\"2\"," REST,
+                 TENSORS, 24, "\"q_first\" is \"2\"");
     dump_refused("\"tokens\":\"2\",\"q_first\":\"1\",\"kv_heads\":\"2\",\"q_heads\":\"3\","
-                 "\"head_dim\":\"2\"," REST, TENSORS, 24, "q_heads 3 is no multiple of kv_heads 2");
-    dump_refused(META REST, "\"layers.3.k\":{\"dtype\":\"I16\",\"shape\":[2,1,2],\"data_offsets\":[0,8]},"
-                 TENSOR("v", "[2,1,2]", "8", "16") "," TENSOR("q", "[1,2,2]", "16", "24"), 24,
-                 "layers.3.k: dtype is I16");
+                 "\"head_dim\":\"2\"," REST,
+                 TENSORS, 24, "q_heads 3 is no multiple of kv_heads 2");
+    dump_refused(
+        META REST,
+        "\"layers.3.k\":{\"dtype\":\"I16\",\"shape\":[2,1,2],\"data_offsets\":[0,8]}," TENSOR(
+            "v", "[2,1,2]", "8", "16") "," TENSOR("q", "[1,2,2]", "16", "24"),
+        24, "layers.3.k: dtype is I16");
 }

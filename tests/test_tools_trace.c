@@ -32,19 +32,24 @@ static void refused(const char *text, const char *detail)
     struct akv_trace trace;
     anykv_status status = load(text, &trace);
     cr_expect(status == ANYKV_E_DATA && strstr(anykv_error_detail(), detail) != NULL,
-              "%s: \"%s\" does not say \"%s\"", anykv_status_name(status), anykv_error_detail(), detail);
+              "%s: \"%s\" does not say \"%s\"", anykv_status_name(status), anykv_error_detail(),
+              detail);
     akv_trace_free(&trace);
     cr_expect(akv_alloc_live() == 0);
 }
 
-#define LINE(time, ids) "{\"timestamp\":" time ",\"input_length\":700,\"output_length\":3,\"hash_ids\":" ids "}\n"
+#define LINE(time, ids)                                                                            \
+    "{\"timestamp\":" time ",\"input_length\":700,\"output_length\":3,\"hash_ids\":" ids "}\n"
 
 Test(trace, reads)
 {
     struct akv_trace trace;
-    cr_assert(load(LINE("0", "[7,900000000000]") "\n"
-                   "{\"hash_ids\":[7],\"input_length\":512,\"timestamp\":1500.5,\"x\":[{}]}\n"
-                   LINE("1501", "[7,3,2]"), &trace) == ANYKV_OK, "%s", anykv_error_detail());
+    cr_assert(
+        load(LINE("0", "[7,900000000000]") "\n"
+                                           "{\"hash_ids\":[7],\"input_length\":512,\"timestamp\":"
+                                           "1500.5,\"x\":[{}]}\n" LINE("1501", "[7,3,2]"),
+             &trace) == ANYKV_OK,
+        "%s", anykv_error_detail());
     cr_expect(trace.requests == 3 && trace.ids == 4 && trace.blocks == 6);
     cr_expect(trace.id[0] == trace.id[2] && trace.id[2] == trace.id[3]);
     cr_expect(trace.parent[trace.id[5]] == trace.id[4] && trace.depth[trace.id[5]] == 2);
@@ -76,8 +81,8 @@ Test(trace, refuses)
     refused(LINE("0", "[1]") "{\"timestamp\":0} x\n", "something follows the end");
 }
 
-/* Most hits from request `r` on when the blocks of `cached` (bits) are there: every way to keep at most
- * `capacity` of them and the request's own blocks is tried. */
+/* Most hits from request `r` on when the blocks of `cached` (bits) are there: every way to keep at
+ * most `capacity` of them and the request's own blocks is tried. */
 static int8_t memory[16][256];
 static int most(const struct akv_trace *trace, uint32_t capacity, uint32_t r, uint32_t cached)
 {
@@ -125,8 +130,8 @@ Test(trace, optimum_against_exhaustive_search)
             used += (size_t)snprintf(text + used, sizeof text - used,
                                      "{\"timestamp\":%d,\"input_length\":1,\"hash_ids\":[", r);
             while (length-- > 0)
-                used += (size_t)snprintf(text + used, sizeof text - used, "%" PRIu32 "%s", way[length],
-                                         length > 0 ? "," : "]}\n");
+                used += (size_t)snprintf(text + used, sizeof text - used, "%" PRIu32 "%s",
+                                         way[length], length > 0 ? "," : "]}\n");
         }
         struct akv_trace trace;
         cr_assert(load(text, &trace) == ANYKV_OK, "%s", anykv_error_detail());
@@ -135,8 +140,9 @@ Test(trace, optimum_against_exhaustive_search)
             memset(memory, -1, sizeof memory);
             cr_assert(akv_replay_optimum(&trace, capacity, &hits) == ANYKV_OK);
             int best = most(&trace, capacity, 0, 0);
-            cr_expect(hits == (uint64_t)best, "round %d capacity %u: %" PRIu64 " hits, exhaustive %d\n%s",
-                      round, capacity, hits, best, text);
+            cr_expect(hits == (uint64_t)best,
+                      "round %d capacity %u: %" PRIu64 " hits, exhaustive %d\n%s", round, capacity,
+                      hits, best, text);
         }
         akv_trace_free(&trace);
     }

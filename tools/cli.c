@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Option parser of the subcommands: long options, numbers with limits, lists, help with an example. */
+/* Option parser of the subcommands: long options, numbers with limits, lists, help with an example.
+ */
 #include "cli.h"
 #include <inttypes.h>
 #include <stdarg.h>
@@ -83,12 +84,13 @@ static bool limited(const struct akv_cli_option *option)
     return option->min != 0 || option->max != 0;
 }
 
-static int set_number(const struct akv_cli *cli, const struct akv_cli_option *option, const char *text,
-                      uint64_t *value)
+static int set_number(const struct akv_cli *cli, const struct akv_cli_option *option,
+                      const char *text, uint64_t *value)
 {
     uint64_t number;
     if (!akv_cli_u64(text, &number))
-        return akv_cli_wrong(cli->command, "--%s: \"%s\" is not a whole number", option->name, text);
+        return akv_cli_wrong(cli->command, "--%s: \"%s\" is not a whole number", option->name,
+                             text);
     if (limited(option) && (number < option->min || (option->max != 0 && number > option->max))) {
         if (option->max == 0 || option->max == UINT64_MAX)
             return akv_cli_wrong(cli->command, "--%s: %s is below %" PRIu64, option->name, text,
@@ -101,8 +103,8 @@ static int set_number(const struct akv_cli *cli, const struct akv_cli_option *op
 }
 
 /* Cuts text at commas; `used`: an earlier use has already replaced the default. */
-static int set_list(const struct akv_cli *cli, const struct akv_cli_option *option, const char *text,
-                    bool used)
+static int set_list(const struct akv_cli *cli, const struct akv_cli_option *option,
+                    const char *text, bool used)
 {
     struct akv_u64_list *numbers = option->value;
     struct akv_text_list *texts = option->value;
@@ -118,7 +120,8 @@ static int set_list(const struct akv_cli *cli, const struct akv_cli_option *opti
             return akv_cli_wrong(cli->command, "--%s: an item has more than %d characters",
                                  option->name, AKV_ITEM_MAX - 1);
         if (*count == AKV_LIST_MAX)
-            return akv_cli_wrong(cli->command, "--%s: more than %d items", option->name, AKV_LIST_MAX);
+            return akv_cli_wrong(cli->command, "--%s: more than %d items", option->name,
+                                 AKV_LIST_MAX);
         memcpy(item, at, length);
         item[length] = '\0';
         if (option->kind == AKV_CLI_U64_LIST) {
@@ -181,8 +184,8 @@ static const struct akv_cli_option *find_option(const struct akv_cli *cli, const
     return NULL;
 }
 
-static int set_option(const struct akv_cli *cli, const struct akv_cli_option *option, const char *value,
-                      bool used)
+static int set_option(const struct akv_cli *cli, const struct akv_cli_option *option,
+                      const char *value, bool used)
 {
     switch (option->kind) {
     case AKV_CLI_FLAG:
@@ -212,7 +215,8 @@ int akv_cli_parse(const struct akv_cli *cli, int argc, char **argv, const char *
         const char *word = argv[i], *value;
         if (!options || strncmp(word, "--", 2) != 0) {
             if (options && word[0] == '-' && word[1] != '\0')
-                return akv_cli_wrong(cli->command, "unknown option %s (options begin with --)", word);
+                return akv_cli_wrong(cli->command, "unknown option %s (options begin with --)",
+                                     word);
             if (count == cli->most)
                 return akv_cli_wrong(cli->command, "unexpected argument \"%s\"", word);
             positional[count++] = word;
@@ -241,8 +245,8 @@ int akv_cli_parse(const struct akv_cli *cli, int argc, char **argv, const char *
         used |= bit;
     }
     if (count < cli->least)
-        return akv_cli_wrong(cli->command, "%s", count == 0 ? "a file name is missing"
-                                                            : "an argument is missing");
+        return akv_cli_wrong(cli->command, "%s",
+                             count == 0 ? "a file name is missing" : "an argument is missing");
     if (count_out != NULL)
         *count_out = count;
     return AKV_CLI_GO;

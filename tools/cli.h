@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Option parser of the subcommands: long options, numbers with limits, lists, help with an example. */
+/* Option parser of the subcommands: long options, numbers with limits, lists, help with an example.
+ */
 #ifndef AKV_TOOLS_CLI_H
 #define AKV_TOOLS_CLI_H
 #include "internal.h"
@@ -11,9 +12,9 @@
 #define AKV_EXIT_USAGE   2 /* wrong use */
 #define AKV_EXIT_MISSING 3 /* a required device or file is missing */
 
-#define AKV_CLI_GO    (-1) /* akv_cli_parse: carry on */
-#define AKV_LIST_MAX  64
-#define AKV_ITEM_MAX  256 /* characters of a text item, terminator included */
+#define AKV_CLI_GO   (-1) /* akv_cli_parse: carry on */
+#define AKV_LIST_MAX 64
+#define AKV_ITEM_MAX 256 /* characters of a text item, terminator included */
 
 struct akv_u64_list {
     uint32_t count;
@@ -25,11 +26,11 @@ struct akv_text_list {
 };
 
 enum akv_cli_kind {
-    AKV_CLI_FLAG,      /* value: bool *; takes no argument */
-    AKV_CLI_TEXT,      /* value: const char ** */
-    AKV_CLI_U64,       /* value: uint64_t *; min … max; 10^7 may be written 1e7, K M G are 1024s */
-    AKV_CLI_U64_LIST,  /* value: struct akv_u64_list *; comma list; the first use replaces the default,
-                        * further uses add */
+    AKV_CLI_FLAG,     /* value: bool *; takes no argument */
+    AKV_CLI_TEXT,     /* value: const char ** */
+    AKV_CLI_U64,      /* value: uint64_t *; min … max; 10^7 may be written 1e7, K M G are 1024s */
+    AKV_CLI_U64_LIST, /* value: struct akv_u64_list *; comma list; the first use replaces the
+                       * default, further uses add */
     AKV_CLI_TEXT_LIST, /* value: struct akv_text_list *; the same */
 };
 struct akv_cli_option {
@@ -41,17 +42,17 @@ struct akv_cli_option {
     const char *help;     /* may hold new lines; names the default; NULL: not shown */
 };
 struct akv_cli {
-    const char *command;  /* "bench" */
-    const char *usage;    /* "[OPTION]... FILE" */
-    const char *about;    /* one or more sentences, with new lines */
-    const char *example;  /* whole command lines, one a line */
+    const char *command;                  /* "bench" */
+    const char *usage;                    /* "[OPTION]... FILE" */
+    const char *about;                    /* one or more sentences, with new lines */
+    const char *example;                  /* whole command lines, one a line */
     const struct akv_cli_option *options; /* the last has name NULL */
-    uint32_t least, most; /* number of positional arguments, at most AKV_LIST_MAX */
+    uint32_t least, most;                 /* number of positional arguments, at most AKV_LIST_MAX */
 };
 
-/* Parses argv[1 …] (argv[0] is the subcommand's name).  "--name value", "--name=value", "--" ends the
- * options, --help prints the help on standard output.  positional receives pointers into argv.  Returns
- * AKV_CLI_GO or an exit status; what was wrong has then been printed on standard error. */
+/* Parses argv[1 …] (argv[0] is the subcommand's name).  "--name value", "--name=value", "--" ends
+ * the options, --help prints the help on standard output.  positional receives pointers into argv.
+ * Returns AKV_CLI_GO or an exit status; what was wrong has then been printed on standard error. */
 int akv_cli_parse(const struct akv_cli *cli, int argc, char **argv, const char **positional,
                   uint32_t *count_out);
 

@@ -50,9 +50,15 @@ static anykv_status exact_outputs(struct akv_demo *demo, uint32_t index)
         akv_rows_to_double(raw->v, raw->v_dtype, rows, v);
         akv_rows_to_double(raw->q, raw->q_dtype, outputs, q);
         const struct akv_eval_problem problem = {
-            .tokens = dump->tokens,     .q_first = dump->q_first, .q_heads = dump->q_heads,
-            .kv_heads = dump->kv_heads, .dim = dump->head_dim,    .window = dump->window[index],
-            .scale = dump->scale,       .q = q,                   .k = k,
+            .tokens = dump->tokens,
+            .q_first = dump->q_first,
+            .q_heads = dump->q_heads,
+            .kv_heads = dump->kv_heads,
+            .dim = dump->head_dim,
+            .window = dump->window[index],
+            .scale = dump->scale,
+            .q = q,
+            .k = k,
             .v = v,
         };
         status = akv_eval_attend(&problem, akv_cpu_count(), demo->exact[index]);
@@ -101,14 +107,15 @@ static uint64_t chunk_bytes_of(uint64_t blocks, uint64_t block_bytes, uint64_t c
     return (blocks + each - 1) / each * chunk_bytes;
 }
 
-/* Sets the budget to what `sequences` whole sequences take, one of them at work.  The size of chunks
- * follows the budget, hence the second look. */
+/* Sets the budget to what `sequences` whole sequences take, one of them at work.  The size of
+ * chunks follows the budget, hence the second look. */
 static anykv_status fit_budget(const struct akv_demo *demo, anykv_cache_options *options,
                                uint32_t sequences, struct akv_demo_cache *out)
 {
     const uint64_t block_tokens = 16;
     const uint64_t sealed = (demo->dump.tokens + block_tokens - 1) / block_tokens * sequences;
-    const uint64_t hot = (options->sinks + options->recent + options->max_step_tokens) / block_tokens + 4;
+    const uint64_t hot =
+        (options->sinks + options->recent + options->max_step_tokens) / block_tokens + 4;
     anykv_estimate *estimate = &out->estimate;
     anykv_status status = ANYKV_OK;
     options->budget_bytes = UINT64_C(64) << 20;
@@ -169,7 +176,8 @@ static anykv_view view_from(const void *rows, anykv_dtype dtype, uint32_t heads,
                             uint32_t first)
 {
     size_t bytes = dtype == ANYKV_F32 ? 4 : 2;
-    return anykv_view_host((const char *)rows + (size_t)first * heads * dim * bytes, dtype, heads, dim);
+    return anykv_view_host((const char *)rows + (size_t)first * heads * dim * bytes, dtype, heads,
+                           dim);
 }
 
 static anykv_status attend(struct akv_demo *demo, anykv_step *step, uint32_t layer, uint32_t first,
@@ -178,10 +186,12 @@ static anykv_status attend(struct akv_demo *demo, anykv_step *step, uint32_t lay
 {
     const struct akv_dump *dump = &demo->dump;
     const struct akv_dump_layer *raw = &demo->layer[layer];
-    size_t from = (size_t)(first - dump->q_first) * dump->q_heads, rows = (size_t)count * dump->q_heads;
+    size_t from = (size_t)(first - dump->q_first) * dump->q_heads,
+           rows = (size_t)count * dump->q_heads;
     anykv_attend_params params = ANYKV_ATTEND_PARAMS_INIT;
     params.scale = (float)dump->scale;
-    anykv_view q = view_from(raw->q, raw->q_dtype, dump->q_heads, dump->head_dim, first - dump->q_first);
+    anykv_view q =
+        view_from(raw->q, raw->q_dtype, dump->q_heads, dump->head_dim, first - dump->q_first);
     anykv_view o = anykv_view_host(out, ANYKV_F32, dump->q_heads, dump->head_dim);
     uint64_t start = akv_now_ns();
     anykv_status status = anykv_step_attend(step, layer, &q, &params, &o);
@@ -195,9 +205,9 @@ static anykv_status attend(struct akv_demo *demo, anykv_step *step, uint32_t lay
     return status;
 }
 
-anykv_status akv_demo_step(struct akv_demo *demo, anykv_cache *cache, anykv_seq *seq, uint32_t first,
-                           uint32_t count, const uint32_t *ids, double *errors, size_t *error_count,
-                           struct akv_demo_times *times)
+anykv_status akv_demo_step(struct akv_demo *demo, anykv_cache *cache, anykv_seq *seq,
+                           uint32_t first, uint32_t count, const uint32_t *ids, double *errors,
+                           size_t *error_count, struct akv_demo_times *times)
 {
     const struct akv_dump *dump = &demo->dump;
     anykv_step *step = NULL;
@@ -251,22 +261,26 @@ static int run_section(const struct akv_demo *demo, int (*tool)(int, char **), c
 static int run_formats(const struct akv_demo *demo, const char *device, const char *path)
 {
     const char *const words[] = {"eval", "--formats", "I8,N6,N5,N4,N3,N2", path, NULL};
-    heading(demo, "Formats", "Every key and value packed, none kept at 16 bit; attention compared with\n"
-                             "attention over the exact rows, in double precision.");
+    heading(demo, "Formats",
+            "Every key and value packed, none kept at 16 bit; attention compared with\n"
+            "attention over the exact rows, in double precision.");
     return run_section(demo, akv_tool_eval, device, words);
 }
 
 static int run_engine(struct akv_demo *demo)
 {
-    heading(demo, "Pages",
-            "The same rows through the cache: appended, sealed into packed blocks once they are older\n"
-            "than 128 tokens, and attended over where they lie, one token at a time.");
+    heading(
+        demo, "Pages",
+        "The same rows through the cache: appended, sealed into packed blocks once they are older\n"
+        "than 128 tokens, and attended over where they lie, one token at a time.");
     anykv_status status = akv_demo_pages(demo);
     if (status != ANYKV_OK)
         return akv_cli_status("demo", "pages", status);
     heading(demo, "Sharing under a byte budget",
-            "Conversations that begin alike: blocks in the cache are found by their tokens, old ones are\n"
-            "evicted, and what returns is attended over again.  Blocks of 16 tokens, N4/N4; room for 1, 2\n"
+            "Conversations that begin alike: blocks in the cache are found by their tokens, old "
+            "ones are\n"
+            "evicted, and what returns is attended over again.  Blocks of 16 tokens, N4/N4; room "
+            "for 1, 2\n"
             "and 4 of the 8 conversations.");
     status = akv_demo_share(demo);
     return status == ANYKV_OK ? AKV_EXIT_GOOD : akv_cli_status("demo", "sharing", status);
@@ -274,18 +288,23 @@ static int run_engine(struct akv_demo *demo)
 
 static int run_speed(const struct akv_demo *demo, const char *device)
 {
-    static const char *const words[] = {"bench", "attend", "--tokens", "8192", "--gqa", "4",
-                                        "--formats", "F16/F16,I8/I8,N5/N4,N4/N4", "--repeats", "7", NULL};
-    heading(demo, "Speed", "One token's attention over 8,192 others, 32 query and 8 kv heads of 128; random\n"
-                           "rows.");
+    static const char *const words[] = {
+        "bench",     "attend", "--tokens",  "8192",
+        "--gqa",     "4",      "--formats", "F16/F16,I8/I8,N5/N4,N4/N4",
+        "--repeats", "7",      NULL};
+    heading(demo, "Speed",
+            "One token's attention over 8,192 others, 32 query and 8 kv heads of 128; random\n"
+            "rows.");
     return run_section(demo, akv_tool_bench, device, words);
 }
 
 static int run_check(const struct akv_demo *demo, const char *device)
 {
-    static const char *const words[] = {"verify", "--kernel", "encode", "--elements", "100000", NULL};
-    heading(demo, "Bytes", "Packed bytes of this device against those of the portable reference, rounding ties,\n"
-                           "infinities and all: `anykv verify` does the same for every kernel.");
+    static const char *const words[] = {"verify",     "--kernel", "encode",
+                                        "--elements", "100000",   NULL};
+    heading(demo, "Bytes",
+            "Packed bytes of this device against those of the portable reference, rounding ties,\n"
+            "infinities and all: `anykv verify` does the same for every kernel.");
     return run_section(demo, akv_tool_verify, device, words);
 }
 
@@ -321,16 +340,22 @@ int akv_tool_demo(int argc, char **argv)
         {NULL, AKV_CLI_FLAG, NULL, 0, 0, NULL, NULL},
     };
     const struct akv_cli cli = {
-        "demo", "[OPTION]...",
+        "demo",
+        "[OPTION]...",
         "Shows the engine at work on keys and values of a real language model: quantised, paged,\n"
-        "attended over, shared and evicted under a byte budget, with the error, the bytes and the speed.",
-        "anykv demo", options, 0, 0};
+        "attended over, shared and evicted under a byte budget, with the error, the bytes and the "
+        "speed.",
+        "anykv demo",
+        options,
+        0,
+        0};
     int go = akv_cli_parse(&cli, argc, argv, NULL, NULL);
     if (go != AKV_CLI_GO)
         return go;
     const char *path = data != NULL ? data : find_data();
     if (path == NULL) {
-        akv_cli_message("demo", "--data: the bundled file %s is not where it was installed", DATA_NAME);
+        akv_cli_message("demo", "--data: the bundled file %s is not where it was installed",
+                        DATA_NAME);
         return AKV_EXIT_MISSING;
     }
     struct akv_demo *demo = akv_alloc(NULL, 1, sizeof *demo);

@@ -22,21 +22,22 @@ struct akv_demo_cache {
     anykv_cache *cache;
     anykv_estimate estimate;
 };
-/* A cache for the dump's layers in these formats whose budget is what `sequences` sequences of all the
- * dump's tokens take. */
+/* A cache for the dump's layers in these formats whose budget is what `sequences` sequences of all
+ * the dump's tokens take. */
 anykv_status akv_demo_open_cache(struct akv_demo *demo, anykv_format k, anykv_format v,
                                  uint32_t sequences, struct akv_demo_cache *out);
 void akv_demo_close_cache(struct akv_demo_cache *cache);
 
-/* One step: rows of positions first … first+count-1 of the dump go to the end of seq under these token
- * ids; where `errors` is given, their queries are attended and the relative errors of every layer and
- * head are added behind error_count (positions must be q_first or later).  The times are added up. */
+/* One step: rows of positions first … first+count-1 of the dump go to the end of seq under these
+ * token ids; where `errors` is given, their queries are attended and the relative errors of every
+ * layer and head are added behind error_count (positions must be q_first or later).  The times are
+ * added up. */
 struct akv_demo_times {
     uint64_t append_ns, attend_ns;
 };
-anykv_status akv_demo_step(struct akv_demo *demo, anykv_cache *cache, anykv_seq *seq, uint32_t first,
-                           uint32_t count, const uint32_t *ids, double *errors, size_t *error_count,
-                           struct akv_demo_times *times);
+anykv_status akv_demo_step(struct akv_demo *demo, anykv_cache *cache, anykv_seq *seq,
+                           uint32_t first, uint32_t count, const uint32_t *ids, double *errors,
+                           size_t *error_count, struct akv_demo_times *times);
 
 /* The sections; each prints its table or lines. */
 anykv_status akv_demo_pages(struct akv_demo *demo);

@@ -53,7 +53,8 @@ static anykv_status through(struct akv_demo *demo, struct akv_demo_cache *cache,
     m->append_ns = times.append_ns;
     for (uint32_t t = dump->q_first; t < dump->tokens && status == ANYKV_OK; t++) {
         times.attend_ns = 0;
-        status = akv_demo_step(demo, cache->cache, seq, t, 1, demo->ids + t, errors, &count, &times);
+        status =
+            akv_demo_step(demo, cache->cache, seq, t, 1, demo->ids + t, errors, &count, &times);
         samples[t - dump->q_first] = (double)times.attend_ns;
     }
     if (status == ANYKV_OK)
@@ -71,8 +72,8 @@ static anykv_status through(struct akv_demo *demo, struct akv_demo_cache *cache,
     return ANYKV_OK;
 }
 
-static anykv_status one_pair(struct akv_demo *demo, const char *name, double *errors, double *samples,
-                             struct akv_report *report)
+static anykv_status one_pair(struct akv_demo *demo, const char *name, double *errors,
+                             double *samples, struct akv_report *report)
 {
     const struct akv_dump *dump = &demo->dump;
     struct akv_demo_cache cache;
@@ -119,8 +120,7 @@ anykv_status akv_demo_pages(struct akv_demo *demo)
 {
     static const char *const pairs[] = {"F16/F16", "q8", "q6", "q5", "q4", "q3", "q2"};
     const struct akv_dump *dump = &demo->dump;
-    size_t errors_count =
-        (size_t)(dump->tokens - dump->q_first) * dump->q_heads * dump->layers;
+    size_t errors_count = (size_t)(dump->tokens - dump->q_first) * dump->q_heads * dump->layers;
     double *errors = akv_alloc(NULL, errors_count, sizeof *errors);
     double *samples = akv_alloc(NULL, dump->tokens - dump->q_first, sizeof *samples);
     struct akv_report *report = akv_report_begin(stdout, demo->json, columns, COLUMNS);

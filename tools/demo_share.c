@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Section of `anykv demo`: conversations that share a prefix, in a cache too small for all of them.
  *
- * Every conversation has the rows of the dump, so exact outputs are known for each; what differs are the
- * token ids behind the common beginning, and with them the blocks' names. */
+ * Every conversation has the rows of the dump, so exact outputs are known for each; what differs
+ * are the token ids behind the common beginning, and with them the blocks' names. */
 #include "demo.h"
 #include "eval_reference.h"
 
@@ -136,7 +136,8 @@ static anykv_status add_row(const struct share *share, struct akv_report *report
         akv_whole(stats.budget_bytes),
         akv_whole(stats.peak_bytes),
         akv_bool(stats.peak_bytes <= stats.budget_bytes),
-        share->error_count > 0 ? akv_real(share->error_sum / (double)share->error_count) : akv_none(),
+        share->error_count > 0 ? akv_real(share->error_sum / (double)share->error_count)
+                               : akv_none(),
     };
     akv_report_row(report, row);
     return ANYKV_OK;
@@ -155,8 +156,9 @@ static anykv_status one_budget(struct akv_demo *demo, uint32_t sequences, struct
     share.demo = demo;
     share.cache = cache.cache;
     share.ids = akv_alloc(NULL, dump->tokens, sizeof *share.ids);
-    share.errors = akv_alloc(NULL, (size_t)(dump->tokens - dump->q_first) * dump->q_heads * dump->layers,
-                             sizeof *share.errors);
+    share.errors =
+        akv_alloc(NULL, (size_t)(dump->tokens - dump->q_first) * dump->q_heads * dump->layers,
+                  sizeof *share.errors);
     status = share.ids == NULL || share.errors == NULL ? ANYKV_E_MEMORY : all_requests(&share);
     if (status == ANYKV_OK)
         status = add_row(&share, report);

@@ -20,7 +20,8 @@ int akv_tool_context(struct akv_tool *tool, const char *command)
     return status == ANYKV_OK ? AKV_CLI_GO : akv_cli_status(command, "context", status);
 }
 
-void akv_tool_label(anykv_context *context, const anykv_device_info *info, char *label, size_t bytes)
+void akv_tool_label(anykv_context *context, const anykv_device_info *info, char *label,
+                    size_t bytes)
 {
     uint32_t count = 0, same = 0;
     if (anykv_device_count(context, &count) == ANYKV_OK)

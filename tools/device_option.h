@@ -8,7 +8,7 @@
 #define AKV_DEVICE_OPTION(name)                                                                    \
     {                                                                                              \
         "device", AKV_CLI_TEXT, &(name), 0, 0, "NAME",                                             \
-            "cpu, opencl, cuda, a device's name or its number in `anykv devices`\n(default: auto)"   \
+            "cpu, opencl, cuda, a device's name or its number in `anykv devices`\n(default: auto)" \
     }
 #define AKV_JSON_OPTION(json)                                                                      \
     {                                                                                              \
@@ -30,6 +30,7 @@ int akv_tool_open(struct akv_tool *tool, const char *command, const char *device
                   const anykv_device_options *options);
 void akv_tool_close(struct akv_tool *tool);
 /* What --device takes for a listed device. */
-void akv_tool_label(anykv_context *context, const anykv_device_info *info, char *label, size_t bytes);
+void akv_tool_label(anykv_context *context, const anykv_device_info *info, char *label,
+                    size_t bytes);
 
 #endif

@@ -6,12 +6,10 @@
 #include <inttypes.h>
 
 static const struct akv_column columns[] = {
-    {"device", "device", 0},           {"backend", "backend", 0},
-    {"name", "name", 0},               {"vendor", NULL, 0},
-    {"driver", "driver", 0},           {"bytes_total", NULL, 0},
-    {"bytes_free", NULL, 0},           {NULL, "GiB", 1},
-    {NULL, "free", 1},                 {"usable", "usable", 0},
-    {"reason", "remark", 0},           {"isa", "isa", 0},
+    {"device", "device", 0}, {"backend", "backend", 0}, {"name", "name", 0},
+    {"vendor", NULL, 0},     {"driver", "driver", 0},   {"bytes_total", NULL, 0},
+    {"bytes_free", NULL, 0}, {NULL, "GiB", 1},          {NULL, "free", 1},
+    {"usable", "usable", 0}, {"reason", "remark", 0},   {"isa", "isa", 0},
     {"uuid", NULL, 0},
 };
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
@@ -69,7 +67,8 @@ static anykv_status list(struct akv_tool *tool, const char *device, bool json, u
             break;
         akv_tool_label(tool->context, &info, label, sizeof label);
         if (device != NULL && strcmp(device, label) != 0 && strcmp(device, info.backend) != 0 &&
-            strcmp(device, info.name) != 0 && (info.uuid[0] == '\0' || strcmp(device, info.uuid) != 0))
+            strcmp(device, info.name) != 0 &&
+            (info.uuid[0] == '\0' || strcmp(device, info.uuid) != 0))
             continue;
         add_row(report, label, &info);
         (*shown_out)++;
@@ -89,10 +88,14 @@ int akv_tool_devices(int argc, char **argv)
         {NULL, AKV_CLI_FLAG, NULL, 0, 0, NULL, NULL},
     };
     const struct akv_cli cli = {
-        "devices", "[OPTION]...",
+        "devices",
+        "[OPTION]...",
         "Lists every device of every backend, usable or not; a backend that has none is one line\n"
         "with the reason.  The first column is what --device takes.",
-        "anykv devices --json", options, 0, 0};
+        "anykv devices --json",
+        options,
+        0,
+        0};
     int go = akv_cli_parse(&cli, argc, argv, NULL, NULL);
     if (go != AKV_CLI_GO)
         return go;

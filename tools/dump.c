@@ -7,16 +7,17 @@
 #include <math.h>
 #include <stdlib.h>
 
-static anykv_status need_number(const struct akv_dump *dump, const char *key, uint64_t min, uint64_t max,
-                                uint32_t *value_out)
+static anykv_status need_number(const struct akv_dump *dump, const char *key, uint64_t min,
+                                uint64_t max, uint32_t *value_out)
 {
     const char *text = akv_safetensors_meta(dump->file, key);
     uint64_t value;
     if (text == NULL)
         return akv_fail(NULL, ANYKV_E_DATA, "__metadata__: \"%s\" is missing", key);
     if (!akv_cli_u64(text, &value) || value < min || value > max)
-        return akv_fail(NULL, ANYKV_E_DATA, "__metadata__: \"%s\" is \"%s\", not within %" PRIu64
-                        " … %" PRIu64, key, text, min, max);
+        return akv_fail(NULL, ANYKV_E_DATA,
+                        "__metadata__: \"%s\" is \"%s\", not within %" PRIu64 " … %" PRIu64, key,
+                        text, min, max);
     *value_out = (uint32_t)value;
     return ANYKV_OK;
 }
@@ -34,7 +35,8 @@ static anykv_status read_layer_list(const struct akv_dump *dump, const char *key
         unsigned long number = *text >= '0' && *text <= '9' ? strtoul(text, &end, 10) : ULONG_MAX;
         if (number > 65535 || (count > 0 && number <= list[count - 1]))
             return akv_fail(NULL, ANYKV_E_DATA,
-                            "__metadata__: \"%s\" must be ascending layer numbers up to 65535", key);
+                            "__metadata__: \"%s\" must be ascending layer numbers up to 65535",
+                            key);
         if (count == AKV_DUMP_LAYERS)
             return akv_fail(NULL, ANYKV_E_DATA, "__metadata__: \"%s\" has more than %d layers", key,
                             AKV_DUMP_LAYERS);
@@ -92,8 +94,8 @@ static anykv_status check_rows(const struct akv_dump *dump, uint32_t layer, char
     if (tensor->rank != 3 || tensor->shape[0] != rows || tensor->shape[1] != heads ||
         tensor->shape[2] != dump->head_dim)
         return akv_fail(NULL, ANYKV_E_DATA,
-                        "%s: the metadata ask for shape [%" PRIu64 ", %" PRIu64 ", %" PRIu32 "]", name,
-                        rows, heads, dump->head_dim);
+                        "%s: the metadata ask for shape [%" PRIu64 ", %" PRIu64 ", %" PRIu32 "]",
+                        name, rows, heads, dump->head_dim);
     if (strcmp(tensor->dtype, "F16") == 0)
         *dtype_out = ANYKV_F16;
     else if (strcmp(tensor->dtype, "BF16") == 0)
@@ -177,8 +179,8 @@ anykv_status akv_dump_tokens(const struct akv_dump *dump, uint32_t *ids)
     return status;
 }
 
-static anykv_status load_side(const struct akv_dump *dump, uint32_t layer, char side, void **rows_out,
-                              anykv_dtype *dtype_out)
+static anykv_status load_side(const struct akv_dump *dump, uint32_t layer, char side,
+                              void **rows_out, anykv_dtype *dtype_out)
 {
     const struct akv_tensor *tensor;
     anykv_status status = check_rows(dump, layer, side, &tensor, dtype_out);
@@ -188,7 +190,8 @@ static anykv_status load_side(const struct akv_dump *dump, uint32_t layer, char 
     return *rows_out == NULL ? ANYKV_E_MEMORY : akv_safetensors_read(dump->file, tensor, *rows_out);
 }
 
-anykv_status akv_dump_load(const struct akv_dump *dump, uint32_t index, struct akv_dump_layer *layer)
+anykv_status akv_dump_load(const struct akv_dump *dump, uint32_t index,
+                           struct akv_dump_layer *layer)
 {
     memset(layer, 0, sizeof *layer);
     anykv_status status = load_side(dump, dump->layer[index], 'k', &layer->k, &layer->k_dtype);

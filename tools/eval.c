@@ -61,14 +61,14 @@ enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
 /* ---- options ---- */
 
-static const char *const all_pairs[] = {"F16/F16", "I8/I8", "N6/N6", "I8/N4", "N5/N5", "N5/N4",
-                                        "N4/N4",   "N3/N3", "N3/N2", "N2/N2"};
+static const char *const all_pairs[] = {"F16/F16", "I8/I8", "N6/N6", "I8/N4", "N5/N5",
+                                        "N5/N4",   "N4/N4", "N3/N3", "N3/N2", "N2/N2"};
 static const char *const default_pairs[] = {"q8", "q6", "q5", "q4", "q3", "q2"};
 
 /* Names that the command's interface reserves and that this version does not compute. */
 static bool known_elsewhere(const char *name)
 {
-    static const char *const names[] = {"KIVI4", "KIVI2", "Q8_0",   "Q5_1", "Q5_0", "Q4_1",
+    static const char *const names[] = {"KIVI4", "KIVI2",  "Q8_0", "Q5_1", "Q5_0",    "Q4_1",
                                         "Q4_0",  "IQ4_NL", "E4M3", "BX16", "lossless"};
     size_t length = strcspn(name, "/");
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
@@ -78,7 +78,8 @@ static bool known_elsewhere(const char *name)
     return false;
 }
 
-static uint32_t add_variant(struct variants *variants, anykv_format format, anykv_transform transform)
+static uint32_t add_variant(struct variants *variants, anykv_format format,
+                            anykv_transform transform)
 {
     if (format <= ANYKV_BF16)
         transform = ANYKV_TRANSFORM_NONE;
@@ -109,7 +110,8 @@ static int add_pair(struct eval *eval, const char *name, anykv_transform transfo
     return AKV_CLI_GO;
 }
 
-static int add_pairs(struct eval *eval, const struct akv_text_list *formats, anykv_transform transform)
+static int add_pairs(struct eval *eval, const struct akv_text_list *formats,
+                     anykv_transform transform)
 {
     int go = AKV_CLI_GO;
     for (uint32_t i = 0; i < formats->count && go == AKV_CLI_GO; i++) {
@@ -143,8 +145,8 @@ static int choose(struct eval *eval, const struct akv_text_list *formats,
 
 /* ---- one layer ---- */
 
-static anykv_status check_finite(const struct eval *eval, uint32_t layer, const char *side, const double *rows,
-                           size_t count)
+static anykv_status check_finite(const struct eval *eval, uint32_t layer, const char *side,
+                                 const double *rows, size_t count)
 {
     for (size_t i = 0; i < count; i++)
         if (rows[i] - rows[i] != 0.0)
@@ -153,12 +155,14 @@ static anykv_status check_finite(const struct eval *eval, uint32_t layer, const 
     return ANYKV_OK;
 }
 
-/* Signal to error in dB over the tokens that are encoded for every query; NaN where there is no error. */
+/* Signal to error in dB over the tokens that are encoded for every query; NaN where there is no
+ * error. */
 static double sqnr(const struct eval *eval, const double *exact, const double *stored)
 {
     const struct akv_dump *dump = &eval->dump;
     size_t row = (size_t)dump->kv_heads * dump->head_dim;
-    uint32_t first = eval->sinks, last = dump->tokens > eval->recent ? dump->tokens - eval->recent : 0;
+    uint32_t first = eval->sinks,
+             last = dump->tokens > eval->recent ? dump->tokens - eval->recent : 0;
     double signal = 0.0, noise = 0.0;
     for (size_t i = first * row; i < last * row; i++) {
         signal += exact[i] * exact[i];
@@ -325,12 +329,24 @@ static anykv_status one_layer(struct eval *eval, uint32_t layer)
         v[i] = rows.v_variant[i];
     }
     const struct akv_eval_problem problem = {
-        .tokens = dump->tokens,     .q_first = dump->q_first,   .q_heads = dump->q_heads,
-        .kv_heads = dump->kv_heads, .dim = dump->head_dim,      .window = dump->window[layer],
-        .sinks = eval->sinks,       .recent = eval->recent,     .scale = dump->scale,
-        .q = rows.q,                .k = rows.k,                .v = rows.v,
-        .k_variants = eval->k.count, .v_variants = eval->v.count, .k_variant = k,
-        .v_variant = v,             .pairs = eval->pairs,       .pair = eval->pair,
+        .tokens = dump->tokens,
+        .q_first = dump->q_first,
+        .q_heads = dump->q_heads,
+        .kv_heads = dump->kv_heads,
+        .dim = dump->head_dim,
+        .window = dump->window[layer],
+        .sinks = eval->sinks,
+        .recent = eval->recent,
+        .scale = dump->scale,
+        .q = rows.q,
+        .k = rows.k,
+        .v = rows.v,
+        .k_variants = eval->k.count,
+        .v_variants = eval->v.count,
+        .k_variant = k,
+        .v_variant = v,
+        .pairs = eval->pairs,
+        .pair = eval->pair,
     };
     if (status == ANYKV_OK)
         status = akv_eval_compare(&problem, akv_cpu_count(), result);
@@ -407,12 +423,18 @@ int akv_tool_eval(int argc, char **argv)
         {NULL, AKV_CLI_FLAG, NULL, 0, 0, NULL, NULL},
     };
     const struct akv_cli cli = {
-        "eval", "[OPTION]... FILE",
-        "Sends the keys and values of FILE (safetensors, docs/format.md names the tensors) through the\n"
+        "eval",
+        "[OPTION]... FILE",
+        "Sends the keys and values of FILE (safetensors, docs/format.md names the tensors) through "
+        "the\n"
         "library's formats and compares attention with exact attention in double precision: mean\n"
-        "total variation of the weights, mean and 99.9 % relative error of the output, and how often\n"
+        "total variation of the weights, mean and 99.9 % relative error of the output, and how "
+        "often\n"
         "the most attended token stays the same.  \"all\" is the mean over layers.",
-        "anykv eval model.safetensors --formats I8,N4,I8/N4 --sinks 4 --recent 128", options, 1, 1};
+        "anykv eval model.safetensors --formats I8,N4,I8/N4 --sinks 4 --recent 128",
+        options,
+        1,
+        1};
     formats.count = transforms.count = 0;
     int go = akv_cli_parse(&cli, argc, argv, &path, NULL);
     if (go != AKV_CLI_GO)
@@ -420,7 +442,9 @@ int akv_tool_eval(int argc, char **argv)
     for (int i = 0; i < 3; i++)
         if (later[i] != NULL)
             return akv_cli_wrong("eval", "--%s: this version does not have it",
-                                 i == 0 ? "calibration" : i == 1 ? "pareto" : "compress");
+                                 i == 0   ? "calibration"
+                                 : i == 1 ? "pareto"
+                                          : "compress");
     if (transforms.count == 0)
         snprintf(transforms.item[transforms.count++], AKV_ITEM_MAX, "auto");
     if (formats.count == 0)

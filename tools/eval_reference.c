@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Attention in double precision over exact rows, and over rows that have been through a format.
  *
- * Both of its products (scores = q times keys, output = weights times values) are the same small kernel:
- * four vectors against eight columns.  Work is cut into batches of four queries of one kv head; a batch
- * belongs to one thread and every sum has one order, so results do not depend on the threads. */
+ * Both of its products (scores = q times keys, output = weights times values) are the same small
+ * kernel: four vectors against eight columns.  Work is cut into batches of four queries of one kv
+ * head; a batch belongs to one thread and every sum has one order, so results do not depend on the
+ * threads. */
 #include "eval_reference.h"
 #include <math.h>
 #include <stdatomic.h>
@@ -18,7 +19,7 @@ struct work {
     uint32_t batches;         /* of one kv head */
     double *tv, *error;       /* [pairs][queries of all heads] */
     unsigned char *top;
-    double *out;              /* exact outputs wanted, or NULL */
+    double *out; /* exact outputs wanted, or NULL */
     atomic_uint next;
 };
 struct scratch {
@@ -81,11 +82,11 @@ static anykv_status make_panels(struct akv_panels *panels, const struct akv_eval
     return ANYKV_OK;
 }
 
-/* vectors times the columns first … last-1 (multiples of WIDE but for last), rows row0 … row1-1; vectors
- * are indexed by row.  out: [BATCH][out_stride], written for whole groups of columns. */
+/* vectors times the columns first … last-1 (multiples of WIDE but for last), rows row0 … row1-1;
+ * vectors are indexed by row.  out: [BATCH][out_stride], written for whole groups of columns. */
 static void multiply_panels(const struct akv_panels *panels, const double *const vector[BATCH],
-                            uint32_t row0, uint32_t row1, uint32_t first, uint32_t last, double *out,
-                            size_t out_stride)
+                            uint32_t row0, uint32_t row1, uint32_t first, uint32_t last,
+                            double *out, size_t out_stride)
 {
     const double *shifted[BATCH];
     for (uint32_t b = 0; b < BATCH; b++)
@@ -102,11 +103,11 @@ static void multiply_panels(const struct akv_panels *panels, const double *const
 /* ---- one batch ---- */
 
 struct batch {
-    uint32_t count, head;          /* queries that are real; kv head */
+    uint32_t count, head; /* queries that are real; kv head */
     uint32_t position[BATCH];
-    size_t query[BATCH];           /* number among [queries][q_heads] */
-    uint32_t low[BATCH];           /* first key seen; the last is position */
-    uint32_t first, last;          /* union of the keys seen: first (a multiple of WIDE) … last-1 */
+    size_t query[BATCH];  /* number among [queries][q_heads] */
+    uint32_t low[BATCH];  /* first key seen; the last is position */
+    uint32_t first, last; /* union of the keys seen: first (a multiple of WIDE) … last-1 */
 };
 
 static void describe_batch(const struct akv_eval_problem *p, uint32_t head, uint32_t number,
@@ -136,8 +137,8 @@ static bool exempt(const struct akv_eval_problem *p, uint32_t position, uint32_t
     return token < p->sinks || position - token < p->recent;
 }
 
-/* Scores of one query to weights over low … position, zero elsewhere in first … last rounded up; returns
- * the most attended token. */
+/* Scores of one query to weights over low … position, zero elsewhere in first … last rounded up;
+ * returns the most attended token. */
 static uint32_t soften(double *score, const struct batch *batch, uint32_t b)
 {
     uint32_t low = batch->low[b], high = batch->position[b], best = low;
@@ -162,15 +163,16 @@ static void score_batch(const struct work *w, const struct batch *batch, uint32_
                         const double *const q[BATCH], double *score, size_t stride)
 {
     const struct akv_eval_problem *p = w->problem;
-    multiply_panels(&w->k[variant * p->kv_heads + batch->head], q, 0, p->dim, batch->first, batch->last,
-                    score, stride);
+    multiply_panels(&w->k[variant * p->kv_heads + batch->head], q, 0, p->dim, batch->first,
+                    batch->last, score, stride);
     for (uint32_t b = 0; b < BATCH; b++)
         for (uint32_t t = batch->first; t < batch->last; t++)
             score[b * stride + t] *= p->scale;
 }
 
 static void output_batch(const struct work *w, const struct batch *batch, uint32_t variant,
-                         const double *weight, size_t stride, uint32_t first, uint32_t last, double *out)
+                         const double *weight, size_t stride, uint32_t first, uint32_t last,
+                         double *out)
 {
     const struct akv_eval_problem *p = w->problem;
     const double *vector[BATCH];
@@ -258,7 +260,8 @@ static void compare_batch(const struct work *w, const struct batch *batch, struc
     }
 }
 
-static void run_batch(const struct work *w, const struct batch *batch, struct scratch *s, size_t stride)
+static void run_batch(const struct work *w, const struct batch *batch, struct scratch *s,
+                      size_t stride)
 {
     const struct akv_eval_problem *p = w->problem;
     const size_t width = rounded(p->dim);
@@ -278,7 +281,8 @@ static void run_batch(const struct work *w, const struct batch *batch, struct sc
     output_batch(w, batch, 0, s->score, stride, batch->first, batch->last, s->output);
     if (w->out != NULL)
         for (uint32_t b = 0; b < batch->count; b++)
-            memcpy(w->out + batch->query[b] * p->dim, s->output + b * width, p->dim * sizeof(double));
+            memcpy(w->out + batch->query[b] * p->dim, s->output + b * width,
+                   p->dim * sizeof(double));
     compare_batch(w, batch, s, stride, s->output);
 }
 
@@ -302,7 +306,8 @@ static anykv_status make_scratch(const struct akv_eval_problem *p, struct scratc
     s->exact = akv_alloc(NULL, BATCH * stride, sizeof(double));
     s->output = akv_alloc(NULL, (size_t)2 * BATCH * rounded(p->dim), sizeof(double));
     s->best = akv_alloc(NULL, (1 + (size_t)p->k_variants) * BATCH, sizeof(uint32_t));
-    if (s->score != NULL && s->masked != NULL && s->exact != NULL && s->output != NULL && s->best != NULL)
+    if (s->score != NULL && s->masked != NULL && s->exact != NULL && s->output != NULL &&
+        s->best != NULL)
         return ANYKV_OK;
     free_scratch(s);
     return ANYKV_E_MEMORY;
@@ -346,7 +351,8 @@ static anykv_status run_all(struct work *w, uint32_t threads)
     if (ready > 0) {
         status = ANYKV_OK;
         for (uint32_t i = 1; i < ready; i++)
-            workers[i].started = pthread_create(&workers[i].thread, NULL, work_on, &workers[i]) == 0;
+            workers[i].started =
+                pthread_create(&workers[i].thread, NULL, work_on, &workers[i]) == 0;
         work_on(&workers[0]);
     }
     for (uint32_t i = 0; i < ready; i++) {
@@ -358,8 +364,8 @@ static anykv_status run_all(struct work *w, uint32_t threads)
 }
 
 static anykv_status fill_panels(const struct akv_eval_problem *p, struct akv_panels *panels,
-                                const double *exact, const double *const *variant, uint32_t variants,
-                                bool keys)
+                                const double *exact, const double *const *variant,
+                                uint32_t variants, bool keys)
 {
     for (uint32_t n = 0; n <= variants; n++)
         for (uint32_t head = 0; head < p->kv_heads; head++) {
@@ -382,7 +388,8 @@ static anykv_status prepare_and_run(struct work *w, uint32_t threads)
 {
     const struct akv_eval_problem *p = w->problem;
     uint32_t group = p->q_heads / p->kv_heads;
-    size_t ks = (1 + (size_t)p->k_variants) * p->kv_heads, vs = (1 + (size_t)p->v_variants) * p->kv_heads;
+    size_t ks = (1 + (size_t)p->k_variants) * p->kv_heads,
+           vs = (1 + (size_t)p->v_variants) * p->kv_heads;
     anykv_status status = ANYKV_E_MEMORY;
     w->batches = ((p->tokens - p->q_first) * group + BATCH - 1) / BATCH;
     w->k = akv_alloc(NULL, ks, sizeof *w->k);

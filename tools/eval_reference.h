@@ -4,10 +4,11 @@
 #define AKV_TOOLS_EVAL_REFERENCE_H
 #include "internal.h"
 
-/* Row-major matrix of one kv head, regrouped so that eight columns lie together: the operand that the
- * reference multiplies with.  For keys the columns are tokens, for values they are dimensions. */
+/* Row-major matrix of one kv head, regrouped so that eight columns lie together: the operand that
+ * the reference multiplies with.  For keys the columns are tokens, for values they are dimensions.
+ */
 struct akv_panels {
-    double *data;     /* [columns / 8 rounded up][rows][8], zero padded */
+    double *data; /* [columns / 8 rounded up][rows][8], zero padded */
     uint32_t rows, columns;
 };
 
@@ -16,11 +17,12 @@ struct akv_eval_pair {
 };
 struct akv_eval_problem {
     uint32_t tokens, q_first, q_heads, kv_heads, dim;
-    uint32_t window;        /* 0: global */
-    uint32_t sinks, recent; /* exact rows: of tokens < sinks, and of tokens less than `recent` before */
+    uint32_t window; /* 0: global */
+    uint32_t sinks,
+        recent; /* exact rows: of tokens < sinks, and of tokens less than `recent` before */
     double scale;
-    const double *q;        /* [tokens - q_first][q_heads][dim] */
-    const double *k, *v;    /* exact rows [tokens][kv_heads][dim] */
+    const double *q;     /* [tokens - q_first][q_heads][dim] */
+    const double *k, *v; /* exact rows [tokens][kv_heads][dim] */
     uint32_t k_variants, v_variants;
     const double *const *k_variant, *const *v_variant; /* the same after a format */
     uint32_t pairs;
@@ -31,8 +33,8 @@ struct akv_eval_result {
     double attention_tv, output_error, output_error_999, top1;
 };
 
-/* Compares every pair with exact attention; works on `threads` threads (at least 1), the result does not
- * depend on how many.  result_out: one for each pair. */
+/* Compares every pair with exact attention; works on `threads` threads (at least 1), the result
+ * does not depend on how many.  result_out: one for each pair. */
 anykv_status akv_eval_compare(const struct akv_eval_problem *problem, uint32_t threads,
                               struct akv_eval_result *result_out);
 /* Exact outputs alone: out [tokens - q_first][q_heads][dim]. */

@@ -11,9 +11,11 @@ struct akv_json_line {
     bool some; /* a member has been written */
 };
 void akv_json_begin(struct akv_json_line *line, FILE *out);
-void akv_json_text(struct akv_json_line *line, const char *name, const char *value); /* NULL: null */
+void akv_json_text(struct akv_json_line *line, const char *name,
+                   const char *value); /* NULL: null */
 void akv_json_u64(struct akv_json_line *line, const char *name, uint64_t value);
-void akv_json_real(struct akv_json_line *line, const char *name, double value); /* not finite: null */
+void akv_json_real(struct akv_json_line *line, const char *name,
+                   double value); /* not finite: null */
 void akv_json_bool(struct akv_json_line *line, const char *name, bool value);
 void akv_json_null(struct akv_json_line *line, const char *name);
 void akv_json_end(struct akv_json_line *line);
@@ -36,9 +38,10 @@ bool akv_json_next_key(struct akv_json_reader *reader, char *key, size_t key_byt
 bool akv_json_next_item(struct akv_json_reader *reader);
 /* Values.  Strings are UTF-8, terminated; too long for `bytes` is an error, so is a NUL inside. */
 bool akv_json_read_text(struct akv_json_reader *reader, char *text, size_t bytes);
-bool akv_json_read_u64(struct akv_json_reader *reader, uint64_t *value_out); /* no sign, point, exponent */
+bool akv_json_read_u64(struct akv_json_reader *reader,
+                       uint64_t *value_out); /* no sign, point, exponent */
 bool akv_json_read_real(struct akv_json_reader *reader, double *value_out);
-bool akv_json_skip(struct akv_json_reader *reader); /* any value */
+bool akv_json_skip(struct akv_json_reader *reader);   /* any value */
 bool akv_json_finish(struct akv_json_reader *reader); /* only white space is left */
 bool akv_json_fail(struct akv_json_reader *reader, const char *error); /* false */
 static inline size_t akv_json_offset(const struct akv_json_reader *reader)

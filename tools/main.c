@@ -20,7 +20,8 @@ static int usage(FILE *out)
         fprintf(out, "  %-10s%s\n", command->name, command->about);
     fputs("\n  --help    show this text; `anykv COMMAND --help` shows a command's options\n"
           "  --version show the version\n\n"
-          "Exit status: 0 done and good, 1 the check failed, 2 wrong use, 3 a required device or file "
+          "Exit status: 0 done and good, 1 the check failed, 2 wrong use, 3 a required device or "
+          "file "
           "is missing.\n\n"
           "Example:\n  anykv demo\n",
           out);

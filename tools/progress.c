@@ -25,7 +25,8 @@ void akv_progress_step(struct akv_progress *progress, uint64_t done, const char 
         return;
     double share = progress->total == 0 ? 0.0 : 100.0 * (double)done / (double)progress->total;
     fprintf(stderr, "\r\033[K%s %3.0f %%  %.0f s%s%s", progress->title, share,
-            (double)(now - progress->start_ns) / SECOND_NS, detail ? "  " : "", detail ? detail : "");
+            (double)(now - progress->start_ns) / SECOND_NS, detail ? "  " : "",
+            detail ? detail : "");
     fflush(stderr);
     progress->last_ns = now;
     progress->shown = true;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `anykv replay`: a request trace through the library's prefix index, block pool and eviction policy. */
+/* `anykv replay`: a request trace through the library's prefix index, block pool and eviction
+ * policy. */
 #include "device_option.h"
 #include "pool.h"
 #include "prefix.h"
@@ -35,7 +36,7 @@ struct replay {
     struct akv_trace trace;
     struct akv_prefix prefix;
     struct akv_pool pool;
-    uint32_t *nodes;  /* of the request under way */
+    uint32_t *nodes; /* of the request under way */
     uint64_t capacity;
     uint64_t hits, evictions, touches, touch_ns, eviction_ns;
     bool done_hints;
@@ -99,7 +100,8 @@ static uint32_t look_up(struct replay *replay, const uint32_t *ids, uint32_t cou
     return found;
 }
 
-static anykv_status insert(struct replay *replay, const uint32_t *ids, uint32_t first, uint32_t count)
+static anykv_status insert(struct replay *replay, const uint32_t *ids, uint32_t first,
+                           uint32_t count)
 {
     for (uint32_t i = first; i < count; i++) {
         akv_digest key = akv_prefix_key_of(ids[i]);
@@ -156,7 +158,8 @@ static anykv_status one_request(struct replay *replay, uint32_t request)
     return ANYKV_OK;
 }
 
-static anykv_status one_run(struct replay *replay, anykv_policy policy, struct akv_progress *progress)
+static anykv_status one_run(struct replay *replay, anykv_policy policy,
+                            struct akv_progress *progress)
 {
     replay->hits = replay->evictions = replay->touches = replay->touch_ns = replay->eviction_ns = 0;
     anykv_status status = open_run(replay, policy);
@@ -217,8 +220,9 @@ static anykv_status make_nodes(struct replay *replay)
     return replay->nodes == NULL ? ANYKV_E_MEMORY : ANYKV_OK;
 }
 
-static anykv_status all_runs(struct replay *replay, const anykv_policy *policies, uint32_t policy_count,
-                             const struct akv_u64_list *blocks, bool optimum, bool json)
+static anykv_status all_runs(struct replay *replay, const anykv_policy *policies,
+                             uint32_t policy_count, const struct akv_u64_list *blocks, bool optimum,
+                             bool json)
 {
     struct akv_report *report = akv_report_begin(stdout, json, columns, COLUMNS);
     struct akv_progress progress;
@@ -264,7 +268,8 @@ static int add_policy(const char *name, anykv_policy *policies, uint32_t *count)
     return AKV_CLI_GO;
 }
 
-static int choose_policies(const struct akv_text_list *names, anykv_policy *policies, uint32_t *count)
+static int choose_policies(const struct akv_text_list *names, anykv_policy *policies,
+                           uint32_t *count)
 {
     int go = AKV_CLI_GO;
     *count = 0;
@@ -299,7 +304,8 @@ int akv_tool_replay(int argc, char **argv)
     const char *device = NULL, *svg = NULL, *path = NULL;
     bool json = false, optimum = false, done_hints = false;
     const struct akv_cli_option options[] = {
-        {"policy", AKV_CLI_TEXT_LIST, &names, 0, 0, "LIST", "lru, default or all (default: default)"},
+        {"policy", AKV_CLI_TEXT_LIST, &names, 0, 0, "LIST",
+         "lru, default or all (default: default)"},
         {"blocks", AKV_CLI_U64_LIST, &blocks, 1, 1u << 28, "LIST",
          "capacities in blocks (default: 1000,3000,10000,30000)"},
         {"block-tokens", AKV_CLI_U64, &block_tokens, 1, 1u << 20, "N",
@@ -315,11 +321,16 @@ int akv_tool_replay(int argc, char **argv)
         {NULL, AKV_CLI_FLAG, NULL, 0, 0, NULL, NULL},
     };
     const struct akv_cli cli = {
-        "replay", "[OPTION]... TRACE",
+        "replay",
+        "[OPTION]... TRACE",
         "Sends the requests of TRACE (JSON lines: timestamp in ms, input_length, output_length,\n"
-        "hash_ids) through the library's prefix index and block pool and reports how many blocks were\n"
+        "hash_ids) through the library's prefix index and block pool and reports how many blocks "
+        "were\n"
         "found in the cache.  A block is a hit if all earlier blocks of its request are.",
-        "anykv replay conversation.jsonl --policy lru --blocks 1000,3000,10000 --optimum", options, 1, 1};
+        "anykv replay conversation.jsonl --policy lru --blocks 1000,3000,10000 --optimum",
+        options,
+        1,
+        1};
     names.count = 0;
     int go = akv_cli_parse(&cli, argc, argv, &path, NULL);
     if (go != AKV_CLI_GO)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The offline optimum: how many lookups of a trace any policy could turn into hits.
  *
- * Out goes the block whose next request is farthest, the deeper one of equals; a new block that would be
- * the first to go is not taken in (bypass).  A block is never requested before its parent, so what is
- * kept is closed under parents by itself and the hits of a request are its cached blocks. */
+ * Out goes the block whose next request is farthest, the deeper one of equals; a new block that
+ * would be the first to go is not taken in (bypass).  A block is never requested before its parent,
+ * so what is kept is closed under parents by itself and the hits of a request are its cached
+ * blocks. */
 #include "replay_optimum.h"
 
 struct entry {
@@ -64,7 +65,8 @@ static void drop_largest(struct optimum *o)
         down(o, 0, last);
 }
 
-anykv_status akv_replay_optimum(const struct akv_trace *trace, uint64_t capacity, uint64_t *hits_out)
+anykv_status akv_replay_optimum(const struct akv_trace *trace, uint64_t capacity,
+                                uint64_t *hits_out)
 {
     uint64_t hits = 0;
     struct optimum o = {akv_alloc(NULL, (size_t)trace->ids + 1, sizeof(struct entry)),

@@ -5,6 +5,7 @@
 #include "trace.h"
 
 /* Hits with `capacity` blocks when the future is known. */
-anykv_status akv_replay_optimum(const struct akv_trace *trace, uint64_t capacity, uint64_t *hits_out);
+anykv_status akv_replay_optimum(const struct akv_trace *trace, uint64_t capacity,
+                                uint64_t *hits_out);
 
 #endif

@@ -30,13 +30,13 @@ struct akv_safetensors {
 static const struct {
     const char *name;
     uint32_t bytes;
-} dtypes[] = {{"F64", 8}, {"I64", 8}, {"U64", 8}, {"F32", 4},     {"I32", 4},     {"U32", 4}, {"F16", 2},
-              {"BF16", 2}, {"I16", 2}, {"U16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I8", 1},  {"U8", 1},
-              {"BOOL", 1}};
+} dtypes[] = {{"F64", 8},     {"I64", 8},     {"U64", 8},  {"F32", 4}, {"I32", 4},
+              {"U32", 4},     {"F16", 2},     {"BF16", 2}, {"I16", 2}, {"U16", 2},
+              {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I8", 1},   {"U8", 1},  {"BOOL", 1}};
 
 /* Room for one more element in a growing array; at most `limit` elements. */
-static anykv_status grow(void **array, uint32_t count, uint32_t *capacity, uint32_t limit, size_t each,
-                         const char *what)
+static anykv_status grow(void **array, uint32_t count, uint32_t *capacity, uint32_t limit,
+                         size_t each, const char *what)
 {
     if (count < *capacity)
         return ANYKV_OK;
@@ -53,8 +53,8 @@ static anykv_status grow(void **array, uint32_t count, uint32_t *capacity, uint3
 
 static anykv_status json_error(const struct akv_json_reader *json, const char *where)
 {
-    return akv_fail(NULL, ANYKV_E_DATA, "header: %s%s%s at byte %zu: %s", where[0] ? "\"" : "", where,
-                    where[0] ? "\"" : "", akv_json_offset(json) + 8, json->error);
+    return akv_fail(NULL, ANYKV_E_DATA, "header: %s%s%s at byte %zu: %s", where[0] ? "\"" : "",
+                    where, where[0] ? "\"" : "", akv_json_offset(json) + 8, json->error);
 }
 
 static anykv_status read_metadata(struct akv_safetensors *file, struct akv_json_reader *json)
@@ -67,8 +67,8 @@ static anykv_status read_metadata(struct akv_safetensors *file, struct akv_json_
             return json_error(json, meta.key);
         if (akv_safetensors_meta(file, meta.key) != NULL)
             return akv_fail(NULL, ANYKV_E_DATA, "header: __metadata__ has \"%s\" twice", meta.key);
-        anykv_status status = grow((void **)&file->metas, file->meta_count, &file->meta_capacity, 1024,
-                                   sizeof meta, "metadata entries");
+        anykv_status status = grow((void **)&file->metas, file->meta_count, &file->meta_capacity,
+                                   1024, sizeof meta, "metadata entries");
         if (status != ANYKV_OK)
             return status;
         file->metas[file->meta_count++] = meta;
@@ -82,8 +82,8 @@ static anykv_status read_shape(struct akv_json_reader *json, struct akv_tensor *
         return json_error(json, tensor->name);
     while (akv_json_next_item(json)) {
         if (tensor->rank == AKV_TENSOR_RANK)
-            return akv_fail(NULL, ANYKV_E_DATA, "%s: shape has more than %d dimensions", tensor->name,
-                            AKV_TENSOR_RANK);
+            return akv_fail(NULL, ANYKV_E_DATA, "%s: shape has more than %d dimensions",
+                            tensor->name, AKV_TENSOR_RANK);
         if (!akv_json_read_u64(json, &tensor->shape[tensor->rank++]))
             return json_error(json, tensor->name);
     }
@@ -126,15 +126,15 @@ static anykv_status check_tensor(const struct akv_safetensors *file, struct akv_
     for (uint32_t i = 0; i < tensor->rank; i++)
         if (tensor->shape[i] > SIZE_MAX ||
             akv_mul_overflows(elements, (size_t)tensor->shape[i], &elements))
-            return akv_fail(NULL, ANYKV_E_DATA, "%s: the product of shape is beyond the address space",
-                            tensor->name);
+            return akv_fail(NULL, ANYKV_E_DATA,
+                            "%s: the product of shape is beyond the address space", tensor->name);
     if (akv_mul_overflows(elements, tensor->element_bytes, &bytes))
         return akv_fail(NULL, ANYKV_E_DATA, "%s: the product of shape is beyond the address space",
                         tensor->name);
     if (bytes != tensor->bytes)
         return akv_fail(NULL, ANYKV_E_DATA,
-                        "%s: shape and dtype take %zu bytes, data_offsets %" PRIu64, tensor->name, bytes,
-                        tensor->bytes);
+                        "%s: shape and dtype take %zu bytes, data_offsets %" PRIu64, tensor->name,
+                        bytes, tensor->bytes);
     if (tensor->offset > file->data_bytes || tensor->bytes > file->data_bytes - tensor->offset)
         return akv_fail(NULL, ANYKV_E_DATA,
                         "%s: data_offsets reach beyond the %" PRIu64 " data bytes of the file",
@@ -224,7 +224,8 @@ static int by_offset(const void *a, const void *b)
     return x->bytes < y->bytes ? -1 : x->bytes > y->bytes;
 }
 
-/* No hole, no overlap, nothing behind the last one; no name twice.  Leaves the tensors in name order. */
+/* No hole, no overlap, nothing behind the last one; no name twice.  Leaves the tensors in name
+ * order. */
 static anykv_status check_coverage(struct akv_safetensors *file)
 {
     uint64_t end = 0;
@@ -233,11 +234,12 @@ static anykv_status check_coverage(struct akv_safetensors *file)
     for (uint32_t i = 0; i < file->count; i++) {
         const struct akv_tensor *tensor = &file->tensors[i];
         if (tensor->offset < end)
-            return akv_fail(NULL, ANYKV_E_DATA, "%s: data_offsets overlap those of %s", tensor->name,
-                            file->tensors[i - 1].name);
+            return akv_fail(NULL, ANYKV_E_DATA, "%s: data_offsets overlap those of %s",
+                            tensor->name, file->tensors[i - 1].name);
         if (tensor->offset > end)
-            return akv_fail(NULL, ANYKV_E_DATA, "%s: data_offsets leave a hole of %" PRIu64
-                            " bytes before it", tensor->name, tensor->offset - end);
+            return akv_fail(NULL, ANYKV_E_DATA,
+                            "%s: data_offsets leave a hole of %" PRIu64 " bytes before it",
+                            tensor->name, tensor->offset - end);
         end += tensor->bytes; /* within data_bytes: checked with the tensor */
     }
     if (end != file->data_bytes)
@@ -284,15 +286,17 @@ static anykv_status load(struct akv_safetensors *file, const char *path)
         return akv_fail(NULL, ANYKV_E_IO, "file: is not a regular file");
     uint64_t size = (uint64_t)about.st_size;
     if (size < sizeof raw)
-        return akv_fail(NULL, ANYKV_E_DATA, "file: %" PRIu64 " bytes are too few for a header", size);
+        return akv_fail(NULL, ANYKV_E_DATA, "file: %" PRIu64 " bytes are too few for a header",
+                        size);
     anykv_status status = read_at(file->fd, raw, sizeof raw, 0);
     if (status != ANYKV_OK)
         return status;
     for (int i = 8; i-- > 0;)
         header = header << 8 | raw[i];
     if (header > AKV_HEADER_LIMIT)
-        return akv_fail(NULL, ANYKV_E_DATA, "header length: %" PRIu64 " is above the limit of %u bytes",
-                        header, AKV_HEADER_LIMIT);
+        return akv_fail(NULL, ANYKV_E_DATA,
+                        "header length: %" PRIu64 " is above the limit of %u bytes", header,
+                        AKV_HEADER_LIMIT);
     if (header > size - sizeof raw)
         return akv_fail(NULL, ANYKV_E_DATA,
                         "header length: %" PRIu64 " bytes, but only %" PRIu64 " follow in the file",

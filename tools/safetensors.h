@@ -10,17 +10,17 @@
 
 struct akv_tensor {
     char name[AKV_TENSOR_NAME];
-    char dtype[12];          /* "F16", "I32", … as the file says, a known one */
+    char dtype[12]; /* "F16", "I32", … as the file says, a known one */
     uint32_t element_bytes;
     uint32_t rank;
     uint64_t shape[AKV_TENSOR_RANK];
-    uint64_t offset, bytes;  /* within the data part; bytes = product of shape * element_bytes */
+    uint64_t offset, bytes; /* within the data part; bytes = product of shape * element_bytes */
 };
 struct akv_safetensors;
 
-/* Opens path and checks all of it but the elements: the tensors lie one behind the other without holes
- * or overlaps and end where the file ends.  E_IO: cannot be read; E_DATA: damaged, the detail names the
- * field; E_UNSUPPORTED: a dtype of unknown size; E_MEMORY. */
+/* Opens path and checks all of it but the elements: the tensors lie one behind the other without
+ * holes or overlaps and end where the file ends.  E_IO: cannot be read; E_DATA: damaged, the detail
+ * names the field; E_UNSUPPORTED: a dtype of unknown size; E_MEMORY. */
 anykv_status akv_safetensors_open(const char *path, struct akv_safetensors **file_out);
 void akv_safetensors_close(struct akv_safetensors *file);
 uint32_t akv_safetensors_count(const struct akv_safetensors *file);

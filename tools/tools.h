@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The subcommands of `anykv`: each gets its own argv (argv[0] is its name) and returns an exit status. */
+/* The subcommands of `anykv`: each gets its own argv (argv[0] is its name) and returns an exit
+ * status. */
 #ifndef AKV_TOOLS_H
 #define AKV_TOOLS_H
 

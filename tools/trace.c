@@ -11,7 +11,7 @@
 
 struct loader {
     struct akv_trace *trace;
-    uint64_t *raw;                       /* ids as the file has them */
+    uint64_t *raw; /* ids as the file has them */
     uint64_t raw_capacity;
     uint32_t request_capacity;
     uint32_t block_tokens;
@@ -29,11 +29,13 @@ static anykv_status slurp(const char *path, char **text_out, size_t *bytes_out)
         bytes += fread(text + bytes, 1, capacity - bytes, file);
         if (bytes < capacity)
             break;
-        char *wider = capacity >= FILE_LIMIT ? NULL : akv_resize(NULL, text, capacity, capacity * 2, 1);
+        char *wider =
+            capacity >= FILE_LIMIT ? NULL : akv_resize(NULL, text, capacity, capacity * 2, 1);
         if (wider == NULL) {
-            status = capacity >= FILE_LIMIT
-                         ? akv_fail(NULL, ANYKV_E_DATA, "file: more than %" PRIu64 " bytes", FILE_LIMIT)
-                         : ANYKV_E_MEMORY;
+            status =
+                capacity >= FILE_LIMIT
+                    ? akv_fail(NULL, ANYKV_E_DATA, "file: more than %" PRIu64 " bytes", FILE_LIMIT)
+                    : ANYKV_E_MEMORY;
             break;
         }
         text = wider;
@@ -61,8 +63,8 @@ static anykv_status more_requests(struct loader *l)
     trace->seconds = seconds != NULL ? seconds : trace->seconds;
     bool *partial = akv_resize(NULL, trace->partial, old, wider, sizeof *partial);
     trace->partial = partial != NULL ? partial : trace->partial;
-    uint64_t *first = akv_resize(NULL, trace->first, old == 0 ? 0 : (size_t)old + 1, (size_t)wider + 1,
-                                 sizeof *first);
+    uint64_t *first = akv_resize(NULL, trace->first, old == 0 ? 0 : (size_t)old + 1,
+                                 (size_t)wider + 1, sizeof *first);
     trace->first = first != NULL ? first : trace->first;
     if (seconds == NULL || partial == NULL || first == NULL)
         return ANYKV_E_MEMORY;
