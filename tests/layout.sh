@@ -37,10 +37,12 @@ allow 'backends/backend\.h' "$any_c" '\.\./lib/(anykv|internal)\.h|\.\./lib/kern
     "the backend table"
 allow 'backends/[a-z0-9_]+\.[ch]' "$any_c" \
     "[a-z0-9_]+\.h|\.\./lib/(anykv|internal)\.h|(\.\./lib/)?kernel/[a-z0-9_]+\.(h|def)" "backends/*.c"
+# A device kernel's shape (group sizes) is known to its host side.
+shapes='(\.\./)+kernels-c[lu]/[a-z0-9_]+\.h'
 backend_own="[a-z0-9_]+\.(h|def|inc)|(\.\./backends/|\.\./)?backend\.h|\.\./span\.h|(\.\./\.\./lib/)?(anykv|internal)\.h|(\.\./\.\./lib/)?kernel/[a-z0-9_]+\.(h|def)"
 allow 'backends/cpu/.*\.[ch]' "[a-z0-9_/]+\.h" "$backend_own" "the CPU backend"
-allow 'backends/opencl/.*\.[ch]' '[a-z0-9_/]+\.h|CL/[a-z_]+\.h' "$backend_own" "the OpenCL backend"
-allow 'backends/cuda/.*\.[ch]' '[a-z0-9_/]+\.h' "$backend_own" "the CUDA backend"
+allow 'backends/opencl/.*\.[ch]' '[a-z0-9_/]+\.h|CL/[a-z_]+\.h' "$shapes|$backend_own" "the OpenCL backend"
+allow 'backends/cuda/.*\.[ch]' '[a-z0-9_/]+\.h' "$shapes|$backend_own" "the CUDA backend"
 engine=$(sources 'lib/[a-z0-9_]+\.[ch]' | grep -Ev '^lib/(status|alloc|log|thread|hash)\.c$|^lib/(anykv|internal)\.h$' |
     sed 's/\./\\./' | tr '\n' '|')
 allow "${engine}none" "$any_c" \
@@ -62,7 +64,7 @@ empty "the engine names no backend" "$work/named"
 if [ "$from_git" = yes ]; then
     for file in $(sources '(lib|backends|kernels-cl|kernels-cu|tools|tests|bench|examples|docs)/.*'); do
         case $file in
-        lib/anykv.h | lib/anykv.map | tools/main.c | tests/run-suite | tests/tarball | docs/*/*.svg) continue ;;
+        lib/anykv.h | lib/anykv.map | tools/main.c | tests/run-suite | tests/tarball | tests/fuzz_main.c | docs/*/*.svg) continue ;;
         examples/*.c | tests/test_*.c | tests/fuzz_*.c) grep -qE "^	${file%.c}( |\$)" sources.am || echo "$file" ;;
         *) grep -qE "^	$file( |\$)" sources.am || echo "$file" ;;
         esac
