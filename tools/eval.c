@@ -425,12 +425,20 @@ int akv_tool_eval(int argc, char **argv)
     const struct akv_cli cli = {
         "eval",
         "[OPTION]... FILE",
-        "Sends the keys and values of FILE (safetensors, docs/format.md names the tensors) through "
-        "the\n"
-        "library's formats and compares attention with exact attention in double precision: mean\n"
-        "total variation of the weights, mean and 99.9 % relative error of the output, and how "
-        "often\n"
-        "the most attended token stays the same.  \"all\" is the mean over layers.",
+        "Sends the keys and values of FILE through the library's formats and compares attention "
+        "with\n"
+        "exact attention in double precision: mean total variation of the weights, mean and 99.9 "
+        "%\n"
+        "relative error of the output, and how often the most attended token stays the same.  "
+        "\"all\" is\n"
+        "the mean over layers.\n"
+        "\n"
+        "FILE is safetensors with F16, BF16 or F32 tensors layers.N.k and layers.N.v "
+        "[tokens][kv_heads]\n"
+        "[head_dim] and layers.N.q [tokens - q_first][q_heads][head_dim]; its __metadata__ names "
+        "tokens,\n"
+        "q_first, q_heads, kv_heads, head_dim, scale, layers, and, where there are local layers,\n"
+        "sliding_window and global_layers.",
         "anykv eval model.safetensors --formats I8,N4,I8/N4 --sinks 4 --recent 128",
         options,
         1,
