@@ -214,6 +214,7 @@ static void attend_strip(const struct akv_attend_ops *ops, const struct launch *
                     strip->tokens);
         ops->scores(work, domain, strip->tokens);
     }
+    akv_attend_ask(work, UINT32_MAX);
     ops->shape(work);
     work->careful = partly || strip->tokens < AKV_STRIP;
     if (work->careful)
@@ -227,6 +228,7 @@ static void attend_strip(const struct akv_attend_ops *ops, const struct launch *
                     strip->tokens);
         ops->values(work, domain, strip->tokens);
     }
+    akv_attend_ask(work, UINT32_MAX);
 }
 
 static void walk(const struct akv_attend_ops *ops, const struct launch *l, const struct piece *piece,

@@ -61,8 +61,7 @@ static void make_codes(struct akv_attend_work *work, enum akv_query_order order)
     struct akv_query_codes *codes = &work->codes[order];
     const uint32_t groups = work->k_pad / 32u;
     const __m256i permute = _mm256_loadu_si256((const __m256i *)(const void *)from[order]);
-    /* I8 keys have 8 bits themselves: two query planes, code = 128 * high + low. */
-    const float limit = order == AKV_QUERY_BYTE ? 16256.0f : 127.0f;
+    const float limit = 127.0f;
     float largest = 0.0f;
     for (uint32_t n = 0; n < work->rows * groups; n++) {
         const float *q = work->q[1] + (size_t)n * 32u;
@@ -77,17 +76,8 @@ static void make_codes(struct akv_attend_work *work, enum akv_query_order order)
         __m512i y = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
         codes->scale[n] = most / limit;
         codes->bias[n] = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(x, y));
-        if (order == AKV_QUERY_BYTE) {
-            __m512i u = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(64)), 7);
-            __m512i w = _mm512_srai_epi32(_mm512_add_epi32(y, _mm512_set1_epi32(64)), 7);
-            x = _mm512_sub_epi32(x, _mm512_slli_epi32(u, 7));
-            y = _mm512_sub_epi32(y, _mm512_slli_epi32(w, 7));
-            _mm_storeu_si128((__m128i *)(void *)(codes->code[1] + n * 32u), _mm512_cvtepi32_epi8(u));
-            _mm_storeu_si128((__m128i *)(void *)(codes->code[1] + n * 32u + 16u),
-                             _mm512_cvtepi32_epi8(w));
-        }
         __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(y), _mm512_cvtepi32_epi8(x));
-        _mm256_storeu_si256((__m256i *)(void *)(codes->code[0] + n * 32u),
+        _mm256_storeu_si256((__m256i *)(void *)(codes->code + n * 32u),
                             _mm256_permutexvar_epi8(permute, bytes));
     }
     codes->usable = largest == 0.0f;
@@ -143,12 +133,12 @@ ALWAYS struct scales scales_of(const struct akv_attend_work *work, const uint8_t
     s.at = at;
     s.few = bytes <= 128u;
     s.stride = order == AKV_ORDER_QUAD ? 4u : 1u;
+    s.low = s.high = _mm512_setzero_si512();
     if (s.few) {
         const uint64_t all = ~(uint64_t)0;
         s.low = _mm512_maskz_loadu_epi8(bytes < 64u ? all >> (64u - bytes) : all, plane);
-        s.high = _mm512_maskz_loadu_epi8(bytes > 64u ? all >> (128u - bytes) : 0, plane + 64);
-    } else {
-        s.low = s.high = _mm512_setzero_si512();
+        if (bytes > 64u) /* a load of nothing would still wait for the line */
+            s.high = _mm512_maskz_loadu_epi8(all >> (128u - bytes), plane + 64);
     }
     const __m512i c = _mm512_set1_epi32((int)count);
     if (order == AKV_ORDER_QUAD) /* (t / 4) * count * 4 + t % 4 */
@@ -239,24 +229,13 @@ ALWAYS void code_scores(struct akv_attend_work *work, const struct akv_strip *st
         __m512 unit = scale_at(&scales, format, format == AKV_I8 ? g / 4u : g);
         __m512i x[8];
         key_codes(format, word, bit, groups, g, &table, x);
-        akv_attend_ask(work, 6);
+        akv_attend_ask(work, b0 + b1 + 1u);
         for (uint32_t r = 0; r < work->rows; r++) {
             const size_t n = (size_t)r * groups + g;
-            const int32_t *q = (const int32_t *)(const void *)(codes->code[0] + n * 32u);
+            const int32_t *q = (const int32_t *)(const void *)(codes->code + n * 32u);
             __m512i sum = _mm512_set1_epi32(codes->bias[n]);
-            if (format == AKV_I8) {
-                const int32_t *p = (const int32_t *)(const void *)(codes->code[1] + n * 32u);
-                __m512i high = _mm512_setzero_si512();
-                UNROLL for (uint32_t i = 0; i < 8; i++)
-                {
-                    high = _mm512_dpbusd_epi32(high, x[i], _mm512_set1_epi32(p[i]));
-                    sum = _mm512_dpbusd_epi32(sum, x[i], _mm512_set1_epi32(q[i]));
-                }
-                sum = _mm512_add_epi32(sum, _mm512_slli_epi32(high, 7));
-            } else {
-                UNROLL for (uint32_t i = 0; i < 8; i++)
-                    sum = _mm512_dpbusd_epi32(sum, x[i], _mm512_set1_epi32(q[i]));
-            }
+            UNROLL for (uint32_t i = 0; i < 8; i++)
+                sum = _mm512_dpbusd_epi32(sum, x[i], _mm512_set1_epi32(q[i]));
             __m512 before = g == 0 ? _mm512_setzero_ps() : _mm512_load_ps(work->s[r]);
             _mm512_store_ps(work->s[r],
                             _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
@@ -390,7 +369,8 @@ ALWAYS void value_codes(const uint32_t format, const uint8_t *p, const uint8_t *
 ALWAYS void code_values(struct akv_attend_work *work, const struct akv_strip *strip,
                         const uint32_t format)
 {
-    const uint32_t groups = work->v_pad / 32u, b0 = akv_format_plane0(format);
+    const uint32_t groups = work->v_pad / 32u, b0 = akv_format_plane0(format),
+                   b1 = akv_format_plane1(format);
     const uint32_t quads = work->block_tokens / 4u;
     const struct tables table = tables_of(format, 0);
     const struct value_index index = value_index_of(format);
@@ -420,7 +400,7 @@ ALWAYS void code_values(struct akv_attend_work *work, const struct akv_strip *st
             value_codes(format, p + (size_t)u * quads * b0 * 4u, bit + (size_t)u * quads * 4u, quads,
                         &index, &table, y[half]);
         }
-        akv_attend_ask(work, 6);
+        akv_attend_ask(work, b0 + b1 + 1u);
         for (uint32_t r = 0; r < work->rows; r++) {
             __m512i a = _mm512_setzero_si512(), b = a;
             UNROLL for (uint32_t n = 0; n < 4; n++)
