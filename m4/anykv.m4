@@ -151,10 +151,16 @@ AC_DEFUN([AKV_CHECK_CRITERION], [
   AC_ARG_VAR([CRITERION_CFLAGS], [compiler flags for Criterion])
   AC_ARG_VAR([CRITERION_LIBS], [linker flags for Criterion (default: -lcriterion)])
   AC_ARG_WITH([criterion],
-    [AS_HELP_STRING([--with-criterion], [build the Criterion test suites (default: auto)])],
+    [AS_HELP_STRING([--with-criterion], [build the Criterion test suites (auto, yes, no, or plain: on the
+      runner of tests/plain; default: auto)])],
     [], [with_criterion=auto])
   have_criterion=no
-  AS_IF([test "x$with_criterion" = xno], [why_criterion="switched off by --without-criterion"],
+  AS_CASE([$with_criterion],
+    [no], [why_criterion="switched off by --without-criterion"],
+    [plain],
+      [CRITERION_CFLAGS='-I$(top_srcdir)/tests/plain'
+       CRITERION_LIBS=
+       have_criterion=plain],
     [: ${CRITERION_LIBS=-lcriterion}
      akv_save_CPPFLAGS=$CPPFLAGS
      akv_save_LIBS=$LIBS
@@ -170,7 +176,8 @@ Test(a, b) { cr_assert(1); }]])], [have_criterion=yes],
      LIBS=$akv_save_LIBS])
   AS_IF([test "x$have_criterion$with_criterion" = xnoyes],
     [AC_MSG_ERROR([--with-criterion: $why_criterion])])
-  AM_CONDITIONAL([HAVE_CRITERION], [test "x$have_criterion" = xyes])
+  AM_CONDITIONAL([HAVE_CRITERION], [test "x$have_criterion" != xno])
+  AM_CONDITIONAL([PLAIN_CRITERION], [test "x$have_criterion" = xplain])
 ])
 
 dnl OpenCL: headers only; the loader is opened at run time.
@@ -244,7 +251,8 @@ AC_DEFUN([AKV_SUMMARY], [
     [akv_line "CUDA          yes (loaded at run time), $NVCC"
      akv_line "              $CUDA_GENCODE"],
     [akv_line "CUDA          no: $why_cuda"])
-  AS_IF([test "x$have_criterion" = xyes], [akv_line "test suites   yes (Criterion)"],
+  AS_CASE([$have_criterion], [yes], [akv_line "test suites   yes (Criterion)"],
+    [plain], [akv_line "test suites   yes (plain runner)"],
     [akv_line "test suites   scripts only: $why_criterion"])
   akv_line "sanitizers    $enable_sanitizers"
   akv_line "assertions    ${enable_assert:-no}"
