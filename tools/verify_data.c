@@ -41,13 +41,59 @@ const char *verify_format_name(uint32_t format)
 
 /* ---- rows ---- */
 
+/* Rows first … first + count - 1, made by one thread. */
+struct rows_part {
+    uint64_t seed, first, count;
+    uint32_t format, dim, dtype;
+    int rotated;
+    uint8_t *rows; /* row 0 */
+};
+
+static void *make_part(void *argument)
+{
+    const struct rows_part *p = argument;
+    uint64_t row_bytes = (uint64_t)p->dim * akv_raw_bytes(p->dtype);
+    akv_input_rows(p->seed, p->format, p->rotated, p->dtype, p->first, p->count, p->dim,
+                   p->rows + p->first * row_bytes);
+    return NULL;
+}
+
+static bool make_rows(struct verify *v, const struct rows_part *whole)
+{
+    enum { MOST = 16, LEAST_ROWS = 512 };
+    struct rows_part parts[MOST];
+    akv_thread threads[MOST];
+    uint64_t n = whole->count, count = AKV_MIN(AKV_MIN(akv_cpu_count(), MOST), n / LEAST_ROWS + 1);
+    uint32_t started = 1;
+    for (uint32_t i = 0; i < count; i++) {
+        parts[i] = *whole;
+        parts[i].first = n * i / count;
+        parts[i].count = n * (i + 1u) / count - parts[i].first;
+    }
+    anykv_status status = ANYKV_OK;
+    for (; started < count && status == ANYKV_OK; started += status == ANYKV_OK)
+        status = akv_thread_start(v->context, &threads[started], make_part, &parts[started]);
+    make_part(&parts[0]);
+    for (uint32_t i = 1; i < started; i++)
+        akv_thread_join(&threads[i]);
+    if (status != ANYKV_OK && v->faults++ == 0)
+        akv_cli_status("verify", v->name, status);
+    return status == ANYKV_OK;
+}
+
 bool verify_rows(struct verify *v, void *rows, uint64_t n, uint32_t dim, uint32_t format,
                  uint32_t flags, uint32_t dtype, uint64_t seed)
 {
-    uint32_t made_for = akv_format_raw(format) ? AKV_I8 : format;
-    if (v->faults)
+    struct rows_part whole = {seed,
+                              0,
+                              n,
+                              akv_format_raw(format) ? AKV_I8 : format,
+                              dim,
+                              dtype,
+                              (flags & AKV_FLAG_ROTATE) != 0,
+                              rows};
+    if (v->faults || !make_rows(v, &whole))
         return false;
-    akv_input_rows(seed, made_for, (flags & AKV_FLAG_ROTATE) != 0, dtype, 0, n, dim, rows);
     if (dtype == AKV_F32)
         return true;
     uint16_t *row = rows, pattern = (uint16_t)seed;
@@ -61,8 +107,10 @@ void verify_random_tile(void *tile, uint32_t format, uint32_t tokens, uint32_t d
 {
     uint32_t bytes = akv_tile_bytes(format, tokens, dim);
     uint8_t *at = tile;
-    for (uint32_t i = 0; i < bytes; i++)
-        at[i] = (uint8_t)(verify_random(state) >> 56);
+    for (uint32_t i = 0; i < bytes; i += 8) { /* tiles are multiples of 16 bytes */
+        uint64_t word = verify_random(state);
+        memcpy(at + i, &word, 8);
+    }
     if (akv_format_raw(format))
         return;
     uint8_t *scales = at + akv_scale_offset(format, tokens, dim);
