@@ -64,6 +64,7 @@ static inline CUdeviceptr akv_cuda_address(struct akv_span span)
 }
 
 /* device.c */
+extern const struct akv_backend akv_backend_cuda;
 anykv_status akv_cuda_probe(anykv_context *context, uint32_t capacity, struct akv_device_info *infos,
                             uint32_t *count_out);
 anykv_status akv_cuda_open(anykv_context *context, uint32_t index, const anykv_device_options *options,

@@ -137,6 +137,7 @@ anykv_status akv_cuda_open(anykv_context *context, uint32_t index, const anykv_d
     struct akv_cuda_device *device = akv_alloc(context, 1, sizeof *device);
     if (!device)
         return ANYKV_E_MEMORY;
+    device->base.backend = &akv_backend_cuda;
     device->base.context = context;
     device->cu = cu;
     device->user_stream = options->cuda_stream;
