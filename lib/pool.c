@@ -127,14 +127,20 @@ anykv_status akv_pool_add_slab(struct akv_pool *pool, uint32_t slab, uint32_t ch
     anykv_status status = grow(pool, first + chunks);
     if (status)
         return status;
-    for (uint32_t c = first + chunks; c-- > first;) { /* low numbers first in the list */
+    uint32_t last = pool->free_list; /* chunks of later slabs are taken later */
+    while (last != AKV_NO_ID && pool->chunks[last].next != AKV_NO_ID)
+        last = pool->chunks[last].next;
+    for (uint32_t c = first; c < first + chunks; c++) {
         struct akv_chunk *chunk = &pool->chunks[c];
         assert(chunk->class_ == AKV_CHUNK_ABSENT);
         memset(chunk, 0, sizeof *chunk);
         chunk->class_ = AKV_CHUNK_FREE;
         chunk->free_slot = SLOT_END;
         chunk->tenant = AKV_TENANT_NONE;
-        link_chunk(pool, c);
+        chunk->prev = last;
+        chunk->next = AKV_NO_ID;
+        *(last == AKV_NO_ID ? &pool->free_list : &pool->chunks[last].next) = c;
+        last = c;
         pool->present++;
         pool->free_chunks++;
     }
@@ -211,10 +217,12 @@ static void uncarve(struct akv_pool *pool, uint32_t c)
     struct akv_chunk *chunk = &pool->chunks[c];
     struct akv_pool_class *class_ = &pool->class_[chunk->class_];
     const size_t base = (size_t)c * pool->slots_per_chunk;
-    uint64_t tenant = pool->slot_tenant[base];
-    for (uint32_t s = 1; s < class_->per_chunk; s++)
-        if (pool->slot_tenant[base + s] != tenant)
-            tenant = AKV_TENANT_MIXED;
+    uint64_t tenant = AKV_TENANT_NONE;
+    for (uint32_t s = 0; s < class_->per_chunk; s++) {
+        const uint64_t here = pool->slot_tenant[base + s];
+        if (here != AKV_TENANT_NONE && here != tenant)
+            tenant = tenant == AKV_TENANT_NONE ? here : AKV_TENANT_MIXED;
+    }
     if (listed(chunk))
         unlink_chunk(pool, c);
     class_->chunks--;

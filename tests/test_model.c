@@ -443,7 +443,7 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
     layers[1] = engine_layer(2, 64, 40 + model_below(model, 40));
     layers[1].k_format = ANYKV_I8;
     layers[1].v_format = ANYKV_N3;
-    layers[1].v_dim = 64;
+    layers[1].v_dim = 80;
     layers[1].hot_type = ANYKV_BF16;
     layers[2] = layers[0];
     layers[2].source = 0;
