@@ -304,3 +304,530 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
     }
 }
 #endif
+
+#if defined(AKV_ATTEND) && !defined(AKV_CPU_SHAPE)
+/* ---- GPU shape.  A chunk is T positions.  For scores, a work-item multiplies one slice of KE dimensions
+ * of a key with all query rows; the products meet in local memory.  For values, a work-item owns one
+ * slice of VE dimensions of the sums and takes every VL-th quad of positions. ---- */
+#define KD AKV_KDIM
+#define VD AKV_VDIM
+#if AKV_KDIM <= 128
+#define KE 8
+#elif AKV_KDIM <= 256
+#define KE 16
+#else
+#define KE 32
+#endif
+#if AKV_VDIM <= 128
+#define VE 8
+#elif AKV_VDIM <= 256
+#define VE 16
+#else
+#define VE 32
+#endif
+#define KS ((KD + KE - 1) / KE) /* slices of a row */
+#define VS ((VD + VE - 1) / VE)
+#define KL (WG / KS) /* positions, or quads of them, at a time */
+#define VL (WG / VS)
+#if KS <= 8 && VS <= 8
+#define T 64
+#else
+#define T 32
+#endif
+#define RUNS     (T / 16)
+#define BATCH    8 /* runs that are looked up at a time; a multiple of RUNS */
+#define SCORES   ((R * T + WG - 1) / WG) /* scores of a work-item */
+#define PARTIALS (R * T * (KS + 1))      /* one more: neighbours use different banks */
+#define SHARED   (PARTIALS > R * VD ? PARTIALS : R * VD)
+
+/* Formats of kinds 0 and 1 are known to the compiler where the build says so. */
+#ifdef AKV_TWO_KINDS
+#define K_FORMAT(kind) ((kind) ? K1 : K0)
+#define V_FORMAT(kind) ((kind) ? V1 : V0)
+#else
+#define K_FORMAT(kind) (p.tiles.k_format[kind])
+#define V_FORMAT(kind) (p.tiles.v_format[kind])
+#endif
+#define HELD 0x80000000u
+
+/* Codebooks as floats, one after the other: N5, N4, N3, N2. */
+static inline akv_u32 book_start(akv_u32 format)
+{
+    return 64u - (64u >> (format - AKV_N5));
+}
+static inline void fill_books(__local float *book, akv_u32 item)
+{
+    akv_u32 format = item < 32u ? AKV_N5 : item < 48u ? AKV_N4 : item < 56u ? AKV_N3 : AKV_N2;
+    if (item < 60u)
+        book[item] = (float)akv_codebook_entry(format, item - book_start(format));
+}
+static inline float code_float(akv_u32 format, akv_u32 code, __local const float *book)
+{
+    if (format == AKV_I8)
+        return (float)((akv_i32)(code ^ 0x80u) - 128);
+    if (format == AKV_N6)
+        return (float)((akv_i32)code - 32);
+    return book[book_start(format) + code];
+}
+/* Exact, subnormals, infinities and NaN included. */
+static inline float half_float(akv_u32 h)
+{
+#ifdef AKV_DENORMALS
+    akv_u32 magnitude = (h & 0x7FFFu) << 13, sign = (h & 0x8000u) << 16;
+    float value = akv_as_f32(sign | magnitude) * 0x1p112f;
+    return magnitude >= 0x0F800000u ? akv_as_f32(sign | magnitude | 0x7F800000u) : value;
+#else
+    return akv_as_f32(akv_f32_from_f16(h));
+#endif
+}
+/* 8 elements of a raw row at byte address p, a multiple of 16. */
+static inline void raw_8(float *x, __global const uchar *at, akv_u32 format)
+{
+    uint4 a = *(__global const uint4 *)at, b;
+    if (format == AKV_F16) {
+        x[0] = half_float(a.x & 0xFFFFu);
+        x[1] = half_float(a.x >> 16);
+        x[2] = half_float(a.y & 0xFFFFu);
+        x[3] = half_float(a.y >> 16);
+        x[4] = half_float(a.z & 0xFFFFu);
+        x[5] = half_float(a.z >> 16);
+        x[6] = half_float(a.w & 0xFFFFu);
+        x[7] = half_float(a.w >> 16);
+    } else if (format == AKV_BF16) {
+        x[0] = akv_as_f32(a.x << 16);
+        x[1] = akv_as_f32(a.x & 0xFFFF0000u);
+        x[2] = akv_as_f32(a.y << 16);
+        x[3] = akv_as_f32(a.y & 0xFFFF0000u);
+        x[4] = akv_as_f32(a.z << 16);
+        x[5] = akv_as_f32(a.z & 0xFFFF0000u);
+        x[6] = akv_as_f32(a.w << 16);
+        x[7] = akv_as_f32(a.w & 0xFFFF0000u);
+    } else {
+        b = *(__global const uint4 *)(at + 16);
+        x[0] = akv_as_f32(a.x);
+        x[1] = akv_as_f32(a.y);
+        x[2] = akv_as_f32(a.z);
+        x[3] = akv_as_f32(a.w);
+        x[4] = akv_as_f32(b.x);
+        x[5] = akv_as_f32(b.y);
+        x[6] = akv_as_f32(b.z);
+        x[7] = akv_as_f32(b.w);
+    }
+}
+/* Dimensions d .. d + 7 of key t, without its unit. */
+static inline void key_8(float *x, __global const uchar *tile, akv_u32 format, akv_u32 tokens, akv_u32 t,
+                         akv_u32 d, __local const float *book)
+{
+    akv_u32 b0 = akv_format_plane0(format), b1 = akv_format_plane1(format), g = d / 32u, e = d % 32u, i;
+    akv_u32 low, high = 0u;
+    if (b0 == 8u) {
+        uint2 w = *(__global const uint2 *)(tile + t * akv_padded_dim(KD) + d);
+        for (i = 0u; i < 4u; i++) {
+            x[i] = code_float(format, (w.x >> (i * 8u)) & 255u, book);
+            x[i + 4u] = code_float(format, (w.y >> (i * 8u)) & 255u, book);
+        }
+        return;
+    }
+    low = akv_load_u32(tile + 4u * (akv_row_word(b0, KD, t, g) + e * b0 / 32u * akv_row_step(b0, KD))) >>
+          (e * b0 % 32u);
+    if (b1)
+        high = akv_load_u32(tile + akv_plane1_offset(format, tokens, KD) +
+                            4u * (akv_row_word(b1, KD, t, g) + e * b1 / 32u * akv_row_step(b1, KD))) >>
+               (e * b1 % 32u);
+    for (i = 0u; i < 8u; i++) {
+        akv_u32 code = (low >> (i * b0)) & ((1u << b0) - 1u);
+        if (b1)
+            code |= ((high >> (i * b1)) & ((1u << b1) - 1u)) << b0;
+        x[i] = code_float(format, code, book);
+    }
+}
+/* The words of a unit of a plane: 8 dimensions of a quad. */
+static inline void unit_words(akv_u32 *w, __global const uchar *plane, akv_u32 bits, akv_u32 tokens,
+                              akv_u32 quad, akv_u32 u)
+{
+    __global const uchar *at = plane + 4u * akv_quad_word(bits, tokens, quad, u);
+    if (bits == 1u) {
+        w[0] = akv_load_u32(at);
+    } else if (bits == 2u) {
+        uint2 a = *(__global const uint2 *)at;
+        w[0] = a.x;
+        w[1] = a.y;
+    } else {
+        uint4 a = *(__global const uint4 *)at;
+        w[0] = a.x;
+        w[1] = a.y;
+        w[2] = a.z;
+        w[3] = a.w;
+        if (bits == 8u) {
+            a = *(__global const uint4 *)(at + 16);
+            w[4] = a.x;
+            w[5] = a.y;
+            w[6] = a.z;
+            w[7] = a.w;
+        }
+    }
+}
+/* sums of rows += weight * values of unit u of a quad.  weight: R rows of four positions. */
+static inline void add_unit(float *sum, const float *weight, __global const uchar *tile, akv_u32 format,
+                            akv_u32 tokens, akv_u32 t, akv_u32 u, bool careful, __local const float *book)
+{
+    akv_u32 b0 = akv_format_plane0(format), b1 = akv_format_plane1(format), low[8], high[2], n, i, r;
+    unit_words(low, tile, b0, tokens, t >> 2, u);
+    if (b1)
+        unit_words(high, tile + akv_plane1_offset(format, tokens, VD), b1, tokens, t >> 2, u);
+    for (n = 0u; n < 4u; n++) {
+        float unit = akv_code_unit(format, akv_scale_get(tile, format, AKV_ORDER_QUAD, tokens, VD, t + n,
+                                                         u * 8u / akv_scale_width(format)));
+        float x[8], w[R];
+        for (i = 0u; i < 8u; i++) {
+            akv_u32 e = i * 4u + n;
+            akv_u32 code = (low[e * b0 / 32u] >> (e * b0 % 32u)) & ((1u << b0) - 1u);
+            if (b1)
+                code |= ((high[e * b1 / 32u] >> (e * b1 % 32u)) & ((1u << b1) - 1u)) << b0;
+            x[i] = code_float(format, code, book);
+        }
+        for (r = 0u; r < R; r++) {
+            w[r] = weight[r * 4u + n] * unit;
+            if (!careful || weight[r * 4u + n] != 0.0f)
+                for (i = 0u; i < 8u; i++)
+                    sum[r * VE + i] = MULTIPLY_ADD(w[r], x[i], sum[r * VE + i]);
+        }
+    }
+}
+static inline void add_raw(float *sum, const float *weight, __global const uchar *tile, akv_u32 format,
+                           akv_u32 t, akv_u32 u, bool careful)
+{
+    akv_u32 n, i, r;
+    float x[4][8];
+    for (n = 0u; n < 4u; n++)
+        raw_8(x[n], tile + ((t + n) * VD + u * 8u) * akv_raw_bytes(format), format);
+    for (n = 0u; n < 4u; n++)
+        for (r = 0u; r < R; r++)
+            if (!careful || weight[r * 4u + n] != 0.0f)
+                for (i = 0u; i < 8u; i++)
+                    sum[r * VE + i] = MULTIPLY_ADD(weight[r * 4u + n], x[n][i], sum[r * VE + i]);
+}
+/* akv_rotate_read of R rows in local memory.  Ends with a barrier. */
+static inline void rotate_local(__local float *x, akv_u32 dim, akv_u32 item)
+{
+    akv_u32 n = akv_rotate_block(dim), stride, i;
+    float factor = akv_rotate_read_factor(dim);
+    for (stride = 1u; stride < n; stride *= 2u) {
+        for (i = item; i < R * dim / 2u; i += WG) {
+            akv_u32 j = i / stride * 2u * stride + i % stride;
+            float a = x[j], b = x[j + stride];
+            x[j] = a + b;
+            x[j + stride] = a - b;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    for (i = item; i < R * dim; i += WG)
+        x[i] *= factor;
+    barrier(CLK_LOCAL_MEM_FENCE);
+}
+
+/* Where a run of 16 positions stands. */
+typedef struct run {
+    akv_u64 block;      /* pool address */
+    akv_u32 kind, t0;   /* t0: of its first position in the block */
+    akv_u32 type;       /* bit 0: rotated keys, bit 1: rotated values; 4: not held */
+} run;
+static inline run run_of(akv_u64 block, akv_u32 info)
+{
+    run x;
+    x.block = block;
+    x.kind = info & 15u;
+    x.t0 = (info >> 8) & 0xFFFFu;
+    x.type = info & HELD ? (info >> 4) & 3u : 4u;
+    return x;
+}
+
+__kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __global const uchar *q,
+                                 ulong q_at, __global uchar *out, ulong out_at, __global uchar *lse,
+                                 ulong lse_at, __global const uchar *mask, ulong mask_at,
+                                 __global const uchar *sinks, ulong sinks_at, __global uchar *scratch,
+                                 ulong scratch_at, const akv_attend_params p, uint least, uint most,
+                                 uint slots, SLABS)
+{
+    __local float shared[SHARED];      /* products of slices; sums that are handed over */
+    __local float query[2 * R * KD];   /* scaled rows as they came, then rotated */
+    __local float total[R * VD];       /* sums of finished segments */
+    __local float score[R * T], weight[R * T];
+    __local float keep[R], top[R], whole_m[R], whole_l[R];
+    __local float book[64];
+    __local ulong run_block[BATCH];
+    __local uint run_info[BATCH];
+    const akv_u32 item = (akv_u32)get_local_id(0), number = (akv_u32)get_group_id(2);
+    const akv_u32 kv = (akv_u32)get_group_id(1);
+    akv_u32 r, d, i, n;
+    step += step_at;
+    mask += mask_at;
+    if (number >= ((__global const akv_step_head *)step)->sequences)
+        return;
+    const cut c = cut_of(step, &p, number, least, most);
+    const akv_u32 tokens = ((__global const akv_step_head *)step)->block_tokens;
+    akv_u32 rows = c.count * c.repeat;
+    if (c.count == 0u || (akv_u32)get_group_id(0) / c.parts * R >= rows)
+        return;
+    const akv_u32 part = (akv_u32)get_group_id(0) % c.parts;
+    const akv_u32 first_row = (akv_u32)get_group_id(0) / c.parts * R;
+    rows = AKV_MIN(rows - first_row, (akv_u32)R);
+
+    for (i = item; i < R * KD; i += WG) {
+        akv_u32 row = first_row + i / KD, head = kv * c.repeat + row % c.repeat;
+        float x = 0.0f;
+        if (i / KD < rows)
+            x = akv_as_f32(akv_load_bits(
+                    q + q_at,
+                    akv_page_source(&p.q, c.first_token + row / c.repeat, head) + i % KD, p.q.dtype)) *
+                p.scale;
+        query[i] = x;
+        query[R * KD + i] = x;
+    }
+    for (i = item; i < R * VD; i += WG)
+        total[i] = 0.0f;
+    if (item < R) {
+        whole_m[item] = akv_minus_infinity();
+        whole_l[item] = 0.0f;
+        top[item] = akv_minus_infinity();
+    }
+    fill_books(book, item);
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (p.k_flags & AKV_FLAG_ROTATE)
+        rotate_local(query + R * KD, KD, item);
+
+    /* Some row sees [begin, end), all rows see [all_begin, all_end). */
+    akv_u32 i0 = first_row / c.repeat, i1 = (first_row + rows - 1u) / c.repeat;
+    const akv_u32 begin = AKV_MAX(akv_attend_first(c.length + i0, p.window), part * c.each);
+    const akv_u32 end = AKV_MIN(akv_attend_end(c.length, c.count, i1, p.flags), (part + 1u) * c.each);
+    const akv_u32 all_begin = akv_attend_first(c.length + i1, p.window);
+    const akv_u32 all_end = akv_attend_end(c.length, c.count, i0, p.flags);
+    const akv_u32 k_slice = item % KS, k_lane = item / KS, v_slice = item % VS, v_lane = item / VS;
+    float sum[R * VE], part_l[SCORES], x[KE], mine[R * KE];
+    akv_u32 open = 4u, loaded = 2u; /* type of values in `sum`; kind of query in `mine`; none yet */
+    for (i = 0u; i < R * VE; i++)
+        sum[i] = 0.0f;
+    for (i = 0u; i < SCORES; i++)
+        part_l[i] = 0.0f;
+
+    akv_u32 chunk, batch = 0xFFFFFFFFu;
+    for (chunk = begin / T; chunk * T < end || open < 4u; chunk++) {
+        bool last = chunk * T >= end; /* one more turn hands over what is open */
+        akv_u32 types = 0u, type, at_run = chunk * RUNS % BATCH;
+        if (!last && chunk * RUNS / BATCH != batch) {
+            batch = chunk * RUNS / BATCH;
+            barrier(CLK_LOCAL_MEM_FENCE); /* the old ones are still read */
+            if (item < BATCH) {
+                akv_u32 position = (batch * BATCH + item) * RUN, info = 0u;
+                akv_u32 entry = position < end && position + RUN > begin
+                                    ? entry_of(step, &p, number, position)
+                                    : AKV_NO_BLOCK;
+                if (entry != AKV_NO_BLOCK) {
+                    akv_u32 kind = entry >> 28;
+                    info = HELD | kind | position % tokens << 8;
+                    info |= akv_format_raw(K_FORMAT(kind)) || !(p.k_flags & AKV_FLAG_ROTATE) ? 0u : 16u;
+                    info |= akv_format_raw(V_FORMAT(kind)) || !(p.v_flags & AKV_FLAG_ROTATE) ? 0u : 32u;
+                    run_block[item] = block_at(&p.pool, entry);
+                }
+                run_info[item] = info;
+            }
+            barrier(CLK_LOCAL_MEM_FENCE);
+        }
+        for (i = 0u; i < RUNS && !last; i++)
+            types |= 1u << run_of(0u, run_info[at_run + i]).type;
+        /* The runs of one type at a time; whole bounds where a loop is cut short by the types. */
+        for (type = 0u; type < 5u; type++) {
+            if (type < 4u && !(types >> type & 1u))
+                continue;
+            if (type == 4u && !last)
+                continue;
+            /* What is open belongs to other values, or nothing follows: hand it over. */
+            if (open < 4u && (type == 4u || (type & 2u) != open)) {
+                for (n = 0u; n < VL; n++) {
+                    if (v_lane == n)
+                        for (r = 0u; r < R; r++)
+                            for (d = 0u; d < VE; d++)
+                                if (v_slice * VE + d < VD) {
+                                    akv_u32 at = r * VD + v_slice * VE + d;
+                                    shared[at] = (n ? shared[at] : 0.0f) + sum[r * VE + d];
+                                }
+                    barrier(CLK_LOCAL_MEM_FENCE);
+                }
+                for (i = 0u; i < SCORES; i++)
+                    if (item + i * WG < R * T)
+                        score[item + i * WG] = part_l[i];
+                barrier(CLK_LOCAL_MEM_FENCE);
+                if (open == 2u)
+                    rotate_local(shared, VD, item);
+                for (i = item; i < R * VD; i += WG) {
+                    akv_softmax_factors f = akv_softmax_between(whole_m[i / VD], top[i / VD]);
+                    total[i] = total[i] * f.keep + (f.take != 0.0f ? shared[i] * f.take : 0.0f);
+                }
+                barrier(CLK_LOCAL_MEM_FENCE);
+                if (item < R) {
+                    akv_softmax all;
+                    float l = 0.0f;
+                    for (i = 0u; i < T; i++)
+                        l += score[item * T + i];
+                    all.m = whole_m[item];
+                    all.l = whole_l[item];
+                    akv_softmax_merge(&all, top[item], l);
+                    whole_m[item] = all.m;
+                    whole_l[item] = all.l;
+                    top[item] = akv_minus_infinity();
+                }
+                for (i = 0u; i < R * VE; i++)
+                    sum[i] = 0.0f;
+                for (i = 0u; i < SCORES; i++)
+                    part_l[i] = 0.0f;
+                open = 4u;
+                barrier(CLK_LOCAL_MEM_FENCE);
+            }
+            if (type == 4u)
+                continue;
+            open = type & 2u;
+            if (loaded != (type & 1u)) {
+                loaded = type & 1u;
+                for (r = 0u; r < R; r++)
+                    for (d = 0u; d < KE; d++)
+                        mine[r * KE + d] =
+                            k_slice * KE + d < KD ? query[(loaded * R + r) * KD + k_slice * KE + d] : 0.0f;
+            }
+            /* Products of slices. */
+            for (n = k_lane; n < T && k_lane < KL; n += KL) {
+                run at = run_of(run_block[at_run + n / RUN], run_info[at_run + n / RUN]);
+                if (at.type != type)
+                    continue;
+                akv_u32 format = K_FORMAT(at.kind), t = at.t0 + n % RUN;
+                __global const uchar *tile = slab_at(at.block, SLAB_NAMES) +
+                                             BY_KIND(p.tiles.k_offset, at.kind) +
+                                             kv * akv_tile_bytes(format, tokens, KD);
+                float unit = 1.0f;
+                for (d = 0u; d < KE; d += 8u) {
+                    akv_u32 from = k_slice * KE + d;
+                    if (from >= KD)
+                        for (i = 0u; i < 8u; i++)
+                            x[d + i] = 0.0f;
+                    else if (akv_format_raw(format))
+                        raw_8(x + d, tile + (t * KD + from) * akv_raw_bytes(format), format);
+                    else
+                        key_8(x + d, tile, format, tokens, t, from, book);
+                }
+                if (!akv_format_raw(format))
+                    unit = akv_code_unit(format,
+                                         akv_scale_get(tile, format, AKV_ORDER_ROW, tokens, KD, t,
+                                                       k_slice * KE / akv_scale_width(format)));
+                for (r = 0u; r < R; r++) {
+                    float dot = 0.0f;
+                    for (d = 0u; d < KE; d++)
+                        dot = MULTIPLY_ADD(mine[r * KE + d], x[d], dot);
+                    shared[(r * T + n) * (KS + 1) + k_slice] = dot * unit;
+                }
+            }
+            barrier(CLK_LOCAL_MEM_FENCE);
+            /* Scores. */
+            for (i = 0u; i < SCORES; i++) {
+                akv_u32 at = item + i * WG, position = chunk * T + at % T;
+                float s = akv_minus_infinity();
+                if (at < R * T && at / T < rows &&
+                    run_of(0u, run_info[at_run + at % T / RUN]).type == type) {
+                    akv_u32 token = (first_row + at / T) / c.repeat;
+                    if (position >= AKV_MAX(begin, akv_attend_first(c.length + token, p.window)) &&
+                        position < AKV_MIN(end, akv_attend_end(c.length, c.count, token, p.flags))) {
+                        float product = 0.0f;
+                        for (d = 0u; d < KS; d++)
+                            product += shared[at * (KS + 1) + d];
+                        s = score_of(product, &p, &c, mask, token, position);
+                    }
+                }
+                if (at < R * T)
+                    score[at] = s;
+            }
+            barrier(CLK_LOCAL_MEM_FENCE);
+            /* Weights. */
+            for (i = 0u; i < SCORES; i++) {
+                akv_u32 at = item + i * WG;
+                if (at < R * T) {
+                    float old = top[at / T], m = old, factor;
+                    for (d = 0u; d < T; d++)
+                        m = score[at / T * T + d] > m ? score[at / T * T + d] : m;
+                    factor = old >= m ? 1.0f : akv_exp(old - m);
+                    weight[at] = akv_exp(score[at] - m);
+                    part_l[i] = part_l[i] * factor + weight[at];
+                    if (at % T == 0u)
+                        keep[at / T] = factor;
+                }
+            }
+            barrier(CLK_LOCAL_MEM_FENCE);
+            if (item < R) { /* not before: all have read the old one */
+                float m = top[item];
+                for (d = 0u; d < T; d++)
+                    m = score[item * T + d] > m ? score[item * T + d] : m;
+                top[item] = m;
+            }
+            /* Values. */
+            for (r = 0u; r < R; r++)
+                for (d = 0u; d < VE; d++)
+                    sum[r * VE + d] *= keep[r];
+            bool careful = chunk * T < all_begin || chunk * T + T > all_end || chunk * T < begin ||
+                           chunk * T + T > end || (p.flags & AKV_ATTEND_MASK);
+            for (n = v_lane * 4u; n < T && v_lane < VL; n += VL * 4u) {
+                run at = run_of(run_block[at_run + n / RUN], run_info[at_run + n / RUN]);
+                if (at.type != type)
+                    continue;
+                akv_u32 format = V_FORMAT(at.kind), t = at.t0 + n % RUN;
+                __global const uchar *tile = slab_at(at.block, SLAB_NAMES) +
+                                             BY_KIND(p.tiles.v_offset, at.kind) +
+                                             kv * akv_tile_bytes(format, tokens, VD);
+                float w[R * 4];
+                for (r = 0u; r < R; r++)
+                    for (i = 0u; i < 4u; i++)
+                        w[r * 4u + i] = weight[r * T + n + i];
+                for (d = 0u; d < VE; d += 8u) {
+                    if (v_slice * VE + d >= VD)
+                        continue;
+                    if (akv_format_raw(format))
+                        add_raw(sum + d, w, tile, format, t, (v_slice * VE + d) / 8u, careful);
+                    else
+                        add_unit(sum + d, w, tile, format, tokens, t, (v_slice * VE + d) / 8u, careful,
+                                 book);
+                }
+            }
+        }
+    }
+
+    for (i = item; i < R * VD; i += WG) {
+        akv_u32 row = first_row + i / VD, token = row / c.repeat, head = kv * c.repeat + row % c.repeat;
+        akv_softmax all;
+        if (i / VD >= rows)
+            continue;
+        all.m = whole_m[i / VD];
+        all.l = whole_l[i / VD];
+        if (c.parts > 1u) {
+            __global float *to = slot_of(scratch + scratch_at, &p, &c, token, head, part, slots);
+            to[2u + i % VD] = total[i];
+            if (i % VD == 0u) {
+                to[0] = all.m;
+                to[1] = all.l;
+            }
+        } else {
+            float factor = finish(&all, &p, sinks + sinks_at, head);
+            akv_u64 to = akv_page_source(&p.out, c.first_token + token, head) + i % VD;
+            akv_store_bits(out + out_at, to, p.out.dtype, akv_as_u32(total[i] * factor));
+            if (i % VD == 0u)
+                store_lse(&all, &p, lse + lse_at, c.first_token + token, head);
+        }
+    }
+#ifdef AKV_SCRUB
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (i = item; i < SHARED; i += WG)
+        shared[i] = 0.0f;
+    for (i = item; i < 2 * R * KD; i += WG)
+        query[i] = 0.0f;
+    for (i = item; i < R * VD; i += WG)
+        total[i] = 0.0f;
+    for (i = item; i < R * T; i += WG)
+        score[i] = weight[i] = 0.0f;
+#endif
+}
+#endif
