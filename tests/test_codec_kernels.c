@@ -553,6 +553,42 @@ Test(codec_kernels, golden_bytes)
         cr_assert_eq(count, sizeof golden / sizeof *golden);
 }
 
+/* The block that docs/format.md shows byte by byte. */
+Test(codec_kernels, worked_block_of_the_document)
+{
+    uint8_t hot[2 * 16 * 64 * 2], block[1088];
+    char text[65];
+    for (uint32_t t = 0; t < 16u; t++)
+        for (uint32_t i = 0; i < 64u; i++) {
+            float key = (float)((int)((7u * i + 5u * t) % 23u) - 11) / 8.0f;
+            float value = (float)((int)((5u * i + 3u * t) % 19u) - 9) / 16.0f;
+            akv_store_bits(hot, t * 64u + i, AKV_F16, akv_as_u32(key));
+            akv_store_bits(hot + 2048, t * 64u + i, AKV_F16, akv_as_u32(value));
+        }
+    akv_seal_layer layer = {0, 2048, 0, 544};
+    akv_move move = {0, UINT64_C(1) << 56};
+    akv_seal_params p = {.moves = 1,
+                         .layers = 1,
+                         .kv_heads = 1,
+                         .block_tokens = 16,
+                         .k_dim = 64,
+                         .v_dim = 64,
+                         .hot_type = AKV_F16,
+                         .k_format = AKV_N4,
+                         .v_format = AKV_N4,
+                         .k_flags = AKV_FLAG_ROTATE | AKV_FLAG_SEARCH,
+                         .v_flags = AKV_FLAG_ROTATE | AKV_FLAG_SEARCH};
+    struct akv_cpu_args args = {.params = &p,
+                                .arg = {(uint8_t *)&layer, (uint8_t *)&move, NULL},
+                                .slab = {hot, block}};
+    run(&akv_cpu_seal_scalar, &args, 0);
+    akv_sha256 state;
+    akv_sha256_init(&state);
+    akv_sha256_update(&state, block, sizeof block);
+    hex(akv_sha256_final(&state), text);
+    cr_assert_str_eq(text, "d8bfd122fe70e470b12e6f4098c6450a9da6f11eba35eb59d7b567ac98268658");
+}
+
 /* ---- planted faults ---- */
 
 Test(codec_kernels, planted_faults_are_faults)
