@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Keys, the prefix index and the policy: alone, against plain models, and on a request trace. */
+#include "engine.h"
+
+/* ---- keys ---- */
+
+Test(prefix, keys_by_hand)
+{
+    uint8_t identity[32];
+    memset(identity, 5, sizeof identity);
+    const akv_digest root = akv_prefix_root(identity, "salt", 4, "extra", 5);
+    const uint32_t length = 4, tokens[16] = {1, 2, 3};
+    akv_sha256 state;
+    akv_sha256_init(&state);
+    akv_sha256_update(&state, "anykv1", 6);
+    akv_sha256_update(&state, identity, 32);
+    akv_sha256_update(&state, &length, 4);
+    akv_sha256_update(&state, "saltextra", 9);
+    akv_digest wanted = akv_sha256_final(&state);
+    cr_expect_arr_eq(root.byte, wanted.byte, 32);
+    akv_sha256_init(&state);
+    akv_sha256_update(&state, wanted.byte, 32);
+    akv_sha256_update(&state, tokens, sizeof tokens);
+    wanted = akv_sha256_final(&state);
+    const akv_digest key = akv_prefix_key(&root, tokens, 16);
+    cr_expect_arr_eq(key.byte, wanted.byte, 32);
+    const akv_digest moved = akv_prefix_root(identity, "salte", 5, "xtra", 4);
+    cr_expect(memcmp(root.byte, moved.byte, 32) != 0, "salt and extra run together");
+}
+
+/* ---- the policy ---- */
+
+Test(evict, least_recent_first)
+{
+    struct akv_evict evict;
+    OK(akv_evict_init(&evict, NULL, ANYKV_POLICY_LRU));
+    OK(akv_evict_reserve(&evict, 100));
+    for (uint32_t id = 0; id < 100; id++) {
+        akv_evict_touch(&evict, id);
+        akv_evict_enter(&evict, id);
+    }
+    akv_evict_touch(&evict, 0);
+    akv_evict_demote(&evict, 50);
+    akv_evict_demote(&evict, 20);
+    akv_evict_leave(&evict, 1);
+    const uint32_t first[] = {50, 20, 2, 3};
+    for (uint32_t i = 0; i < 4; i++) {
+        cr_expect(akv_evict_victim(&evict) == first[i], "victim %u is %u", i, akv_evict_victim(&evict));
+        akv_evict_leave(&evict, first[i]);
+    }
+    akv_evict_demote(&evict, 60);
+    akv_evict_touch(&evict, 60); /* undoes it */
+    uint32_t last = 0;
+    while (evict.count)
+        akv_evict_leave(&evict, last = akv_evict_victim(&evict));
+    cr_expect(last == 60, "the last one is %u", last);
+    akv_evict_finish(&evict);
+}
+
+Test(evict, random_against_a_search)
+{
+    struct akv_evict evict;
+    OK(akv_evict_init(&evict, NULL, ANYKV_POLICY_LRU));
+    OK(akv_evict_reserve(&evict, 300));
+    bool inside[300] = {false};
+    uint64_t random = 3;
+    for (int step = 0; step < 50000; step++) {
+        const uint32_t id = house_random(&random) % 300;
+        switch (house_random(&random) % 4) {
+        case 0:
+            akv_evict_enter(&evict, id);
+            inside[id] = true;
+            break;
+        case 1:
+            akv_evict_leave(&evict, id);
+            inside[id] = false;
+            break;
+        case 2:
+            akv_evict_touch(&evict, id);
+            break;
+        default:
+            if (house_random(&random) % 8 == 0)
+                akv_evict_demote(&evict, id);
+        }
+        uint32_t best = AKV_NO_ID;
+        for (uint32_t i = 0; i < 300; i++)
+            if (inside[i] && (best == AKV_NO_ID || evict.key[i] < evict.key[best]))
+                best = i;
+        const uint32_t victim = akv_evict_victim(&evict);
+        cr_assert(victim == best || (victim != AKV_NO_ID && best != AKV_NO_ID && inside[victim] &&
+                                     evict.key[victim] == evict.key[best]),
+                  "step %d: %u instead of %u", step, victim, best);
+    }
+    akv_evict_finish(&evict);
+}
+
+Test(evict, unknown_policy)
+{
+    struct akv_evict evict;
+    REFUSED(ANYKV_E_ARG, "policy: 99", akv_evict_init(&evict, NULL, (anykv_policy)99));
+    cr_expect(akv_policy_parse("lru") == akv_policy_find(ANYKV_POLICY_LRU));
+    cr_expect(!akv_policy_parse("LIFO") && !akv_policy_parse(NULL));
+}
+
+/* ---- the index ---- */
+
+Test(prefix, leaves_before_parents)
+{
+    struct akv_prefix prefix;
+    OK(akv_prefix_init(&prefix, NULL, 0, ANYKV_POLICY_LRU));
+    uint32_t node[4], parent = AKV_NO_ID;
+    for (uint32_t i = 0; i < 3; i++) {
+        const akv_digest key = akv_prefix_key_of(i);
+        parent = node[i] = akv_prefix_insert(&prefix, &key, parent);
+    }
+    const akv_digest key = akv_prefix_key_of(9);
+    node[3] = akv_prefix_insert(&prefix, &key, node[0]); /* a second child of the first */
+    cr_expect(akv_prefix_victim(&prefix) == AKV_NO_ID, "everything is in use");
+    /* Touched in the wrong order, parents first: still no parent goes before its child. */
+    for (uint32_t i = 0; i < 4; i++) {
+        akv_prefix_touch(&prefix, node[i]);
+        akv_prefix_drop(&prefix, node[i]);
+    }
+    const uint32_t order[] = {2, 1, 3, 0};
+    for (uint32_t i = 0; i < 4; i++) {
+        cr_assert(akv_prefix_victim(&prefix) == node[order[i]], "victim %u", i);
+        akv_prefix_remove(&prefix, node[order[i]]);
+    }
+    cr_expect(prefix.count == 0);
+    akv_prefix_finish(&prefix);
+}
+
+Test(prefix, pins_and_users_keep_ancestors)
+{
+    struct akv_prefix prefix;
+    OK(akv_prefix_init(&prefix, NULL, 0, ANYKV_POLICY_LRU));
+    uint32_t node[3], parent = AKV_NO_ID;
+    for (uint32_t i = 0; i < 3; i++) {
+        const akv_digest key = akv_prefix_key_of(i);
+        parent = node[i] = akv_prefix_insert(&prefix, &key, parent);
+    }
+    akv_prefix_pin(&prefix, node[2]);
+    for (uint32_t i = 3; i-- > 0;)
+        akv_prefix_drop(&prefix, node[i]);
+    cr_expect(akv_prefix_victim(&prefix) == AKV_NO_ID, "a pinned leaf went");
+    cr_expect(akv_prefix_busy(&prefix, node[0]) && prefix.nodes[node[0]].busy_children == 1);
+    akv_prefix_unpin(&prefix, node[2]);
+    akv_prefix_unpin(&prefix, node[2]); /* without a pin: nothing */
+    cr_expect(akv_prefix_victim(&prefix) == node[2] && !akv_prefix_busy(&prefix, node[0]));
+    akv_prefix_hold(&prefix, node[1]);
+    akv_prefix_remove(&prefix, node[2]);
+    cr_expect(akv_prefix_victim(&prefix) == AKV_NO_ID);
+    akv_prefix_drop(&prefix, node[1]);
+    cr_expect(akv_prefix_victim(&prefix) == node[1]);
+    akv_prefix_finish(&prefix);
+}
+
+Test(prefix, withdrawn_names_are_not_found)
+{
+    struct akv_prefix prefix;
+    OK(akv_prefix_init(&prefix, NULL, 0, ANYKV_POLICY_LRU));
+    const akv_digest key = akv_prefix_key_of(1);
+    const uint32_t old = akv_prefix_insert(&prefix, &key, AKV_NO_ID);
+    akv_prefix_withdraw(&prefix, old);
+    akv_prefix_withdraw(&prefix, old);
+    cr_expect(akv_prefix_find(&prefix, &key) == AKV_NO_ID);
+    const uint32_t fresh = akv_prefix_insert(&prefix, &key, AKV_NO_ID);
+    cr_expect(fresh != old && akv_prefix_find(&prefix, &key) == fresh);
+    akv_prefix_drop(&prefix, old);
+    akv_prefix_remove(&prefix, old);
+    cr_expect(akv_prefix_find(&prefix, &key) == fresh, "the old node took the new one's key along");
+    akv_prefix_finish(&prefix);
+}
+
+/* Keys whose hashes collide on purpose: runs of slots that wrap and close up again. */
+Test(prefix, random_inserts_and_removals)
+{
+    struct akv_prefix prefix;
+    OK(akv_prefix_init(&prefix, NULL, 1, ANYKV_POLICY_LRU));
+    uint32_t node[400];
+    for (uint32_t i = 0; i < 400; i++)
+        node[i] = AKV_NO_ID;
+    uint64_t random = 11;
+    for (int step = 0; step < 40000; step++) {
+        const uint32_t i = house_random(&random) % 400;
+        akv_digest key;
+        memset(&key, 0, sizeof key);
+        key.byte[0] = (uint8_t)(i % 7 * 37);
+        key.byte[1] = i % 7 == 6 ? 0xFF : 0;
+        key.byte[2] = key.byte[1];
+        key.byte[3] = key.byte[1];
+        key.byte[8] = (uint8_t)i;
+        key.byte[9] = (uint8_t)(i >> 8);
+        cr_assert(akv_prefix_find(&prefix, &key) == node[i], "step %d, key %u", step, i);
+        if (node[i] == AKV_NO_ID) {
+            node[i] = akv_prefix_insert(&prefix, &key, AKV_NO_ID);
+            *akv_prefix_blocks(&prefix, node[i]) = i;
+        } else {
+            cr_assert(*akv_prefix_blocks(&prefix, node[i]) == i, "step %d, key %u", step, i);
+            akv_prefix_drop(&prefix, node[i]);
+            akv_prefix_remove(&prefix, node[i]);
+            node[i] = AKV_NO_ID;
+        }
+    }
+    akv_prefix_finish(&prefix);
+}
+
+static anykv_status fill_index(void)
+{
+    struct akv_prefix prefix;
+    anykv_status status = akv_prefix_init(&prefix, NULL, 2, ANYKV_POLICY_LRU);
+    if (status)
+        return status;
+    for (uint64_t i = 0; i < 300 && !status; i++) {
+        const akv_digest key = akv_prefix_key_of(i);
+        const uint32_t count = prefix.count;
+        if (akv_prefix_insert(&prefix, &key, AKV_NO_ID) == AKV_NO_ID) {
+            status = ANYKV_E_MEMORY;
+            cr_expect(prefix.count == count && akv_prefix_find(&prefix, &key) == AKV_NO_ID);
+            for (uint64_t k = 0; k < i; k++) {
+                const akv_digest before = akv_prefix_key_of(k);
+                cr_expect(akv_prefix_find(&prefix, &before) != AKV_NO_ID, "key %llu is lost",
+                          (unsigned long long)k);
+            }
+        }
+    }
+    akv_prefix_finish(&prefix);
+    return status;
+}
+
+Test(prefix, failed_allocations)
+{
+    house_fail_allocations("index", fill_index);
+}
+
+/* ---- a real trace: leaf-LRU's published hit rates ---- */
+
+struct request {
+    uint32_t first, count;
+};
+static uint32_t *ids;
+static struct request *requests;
+static uint32_t id_count, request_count;
+
+static bool read_trace(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return false;
+    char *line = NULL;
+    size_t room = 0;
+    uint32_t id_room = 0, request_room = 0;
+    while (getline(&line, &room, file) > 0) {
+        char *at = strstr(line, "\"hash_ids\"");
+        if (!at || !(at = strchr(at, '[')))
+            continue;
+        if (request_count == request_room)
+            requests = realloc(requests, (request_room += 4096) * sizeof *requests);
+        struct request *request = &requests[request_count++];
+        *request = (struct request){id_count, 0};
+        for (at++; *at && *at != ']'; request->count++) {
+            if (id_count == id_room)
+                ids = realloc(ids, (id_room += 1u << 16) * sizeof *ids);
+            ids[id_count++] = (uint32_t)strtoul(at, &at, 10);
+            while (*at == ',' || *at == ' ')
+                at++;
+        }
+    }
+    free(line);
+    fclose(file);
+    return request_count > 0;
+}
+
+static double replay(uint32_t capacity)
+{
+    struct akv_prefix prefix;
+    OK(akv_prefix_init(&prefix, NULL, 0, ANYKV_POLICY_LRU));
+    uint32_t *nodes = calloc(65536, sizeof *nodes);
+    uint64_t hits = 0, lookups = 0;
+    for (uint32_t r = 0; r < request_count; r++) {
+        const uint32_t *id = ids + requests[r].first, count = requests[r].count;
+        uint32_t n = 0;
+        lookups += count;
+        for (; n < count; n++) {
+            const akv_digest key = akv_prefix_key_of(id[n]);
+            const uint32_t node = akv_prefix_find(&prefix, &key);
+            if (node == AKV_NO_ID)
+                break;
+            akv_prefix_hold(&prefix, node);
+            nodes[n] = node;
+        }
+        hits += n;
+        for (; n < count && n < capacity; n++) {
+            if (prefix.count == capacity) {
+                const uint32_t victim = akv_prefix_victim(&prefix);
+                if (victim == AKV_NO_ID)
+                    break;
+                akv_prefix_remove(&prefix, victim);
+            }
+            const akv_digest key = akv_prefix_key_of(id[n]);
+            nodes[n] = akv_prefix_insert(&prefix, &key, n ? nodes[n - 1] : AKV_NO_ID);
+        }
+        for (uint32_t i = n; i-- > 0;)
+            akv_prefix_touch(&prefix, nodes[i]);
+        for (uint32_t i = n; i-- > 0;)
+            akv_prefix_drop(&prefix, nodes[i]);
+    }
+    free(nodes);
+    akv_prefix_finish(&prefix);
+    return 100.0 * (double)hits / (double)lookups;
+}
+
+Test(prefix, hit_rates_of_the_conversation_trace, .timeout = 120)
+{
+    const char *data = getenv("ANYKV_TEST_DATA");
+    char path[512];
+    snprintf(path, sizeof path, "%s/traces/mooncake_conversation.jsonl", data ? data : "");
+    if (!data || !read_trace(path))
+        cr_skip("ANYKV_TEST_DATA does not name a directory with traces/mooncake_conversation.jsonl");
+    const struct {
+        uint32_t blocks;
+        double percent;
+    } wanted[] = {{1000, 4.5}, {3000, 6.5}, {10000, 21.2}, {30000, 32.6}};
+    for (int i = 0; i < 4; i++) {
+        const double percent = replay(wanted[i].blocks);
+        cr_expect(percent > wanted[i].percent - 0.2 && percent < wanted[i].percent + 0.2,
+                  "%u blocks: %.2f %%, not %.1f", wanted[i].blocks, percent, wanted[i].percent);
+    }
+    free(ids);
+    free(requests);
+}
