@@ -29,6 +29,7 @@ typedef NoKey NoValue;
 struct tile_walk {
     akv_u32 first, count, base, mask, batch;
     const akv_u8 *block; /* of this lane's entry */
+    akv_u32 kind;
     template <bool RAW, int NW>
     AKV_MEMBER int next(const attend_work &w, const akv_attend_params &p, const akv_cu_args &a, akv_u32 lane)
     {
@@ -37,7 +38,8 @@ struct tile_walk {
                 return -1;
             akv_u32 i = base + lane;
             akv_u32 entry = i < count ? w.table[first + NW * i - w.seq.first_block] : AKV_NO_BLOCK;
-            bool mine = entry != AKV_NO_BLOCK && ((entry >> 28) == 0u) == RAW;
+            kind = entry >> 28;
+            bool mine = entry != AKV_NO_BLOCK && (p.tiles.k_format[kind] == AKV_F16) == RAW;
             if (mine)
                 block = akv_cu_at(a, akv_block_address(&p.pool, entry));
             mask = __ballot_sync(0xFFFFFFFFu, mine);
@@ -347,8 +349,9 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
             const akv_u8 *block = (const akv_u8 *)__shfl_sync(0xFFFFFFFFu, (akv_u64)raw_walk.block, owner);
             if (lane == 0u)
                 ((volatile akv_u32 *)tile_of)[raw_put] = raw_walk.first + NW * (raw_walk.batch + (akv_u32)owner);
-            const akv_u8 *k = block + p.tiles.k_offset[0] + w.head * raw_bytes;
-            const akv_u8 *v = block + p.tiles.v_offset[0] + w.head * raw_bytes;
+            akv_u32 kind = __shfl_sync(0xFFFFFFFFu, raw_walk.kind, owner);
+            const akv_u8 *k = block + p.tiles.k_offset[kind] + w.head * raw_bytes;
+            const akv_u8 *v = block + p.tiles.v_offset[kind] + w.head * raw_bytes;
             unsigned slot = ring + raw_put * (2 * raw_bytes);
 #pragma unroll
             for (int i = 0; i < raw_bytes / 512; i++) {

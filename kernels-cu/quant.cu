@@ -4,6 +4,7 @@
  * A warp works on 32 groups of 32 elements at a time: R = 32 / G whole rows of G groups, staged in
  * shared memory for coalesced access; lane l owns group l % G of row l / G. */
 #include "common.cuh"
+#include <cuda_fp16.h>
 #include "../lib/kernel/fp.h"
 #include "../lib/kernel/rotate.h"
 #include "../lib/kernel/quant.h"
@@ -15,6 +16,29 @@
 struct stage {
     float x[32 * PITCH];
 };
+
+/* Bits of an f16 as bits of an f32: the conversion of the hardware is exact and keeps subnormals. */
+AKV_FN akv_u32 half_bits(akv_u32 h)
+{
+    return akv_as_u32(__half2float(__ushort_as_half((unsigned short)h)));
+}
+/* Four values into the stage, sane; the flags are worked out only when a value is beyond 2^100 or NaN. */
+AKV_FN akv_u32 put_four(float *y, akv_u32 b0, akv_u32 b1, akv_u32 b2, akv_u32 b3)
+{
+    akv_u32 a0 = b0 & 0x7FFFFFFFu, a1 = b1 & 0x7FFFFFFFu, a2 = b2 & 0x7FFFFFFFu, a3 = b3 & 0x7FFFFFFFu;
+    if (max(max(a0, a1), max(a2, a3)) > AKV_HUGE_BITS) {
+        y[0] = akv_as_f32(akv_sane(b0));
+        y[1] = akv_as_f32(akv_sane(b1));
+        y[2] = akv_as_f32(akv_sane(b2));
+        y[3] = akv_as_f32(akv_sane(b3));
+        return akv_saw(b0) | akv_saw(b1) | akv_saw(b2) | akv_saw(b3);
+    }
+    y[0] = akv_as_f32(a0 < AKV_TINY_BITS ? 0u : b0);
+    y[1] = akv_as_f32(a1 < AKV_TINY_BITS ? 0u : b1);
+    y[2] = akv_as_f32(a2 < AKV_TINY_BITS ? 0u : b2);
+    y[3] = akv_as_f32(a3 < AKV_TINY_BITS ? 0u : b3);
+    return 0u;
+}
 
 /* Copies rows [first, first + rows) of the caller's memory into the stage, sanitised; elements beyond dim
  * are +0.  address(row): element index of the row's start.  Returns what was seen. */
@@ -29,24 +53,17 @@ AKV_FN akv_u32 stage_rows(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 d
         if (vector && dtype == AKV_F32) {
             for (akv_u32 i = lane * 4u; i < dim; i += 128u) {
                 uint4 v = *(const uint4 *)(base + (at + i) * 4u);
-                float *y = x + (i >> 5) * PITCH + (i & 31u);
-                saw |= akv_saw(v.x) | akv_saw(v.y) | akv_saw(v.z) | akv_saw(v.w);
-                y[0] = akv_as_f32(akv_sane(v.x));
-                y[1] = akv_as_f32(akv_sane(v.y));
-                y[2] = akv_as_f32(akv_sane(v.z));
-                y[3] = akv_as_f32(akv_sane(v.w));
+                saw |= put_four(x + (i >> 5) * PITCH + (i & 31u), v.x, v.y, v.z, v.w);
             }
         } else if (vector) {
             for (akv_u32 i = lane * 4u; i < dim; i += 128u) {
                 uint2 v = *(const uint2 *)(base + (at + i) * 2u);
-                akv_u32 w[4] = {v.x & 0xFFFFu, v.x >> 16, v.y & 0xFFFFu, v.y >> 16};
                 float *y = x + (i >> 5) * PITCH + (i & 31u);
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    akv_u32 bits = dtype == AKV_F16 ? akv_f32_from_f16(w[j]) : akv_f32_from_bf16(w[j]);
-                    saw |= akv_saw(bits);
-                    y[j] = akv_as_f32(akv_sane(bits));
-                }
+                if (dtype == AKV_BF16)
+                    saw |= put_four(y, v.x << 16, v.x & 0xFFFF0000u, v.y << 16, v.y & 0xFFFF0000u);
+                else
+                    saw |= put_four(y, half_bits(v.x & 0xFFFFu), half_bits(v.x >> 16), half_bits(v.y & 0xFFFFu),
+                                    half_bits(v.y >> 16));
             }
         } else {
             for (akv_u32 i = lane; i < dim; i += 32u) {

@@ -45,7 +45,8 @@ void akv_cuda_attend_check(struct akv_cuda_device *device, const akv_attend_para
     check_out->scratch_bytes = plan.part_offset + units * plan.splits * COLUMNS * p->v_dim * sizeof(float);
 }
 
-/* Kernels for the formats and sizes that matter for speed. */
+/* Kernels for the formats and sizes that matter for speed; queries and weights enter the matrix units as
+ * f16, so that a precise launch does without them. */
 static const struct {
     uint32_t k, v, dim, warps; /* k 0: raw rows only */
     const char *name;
@@ -68,14 +69,16 @@ static int find_fast(const struct akv_cuda_device *device, const akv_attend_para
 {
     const akv_tile_map *t = &p->tiles;
     if (!device->decode || (uint32_t)device->shared_optin < DECODE_SHARED + 1024u || p->block_tokens != 16u ||
-        p->k_dim != p->v_dim || (p->flags & AKV_ATTEND_MASK) || t->k_format[0] != AKV_F16 ||
-        t->v_format[0] != AKV_F16)
+        p->k_dim != p->v_dim || (p->flags & (AKV_ATTEND_MASK | AKV_ATTEND_PRECISE)) ||
+        t->k_format[0] != AKV_F16 || t->v_format[0] != AKV_F16)
         return -1;
     for (uint32_t kind = 2; kind < AKV_KINDS; kind++)
         if (t->k_format[kind])
             return -1;
+    bool raw = t->k_format[1] == AKV_F16 && t->v_format[1] == AKV_F16;
+    uint32_t k = raw ? 0u : t->k_format[1], v = raw ? 0u : t->v_format[1];
     for (int i = 0; i < (int)(sizeof fast / sizeof *fast); i++)
-        if (fast[i].k == t->k_format[1] && fast[i].v == t->v_format[1] && fast[i].dim == p->k_dim)
+        if (fast[i].k == k && fast[i].v == v && fast[i].dim == p->k_dim)
             return i;
     return -1;
 }

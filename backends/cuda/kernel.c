@@ -25,8 +25,8 @@ anykv_status akv_cuda_function(struct akv_cuda_device *device, enum akv_cuda_ima
         code = device->cu->module_load(&device->module[image], akv_cuda_image(image));
     if (!code)
         code = device->cu->module_function(&function, device->module[image], name);
-    if (!code && shared > 48u * 1024u)
-        code = device->cu->function_set(function, AKV_CU_FUNC_DYNAMIC_SHARED, (int)shared);
+    if (!code && shared > 0) /* as much as any launch of it may ask for */
+        code = device->cu->function_set(function, AKV_CU_FUNC_DYNAMIC_SHARED, device->shared_optin - 1024);
     akv_cuda_leave(device);
     if (code) {
         status = akv_cuda_fail(device, code, name);
