@@ -16,7 +16,12 @@ struct launch {
     uint32_t group;      /* q heads of a kv head */
     uint32_t tile_rows;  /* rows of a piece */
     uint32_t stride;     /* floats of a partial result */
+    uint32_t k_bytes[AKV_KINDS], v_bytes[AKV_KINDS]; /* of a tile */
+    uint32_t ahead;      /* blocks that are asked for in advance */
 };
+/* The caches are asked for what comes this many bytes later, and at most this many blocks. */
+#define AHEAD_BYTES  16384u
+#define AHEAD_BLOCKS 15u
 static uint32_t partial_floats(const akv_attend_params *p)
 {
     return akv_padded_dim(p->v_dim) + 16u; /* m, l, then the sums on a line of their own */
@@ -34,6 +39,16 @@ static struct launch launch_of(const struct akv_cpu_args *args)
     l.group = p->q_heads / p->kv_heads;
     l.tile_rows = AKV_MIN(rows & ~7u, AKV_WORK_ROWS);
     l.stride = partial_floats(p);
+    l.ahead = 1;
+    for (uint32_t kind = 0; kind < AKV_KINDS; kind++) {
+        l.k_bytes[kind] = l.v_bytes[kind] = 0;
+        if (p->tiles.k_format[kind] == 0)
+            continue;
+        l.k_bytes[kind] = akv_tile_bytes(p->tiles.k_format[kind], l.head->block_tokens, p->k_dim);
+        l.v_bytes[kind] = akv_tile_bytes(p->tiles.v_format[kind], l.head->block_tokens, p->v_dim);
+        uint32_t blocks = AHEAD_BYTES / (l.k_bytes[kind] + l.v_bytes[kind]) + 1u;
+        l.ahead = AKV_MAX(l.ahead, AKV_MIN(blocks, AHEAD_BLOCKS));
+    }
     return l;
 }
 
@@ -135,43 +150,43 @@ static void load_queries(const struct launch *l, const struct piece *piece,
     }
 }
 
-/* The tiles of a block for one kv head; false: the block is not held. */
+/* The tiles of a block for one kv head. */
 struct tiles {
+    bool held;
     const uint8_t *k, *v;
     uint32_t k_format, v_format, k_bytes, v_bytes;
 };
-static bool tiles_of(const struct launch *l, const struct piece *piece, uint32_t block,
-                     struct tiles *out)
+static void find_tiles(const struct launch *l, const struct piece *piece, uint32_t block,
+                       struct tiles *out)
 {
     const akv_step_seq *seq = piece->seq;
     const akv_tile_map *map = &l->p->tiles;
+    out->held = false;
     if (block < seq->first_block || block - seq->first_block >= seq->table_count)
-        return false;
+        return;
     uint32_t entry = l->table[seq->table_first + (block - seq->first_block)], kind = entry >> 28;
     if (entry == AKV_NO_BLOCK || map->k_format[kind] == 0)
-        return false;
+        return;
     const uint8_t *at = akv_cpu_at(l->args, akv_block_address(&l->p->pool, entry));
+    out->held = true;
     out->k_format = map->k_format[kind];
     out->v_format = map->v_format[kind];
-    out->k_bytes = akv_tile_bytes(out->k_format, l->head->block_tokens, l->p->k_dim);
-    out->v_bytes = akv_tile_bytes(out->v_format, l->head->block_tokens, l->p->v_dim);
+    out->k_bytes = l->k_bytes[kind];
+    out->v_bytes = l->v_bytes[kind];
     out->k = at + map->k_offset[kind] + (size_t)piece->kv_head * out->k_bytes;
     out->v = at + map->v_offset[kind] + (size_t)piece->kv_head * out->v_bytes;
-    return true;
 }
 
 /* Tiles that are coming, and the share n of `of` that one strip asks the caches for. */
-#define AHEAD_BYTES 16384u
 struct ahead {
-    bool have;
+    const struct tiles *tiles;
     uint32_t n, of;
-    struct tiles tiles;
 };
 static void ask_for(struct akv_attend_work *work, const struct ahead *ahead, const uint8_t *tile,
                     uint32_t bytes)
 {
     work->ask = work->ask_end = NULL;
-    if (ahead->have) {
+    if (ahead->tiles->held) {
         work->ask = tile + (uint64_t)bytes * ahead->n / ahead->of;
         work->ask_end = tile + (uint64_t)bytes * (ahead->n + 1u) / ahead->of;
     }
@@ -208,7 +223,7 @@ static void attend_strip(const struct akv_attend_ops *ops, const struct launch *
                          const struct ahead *ahead)
 {
     uint32_t domain = akv_format_raw(strip->k_format) ? 0u : 1u;
-    ask_for(work, ahead, ahead->tiles.k, ahead->tiles.k_bytes);
+    ask_for(work, ahead, ahead->tiles->k, ahead->tiles->k_bytes);
     if (!(ops->direct_scores && ops->direct_scores(work, strip))) {
         ops->decode(work, strip->k, strip->k_format, AKV_ORDER_ROW, work->k_dim, strip->first,
                     strip->tokens);
@@ -220,7 +235,7 @@ static void attend_strip(const struct akv_attend_ops *ops, const struct launch *
     if (work->careful)
         apply_visibility(l, piece, work, position, strip->tokens);
     ops->softmax(work);
-    ask_for(work, ahead, ahead->tiles.v, ahead->tiles.v_bytes);
+    ask_for(work, ahead, ahead->tiles->v, ahead->tiles->v_bytes);
     domain = akv_format_raw(strip->v_format) ? 0u : 1u;
     work->used[domain] = true;
     if (!(ops->direct_values && ops->direct_values(work, strip))) {
@@ -248,19 +263,23 @@ static void walk(const struct akv_attend_ops *ops, const struct launch *l, const
     if (from >= to)
         return;
     uint32_t last_block = (to - 1u) / block_tokens;
-    for (uint32_t block = from / block_tokens; block <= last_block; block++) {
-        struct tiles now;
-        if (!tiles_of(l, piece, block, &now))
+    const struct tiles none = {false, NULL, NULL, 0, 0, 0, 0};
+    struct tiles ring[AHEAD_BLOCKS + 1u]; /* of the blocks from this one on */
+    uint32_t found = from / block_tokens;
+    for (uint32_t block = found; block <= last_block; block++) {
+        const struct tiles *now = &ring[block % (AHEAD_BLOCKS + 1u)], *later = &none;
+        for (; found <= last_block && found <= block + l->ahead; found++) {
+            later = &ring[found % (AHEAD_BLOCKS + 1u)];
+            find_tiles(l, piece, found, &ring[found % (AHEAD_BLOCKS + 1u)]);
+        }
+        if (!now->held)
             continue;
-        struct ahead ahead = {false, 0, strips, now};
-        uint32_t distance = AHEAD_BYTES / (now.k_bytes + now.v_bytes) + 1u;
-        if (distance <= last_block - block)
-            ahead.have = tiles_of(l, piece, block + distance, &ahead.tiles);
+        struct ahead ahead = {later, 0, strips};
         for (uint32_t n = 0; n < strips; n++) {
             uint32_t position = block * block_tokens + n * AKV_STRIP;
             if (position + AKV_STRIP <= from || position >= to)
                 continue;
-            struct akv_strip strip = {now.k, now.v, now.k_format, now.v_format, n * AKV_STRIP,
+            struct akv_strip strip = {now->k, now->v, now->k_format, now->v_format, n * AKV_STRIP,
                                       AKV_MIN(total - position, AKV_STRIP)};
             bool partly = position < all_first || position + AKV_STRIP > all_end ||
                           position + AKV_STRIP > to;

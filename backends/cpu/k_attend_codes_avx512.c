@@ -85,12 +85,41 @@ static void make_codes(struct akv_attend_work *work, enum akv_query_order order)
 }
 
 /* ---- what both sides need ---- */
+/* 4 x 4 words within each quarter: x[i] holds words w … w+3 of rows i, i+4, i+8, i+12. */
+ALWAYS void turn_words(const __m512i x[4], __m512i *out)
+{
+    __m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
+    __m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
+    _mm512_store_si512(out, _mm512_unpacklo_epi64(a, c));
+    _mm512_store_si512(out + 1, _mm512_unpackhi_epi64(a, c));
+    _mm512_store_si512(out + 2, _mm512_unpacklo_epi64(b, d));
+    _mm512_store_si512(out + 3, _mm512_unpackhi_epi64(b, d));
+}
 /* Words of 16 rows, `step` bytes apart: vector w holds word w of all rows. */
 ALWAYS void transpose(const uint8_t *rows, uint32_t step, uint32_t words, __m512i *out)
 {
-    for (uint32_t w = 0; w < words; w += 4) {
+    uint32_t w = 0;
+    for (; w + 16u <= words; w += 16) { /* y[c][i]: words w + 4c … of rows i, i+4, i+8, i+12 */
+        __m512i y[4][4];
+        UNROLL for (uint32_t i = 0; i < 4; i++)
+        {
+            const uint8_t *p = rows + (size_t)i * step + 4u * w;
+            __m512i a = _mm512_loadu_si512(p), b = _mm512_loadu_si512(p + 4u * step);
+            __m512i c = _mm512_loadu_si512(p + 8u * step), d = _mm512_loadu_si512(p + 12u * step);
+            __m512i ab = _mm512_shuffle_i32x4(a, b, 0x44), cd = _mm512_shuffle_i32x4(c, d, 0x44);
+            y[0][i] = _mm512_shuffle_i32x4(ab, cd, 0x88);
+            y[1][i] = _mm512_shuffle_i32x4(ab, cd, 0xDD);
+            ab = _mm512_shuffle_i32x4(a, b, 0xEE);
+            cd = _mm512_shuffle_i32x4(c, d, 0xEE);
+            y[2][i] = _mm512_shuffle_i32x4(ab, cd, 0x88);
+            y[3][i] = _mm512_shuffle_i32x4(ab, cd, 0xDD);
+        }
+        UNROLL for (uint32_t i = 0; i < 4; i++) turn_words(y[i], out + w + 4u * i);
+    }
+    for (; w < words; w += 4) {
         __m512i x[4];
-        UNROLL for (uint32_t i = 0; i < 4; i++) {
+        UNROLL for (uint32_t i = 0; i < 4; i++)
+        {
             const uint8_t *p = rows + (size_t)i * step + 4u * w;
             __m512i a = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p));
             a = _mm512_inserti32x4(
@@ -100,12 +129,7 @@ ALWAYS void transpose(const uint8_t *rows, uint32_t step, uint32_t words, __m512
             x[i] = _mm512_inserti32x4(
                 a, _mm_loadu_si128((const __m128i *)(const void *)(p + 12u * step)), 3);
         }
-        __m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
-        __m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
-        _mm512_store_si512(out + w, _mm512_unpacklo_epi64(a, c));
-        _mm512_store_si512(out + w + 1, _mm512_unpackhi_epi64(a, c));
-        _mm512_store_si512(out + w + 2, _mm512_unpacklo_epi64(b, d));
-        _mm512_store_si512(out + w + 3, _mm512_unpackhi_epi64(b, d));
+        turn_words(x, out + w);
     }
 }
 
