@@ -82,33 +82,23 @@ static void x_sane_row(float *row, uint32_t count)
         _mm256_store_ps(row + i, x_tiny(v, x_abs(v)));
     }
 }
-/* A row in f32, padded with zeros, without its tiny values if `tiny` is set; returns the largest
- * magnitude of eight lanes. */
-X_INLINE __m256i x_load_type(const uint8_t *src, uint32_t dtype, uint32_t dim, int tiny, float *row)
+/* A row in f32, padded with zeros. */
+X_INLINE void x_load_type(const uint8_t *src, uint32_t dtype, uint32_t dim, float *row)
 {
-    __m256i largest = _mm256_setzero_si256();
-
     X_UNROLL(4)
-    for (uint32_t i = 0; i < dim; i += 8u) {
-        __m256 v = x_load8(src, i, dtype);
-        if (tiny) {
-            __m256i a = x_abs(v);
-            largest = _mm256_max_epi32(largest, a);
-            v = x_tiny(v, a);
-        }
-        _mm256_store_ps(row + i, v);
-    }
+    for (uint32_t i = 0; i < dim; i += 8u)
+        _mm256_store_ps(row + i, x_load8(src, i, dtype));
     for (uint32_t i = dim; i < akv_padded_dim(dim); i += 8u)
         _mm256_store_ps(row + i, _mm256_setzero_ps());
-    return largest;
 }
-X_INLINE __m256i x_load(const uint8_t *src, uint32_t dtype, uint32_t dim, int tiny, float *row)
+X_INLINE void x_load(const uint8_t *src, uint32_t dtype, uint32_t dim, float *row)
 {
     if (dtype == AKV_F32)
-        return x_load_type(src, AKV_F32, dim, tiny, row);
-    if (dtype == AKV_F16)
-        return x_load_type(src, AKV_F16, dim, tiny, row);
-    return x_load_type(src, AKV_BF16, dim, tiny, row);
+        x_load_type(src, AKV_F32, dim, row);
+    else if (dtype == AKV_F16)
+        x_load_type(src, AKV_F16, dim, row);
+    else
+        x_load_type(src, AKV_BF16, dim, row);
 }
 
 /* ---- rotation ---- */
@@ -129,14 +119,24 @@ X_INLINE __m256 x_stages_124(__m256 v)
         b = _mm256_sub_ps(a, b);                                                                   \
         a = sum_;                                                                                  \
     } while (0)
-/* Stages 1 … 4*count of 8*count elements, count = 2, 4, 8; the factor if these are all stages. */
-X_INLINE void x_rotate_part(float *x, int count, int last, __m256 factor)
+/* Stages 1 … 4*count of 8*count elements from `from` on, count = 2, 4, 8, into x; then the factor if
+ * these are all stages.  Storing starts from rows of the caller, sane and with their largest magnitude
+ * in *largest; reading back from decoded values. */
+X_INLINE void x_rotate_part(const uint8_t *from, uint32_t dtype, int storing, float *x, int count,
+                            int last, __m256 factor, __m256i *largest)
 {
     __m256 v[8];
 
     X_UNROLL(8)
-    for (int i = 0; i < count; i++)
-        v[i] = x_stages_124(_mm256_loadu_ps(x + 8 * i));
+    for (int i = 0; i < count; i++) {
+        v[i] = x_load8(from, 8u * (uint32_t)i, dtype);
+        if (storing) {
+            __m256i a = x_abs(v[i]);
+            *largest = _mm256_max_epi32(*largest, a);
+            v[i] = x_tiny(v[i], a);
+        }
+        v[i] = x_stages_124(v[i]);
+    }
     X_UNROLL(3)
     for (int s = 1; s < count; s *= 2)
         X_UNROLL(8)
@@ -147,43 +147,67 @@ X_INLINE void x_rotate_part(float *x, int count, int last, __m256 factor)
     for (int i = 0; i < count; i++)
         _mm256_storeu_ps(x + 8 * i, last ? _mm256_mul_ps(v[i], factor) : v[i]);
 }
-static void x_rotate(float *row, uint32_t dim, float factor)
+X_INLINE __m256i x_rotate_type(const uint8_t *from, uint32_t dtype, int storing, float *row,
+                               uint32_t dim, float factor)
 {
-    uint32_t n = akv_rotate_block(dim);
+    uint32_t n = akv_rotate_block(dim), size = akv_raw_bytes(dtype);
     __m256 f = _mm256_set1_ps(factor);
+    __m256i largest = _mm256_setzero_si256();
 
     if (n == 16u) {
         for (uint32_t i = 0; i < dim; i += 16u)
-            x_rotate_part(row + i, 2, 1, f);
-        return;
+            x_rotate_part(from + i * size, dtype, storing, row + i, 2, 1, f, &largest);
+        return largest;
     }
     if (n == 32u) {
         for (uint32_t i = 0; i < dim; i += 32u)
-            x_rotate_part(row + i, 4, 1, f);
-        return;
+            x_rotate_part(from + i * size, dtype, storing, row + i, 4, 1, f, &largest);
+        return largest;
     }
     if (n == 64u) {
         for (uint32_t i = 0; i < dim; i += 64u)
-            x_rotate_part(row + i, 8, 1, f);
-        return;
+            x_rotate_part(from + i * size, dtype, storing, row + i, 8, 1, f, &largest);
+        return largest;
     }
     for (uint32_t i = 0; i < dim; i += 64u)
-        x_rotate_part(row + i, 8, 0, f);
+        x_rotate_part(from + i * size, dtype, storing, row + i, 8, 0, f, &largest);
     for (uint32_t s = 64u; s < n; s *= 2u) {
         int last = 2u * s == n;
-        for (uint32_t i = 0; i < dim; i += 2u * s)
+        for (uint32_t i = 0; i < dim; i += 2u * s) {
+            X_UNROLL(4)
             for (uint32_t j = i; j < i + s; j += 8u) {
                 __m256 a = _mm256_loadu_ps(row + j), b = _mm256_loadu_ps(row + j + s);
                 X_BUTTERFLY(a, b);
                 _mm256_storeu_ps(row + j, last ? _mm256_mul_ps(a, f) : a);
                 _mm256_storeu_ps(row + j + s, last ? _mm256_mul_ps(b, f) : b);
             }
+        }
     }
+    return largest;
 }
+/* A row of the caller as it is stored, padded, but for values below 2^-24 after the rotation; returns
+ * the largest magnitude of eight lanes before it. */
+static __m256i x_rotate_load(const uint8_t *src, uint32_t dtype, uint32_t dim, float *row)
+{
+    float factor = akv_rotate_store_factor(dim);
+
+    for (uint32_t i = dim; i < akv_padded_dim(dim); i += 8u)
+        _mm256_store_ps(row + i, _mm256_setzero_ps());
+    if (dtype == AKV_F32)
+        return x_rotate_type(src, AKV_F32, 1, row, dim, factor);
+    if (dtype == AKV_F16)
+        return x_rotate_type(src, AKV_F16, 1, row, dim, factor);
+    return x_rotate_type(src, AKV_BF16, 1, row, dim, factor);
+}
+static void x_rotate_read(float *row, uint32_t dim)
+{
+    x_rotate_type((const uint8_t *)row, AKV_F32, 0, row, dim, akv_rotate_read_factor(dim));
+}
+
 static void q_store(float *row, int back, uint32_t dim, uint32_t dtype, uint8_t *dst)
 {
     if (back)
-        x_rotate(row, dim, akv_rotate_read_factor(dim));
+        x_rotate_read(row, dim);
     if ((uint8_t *)row == dst)
         return;
     if (dtype == AKV_F32)

@@ -118,11 +118,15 @@ X_INLINE void x_batch_codes(const struct x_batch *b, uint32_t format, int rare, 
     if (AKV_UNLIKELY(rare))
         x_rare_codes(b, format, akv_format_codebook(format) ? 0xF7u : 0x7BFFu, work);
 }
-/* Values are already in place; false: a magnitude is too large for this code. */
-X_INLINE int x_batch_run(struct x_batch *b, uint32_t format, int search, struct q_work *work)
+/* Values are already in place; false: a magnitude is too large for this code.  rows and dp are constants
+ * where this is inlined for the usual size. */
+X_INLINE int x_batch_run(struct x_batch *b, uint32_t rows, uint32_t dp, uint32_t format, int search,
+                         struct q_work *work)
 {
     uint32_t most;
 
+    b->rows = rows;
+    b->dp = dp;
     b->width = akv_scale_width(format);
     b->scales = (b->dp + b->width - 1u) / b->width;
     if (AKV_UNLIKELY(x_batch_amax(b, &most) < X_SMALL_BITS)) {
@@ -140,21 +144,27 @@ X_INLINE int x_batch_run(struct x_batch *b, uint32_t format, int search, struct 
     x_batch_codes(b, format, x_batch_scales(b, format, search), work);
     return 1;
 }
+X_INLINE int x_batch_size(struct x_batch *b, uint32_t format, int search, struct q_work *work)
+{
+    if (b->rows == 4u && b->dp == 128u)
+        return x_batch_run(b, 4u, 128u, format, search, work);
+    return x_batch_run(b, b->rows, b->dp, format, search, work);
+}
 static int x_batch_format(struct x_batch *b, uint32_t format, int search, struct q_work *work)
 {
     switch (format) {
     case AKV_I8:
-        return x_batch_run(b, AKV_I8, 0, work);
+        return x_batch_size(b, AKV_I8, 0, work);
     case AKV_N6:
-        return x_batch_run(b, AKV_N6, 0, work);
+        return x_batch_size(b, AKV_N6, 0, work);
     case AKV_N5:
-        return x_batch_run(b, AKV_N5, search, work);
+        return x_batch_size(b, AKV_N5, search, work);
     case AKV_N4:
-        return x_batch_run(b, AKV_N4, search, work);
+        return x_batch_size(b, AKV_N4, search, work);
     case AKV_N3:
-        return x_batch_run(b, AKV_N3, search, work);
+        return x_batch_size(b, AKV_N3, search, work);
     default:
-        return x_batch_run(b, AKV_N2, search, work);
+        return x_batch_size(b, AKV_N2, search, work);
     }
 }
 static uint32_t q_quantise(struct q_work *work, const uint8_t *const *src, uint32_t rows,
@@ -177,16 +187,12 @@ static uint32_t q_quantise(struct q_work *work, const uint8_t *const *src, uint3
         }
         b.at[k] = row;
         if (rotate)
-            largest = _mm256_max_epi32(largest, x_load(src[k], dtype, dim, 1, row));
+            largest = _mm256_max_epi32(largest, x_rotate_load(src[k], dtype, dim, row));
         else
-            x_load(src[k], dtype, dim, 0, row);
+            x_load(src[k], dtype, dim, row);
     }
-    if (rotate) {
-        if (x_max8(largest) > X_LARGE_BITS)
-            return s_quantise(work, src, rows, dtype, dim, flags, format);
-        for (uint32_t k = 0; k < rows; k++)
-            x_rotate(work->value + k * AKV_CODE_STRIDE, dim, akv_rotate_store_factor(dim));
-    }
+    if (rotate && x_max8(largest) > X_LARGE_BITS)
+        return s_quantise(work, src, rows, dtype, dim, flags, format);
     if (!x_batch_format(&b, format, search, work))
         return s_quantise(work, src, rows, dtype, dim, flags, format);
     return 0;

@@ -87,9 +87,11 @@ X_INLINE void x_row_put_nibbles(uint8_t *row, uint32_t groups, const uint8_t *co
     uint32_t g = 0;
     for (; g + 4u <= groups; g += 4u) {
         __m128i w[4];
+        X_UNROLL(4)
         for (uint32_t k = 0; k < 4u; k++)
             w[k] = x_nibbles(x_load_code(code + 32u * (g + k)));
         x_transpose4(w);
+        X_UNROLL(4)
         for (uint32_t j = 0; j < 4u; j++)
             _mm_storeu_si128((void *)(row + 4u * (j * groups + g)), w[j]);
     }
@@ -117,6 +119,7 @@ X_INLINE void x_row_put_bits(uint8_t *row, uint32_t groups, const uint8_t *code,
 X_INLINE void x_row_get_nibbles(const uint8_t *row, uint32_t groups, uint32_t g, __m128i w[4])
 {
     if (g + 4u <= groups) {
+        X_UNROLL(4)
         for (uint32_t j = 0; j < 4u; j++)
             w[j] = _mm_loadu_si128((const void *)(row + 4u * (j * groups + g)));
         x_transpose4(w);
@@ -133,8 +136,8 @@ X_INLINE uint64_t x_row_get_crumbs(const uint8_t *row, uint32_t groups, uint32_t
     return x_get32(row + 4u * g) | (uint64_t)x_get32(row + 4u * (groups + g)) << 32;
 }
 
-X_INLINE void x_put_rows_format(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
-                                uint32_t t, uint32_t rows, const struct q_work *work)
+X_INLINE void x_put_rows_size(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                              uint32_t t, uint32_t rows, const struct q_work *work)
 {
     uint32_t groups = akv_padded_dim(dim) / 32u, scales = akv_scale_count(format, dim);
     uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
@@ -174,6 +177,14 @@ X_INLINE void x_put_rows_format(uint8_t *tile, uint32_t format, uint32_t tokens,
         row0 += groups * b0 * 4u;
         row1 += groups * b1 * 4u;
     }
+}
+X_INLINE void x_put_rows_format(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                                uint32_t t, uint32_t rows, const struct q_work *work)
+{
+    if (dim == 128u)
+        x_put_rows_size(tile, format, tokens, 128u, t, rows, work);
+    else
+        x_put_rows_size(tile, format, tokens, dim, t, rows, work);
 }
 static void q_put_rows(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t t,
                        uint32_t rows, const struct q_work *work)
