@@ -100,6 +100,9 @@ static anykv_status check_room(const struct check *check, unsigned arg, uint64_t
     if (!check->launch)
         return ANYKV_OK;
     const struct akv_span *span = &check->launch->arg[arg];
+    if (bytes && !span->mem)
+        return REFUSE(check, ANYKV_E_ARG, "%s.%s: no memory", check->kernel,
+                      arg_specs[check->launch->kernel][arg].name);
     if (span->bytes < bytes)
         return REFUSE(check, ANYKV_E_SHAPE, "%s.%s: %llu bytes, %llu are needed", check->kernel,
                       arg_specs[check->launch->kernel][arg].name, (unsigned long long)span->bytes,
