@@ -230,6 +230,8 @@ void anykv_cache_destroy(anykv_cache *cache)
         return;
     if (cache->fixed) /* its memory must not go while kernels use it */
         (void)akv_queue_wait(cache->device->queue, UINT64_MAX);
+    for (uint32_t slot = 0; slot < AKV_OPEN_STEPS; slot++)
+        anykv_step_cancel(&cache->steps[slot]);
     while (cache->seqs) /* forgotten ones go too, their handles with them */
         akv_seq_free(cache->seqs);
     for (uint32_t slot = 0; slot < AKV_OPEN_STEPS; slot++)

@@ -382,24 +382,28 @@ static anykv_status check_end(anykv_step *step, const uint32_t *accepted)
     return ANYKV_OK;
 }
 
-/* A device failure hit the step: its sequences are dead. */
-static anykv_status abandon(anykv_step *step, anykv_status status)
+static bool any_dead(const anykv_step *step)
 {
+    for (uint32_t i = 0; i < step->n; i++)
+        if (step->seqs[i]->dead)
+            return true;
+    return false;
+}
+
+/* A device failure hit the step: its sequences are dead. */
+static anykv_status abandon(anykv_step *step)
+{
+    anykv_context *context = step->cache->context;
+    lock_blocks(step, false);
     for (uint32_t i = 0; i < step->n; i++)
         akv_seq_kill(step->seqs[i]);
     take_back(step);
-    return status;
+    return akv_fail(context, ANYKV_E_DEVICE, "step: a device failure hit its rows");
 }
 
 static anykv_status end(anykv_step *step, const uint32_t *accepted, const uint32_t *tokens)
 {
     anykv_cache *cache = step->cache;
-    for (uint32_t i = 0; i < step->n; i++)
-        if (step->seqs[i]->dead) {
-            lock_blocks(step, false);
-            return abandon(step, akv_fail(cache->context, ANYKV_E_DEVICE,
-                                          "step: a device failure hit its rows"));
-        }
     lock_blocks(step, false);
     mark_written(step, ++cache->epoch);
     uint32_t first = 0;
@@ -425,9 +429,14 @@ anykv_status anykv_step_end(anykv_step *step, const uint32_t *accepted, const ui
         return akv_fail(NULL, ANYKV_E_ARG, "step: %s", step ? "not open" : "NULL");
     anykv_cache *cache = step->cache;
     akv_mutex_lock(&cache->lock);
-    anykv_status status = check_end(step, accepted);
-    if (!status)
-        status = end(step, accepted, tokens);
+    anykv_status status = ANYKV_OK;
+    if (any_dead(step)) {
+        status = abandon(step);
+    } else {
+        status = check_end(step, accepted);
+        if (!status)
+            status = end(step, accepted, tokens);
+    }
     akv_mutex_unlock(&cache->lock);
     return status;
 }
