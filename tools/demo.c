@@ -107,8 +107,8 @@ static uint64_t chunk_bytes_of(uint64_t blocks, uint64_t block_bytes, uint64_t c
     return (blocks + each - 1) / each * chunk_bytes;
 }
 
-/* Sets the budget to what `sequences` whole sequences take, one of them at work.  The size of
- * chunks follows the budget, hence the second look. */
+/* Sets the budget to what `sequences` whole sequences take, one of them at work.  How many blocks a
+ * chunk holds follows from the budget, hence the loop. */
 static anykv_status fit_budget(const struct akv_demo *demo, anykv_cache_options *options,
                                uint32_t sequences, struct akv_demo_cache *out)
 {
@@ -117,17 +117,20 @@ static anykv_status fit_budget(const struct akv_demo *demo, anykv_cache_options 
     const uint64_t hot =
         (options->sinks + options->recent + options->max_step_tokens) / block_tokens + 4;
     anykv_estimate *estimate = &out->estimate;
-    anykv_status status = ANYKV_OK;
-    options->budget_bytes = UINT64_C(64) << 20;
-    for (int look = 0; look < 2 && status == ANYKV_OK; look++) {
-        status = anykv_cache_estimate(demo->tool.device, out->layout, options, estimate);
+    options->budget_bytes = UINT64_C(1) << 20;
+    for (;;) {
+        anykv_status status =
+            anykv_cache_estimate(demo->tool.device, out->layout, options, estimate);
+        if (status != ANYKV_OK)
+            return status;
         uint64_t chunk = estimate->chunk_bytes;
-        uint64_t budget = estimate->fixed_bytes + 2 * chunk +
-                          chunk_bytes_of(hot, estimate->hot_block_bytes, chunk) +
-                          chunk_bytes_of(sealed, estimate->sealed_block_bytes, chunk);
-        options->budget_bytes = budget > estimate->minimum_bytes ? budget : estimate->minimum_bytes;
+        uint64_t need = chunk + chunk_bytes_of(hot, estimate->hot_block_bytes, chunk) +
+                        chunk_bytes_of(sealed, estimate->sealed_block_bytes, chunk);
+        if (options->budget_bytes >= estimate->minimum_bytes && estimate->pool_bytes >= need)
+            return ANYKV_OK;
+        uint64_t least = estimate->fixed_bytes + estimate->pool_bytes + chunk;
+        options->budget_bytes = least > estimate->minimum_bytes ? least : estimate->minimum_bytes;
     }
-    return status;
 }
 
 anykv_status akv_demo_open_cache(struct akv_demo *demo, anykv_format k, anykv_format v,
