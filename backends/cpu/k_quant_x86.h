@@ -13,7 +13,7 @@
 #define X_INLINE static inline __attribute__((always_inline))
 
 #if defined(__clang__)
-#define X_UNROLL(n) _Pragma("unroll")
+#define X_UNROLL(n) /* clang unrolls short loops by itself, and warns where it cannot */
 #else
 #define X_PRAGMA(x) _Pragma(#x)
 #define X_UNROLL(n) X_PRAGMA(GCC unroll n)
