@@ -66,18 +66,24 @@ uint64_t akv_cpu_kat_hash(const struct akv_cpu_kernel *encode, const struct akv_
 
 anykv_status akv_cpu_kat(struct akv_cpu_device *device)
 {
-    static const uint32_t known[] = {AKV_I8, AKV_N6, AKV_N5, AKV_N4, AKV_N3, AKV_N2};
+    static const struct {
+        uint32_t format;
+        uint64_t hash; /* of the packed and the decoded bytes; portable code gives it on every machine */
+    } known[] = {
+        {AKV_I8, UINT64_C(0xFEC6670E0BECE101)}, {AKV_N6, UINT64_C(0x94E224AD7D1F147B)},
+        {AKV_N5, UINT64_C(0xFC1B18BF0147CD91)}, {AKV_N4, UINT64_C(0x1ABC3F8A82A4E8AF)},
+        {AKV_N3, UINT64_C(0x4ECDFD3A29DF3E95)}, {AKV_N2, UINT64_C(0xF040D8A695ABCF3B)},
+    };
     anykv_status status = ANYKV_OK;
     akv_fp_state saved = akv_fp_enter();
     for (size_t i = 0; i < sizeof known / sizeof known[0] && !status; i++) {
         uint64_t hash = akv_cpu_kat_hash(device->kernel[AKV_K_ENCODE], device->kernel[AKV_K_DECODE],
-                                         known[i]);
-        uint64_t wanted = akv_cpu_kat_hash(&akv_cpu_encode_scalar, &akv_cpu_decode_scalar, known[i]);
-        if (hash != wanted)
+                                         known[i].format);
+        if (hash != known[i].hash)
             status = akv_fail(device->base.context, ANYKV_E_DEVICE,
                               "cpu: known-answer test of %s gives %016llx, not %016llx",
-                              anykv_format_name((anykv_format)known[i]), (unsigned long long)hash,
-                              (unsigned long long)wanted);
+                              anykv_format_name((anykv_format)known[i].format),
+                              (unsigned long long)hash, (unsigned long long)known[i].hash);
     }
     akv_fp_leave(saved);
     return status;
