@@ -11,25 +11,30 @@
 #include "mma.cuh"
 #include "../lib/kernel/format.h"
 
-/* 256 entries byte -> two halves (codebook of N4 over 128), one copy a lane: entry e of lane i stands at
- * e * 256 + i * 4 behind an address that is a multiple of 64 KiB, so that one byte permutation makes the
- * address {lane * 4, byte, high half} and lanes never share a bank.  The second half of each 256 bytes
- * is free. */
+/* 256 entries byte -> two halves, one copy a lane: entry e of lane i stands at e * 256 + i * 4 behind an
+ * address that is a multiple of 64 KiB, so that one byte permutation makes the address {lane * 4, byte,
+ * high half} and lanes never share a bank.  The first half of each 256 bytes holds N4's codebook over
+ * 128, the second the magnitudes of N5's. */
 #define TABLE_BYTES 65536u
+#define TABLE_N5    128u /* bytes from a lane's N4 entry to its N5 entry */
 
 AKV_FN void fill_table(unsigned char *table)
 {
-    for (unsigned e = threadIdx.x; e < 2048u; e += blockDim.x) {
-        unsigned byte = e >> 3, pair[2];
+    for (unsigned e = threadIdx.x; e < 4096u; e += blockDim.x) {
+        unsigned byte = e >> 4, five = (e >> 3) & 1u, pair[2];
 #pragma unroll
         for (int j = 0; j < 2; j++) {
             unsigned index = (byte >> (4 * j)) & 15u, level = (index ^ (index & 8u ? 0u : 7u)) & 7u;
-            unsigned magnitude = akv_prmt(0x2C1F1206u, 0x7F604B3Au, level) & 0xFFu; /* 6 18 31 44 58 75 96 127 */
-            pair[j] = __half_as_ushort(__hmul(__ushort2half_rn((unsigned short)magnitude), __float2half(1.0f / 128))) |
-                      (index & 8u ? 0u : 0x8000u);
+            unsigned magnitude = akv_prmt(0x2C1F1206u, 0x7F604B3Au, level); /* 6 18 31 44 58 75 96 127 */
+            if (five) /* 3 8 13 18 24 29 35 41, 47 54 61 70 79 90 105 127 */
+                magnitude = index & 8u ? akv_prmt(0x463D362Fu, 0x7F695A4Fu, index & 7u)
+                                       : akv_prmt(0x120D0803u, 0x29231D18u, index & 7u);
+            pair[j] = __half_as_ushort(__hmul(__ushort2half_rn((unsigned short)(magnitude & 0xFFu)),
+                                              __float2half(1.0f / 128))) |
+                      (five || (index & 8u) ? 0u : 0x8000u);
         }
         unsigned x = pair[0] | (pair[1] << 16);
-        *(uint4 *)(table + byte * 256u + (e & 7u) * 16u) = make_uint4(x, x, x, x);
+        *(uint4 *)(table + byte * 256u + (e & 15u) * 16u) = make_uint4(x, x, x, x);
     }
 }
 /* Byte J of a word through the table. */
@@ -50,39 +55,105 @@ template <int J> AKV_FN unsigned scale_pair(unsigned w)
     return akv_prmt(w, 0u, 0x4040 | J | ((J + 1) << 8)) << 7;
 }
 
-/* ---- keys: adds the scores of rows r, r + 8 and columns 2c, 2c + 1 to s ---- */
-
-/* Dimension of b-operand half h (0 … 7) of step-pair g for lane c, and which positions the rows are. */
-template <int G> struct KeyN4 {
-    static constexpr int format = AKV_N4, bytes = 16 * G * 16 + 16 * G;
-    static constexpr bool table = true;
-    static AKV_MEMBER unsigned q_dim(unsigned g, unsigned c, unsigned h) { return 32u * g + 8u * c + h; }
-    static AKV_MEMBER void scores(unsigned tile, const unsigned (*q)[4], float *s, unsigned r, unsigned c,
-                              unsigned lane_table)
-    {
-        unsigned t = 4u * (r >> 1) + (r & 1u), x[G], y[G], sx[(G + 3) / 4], sy[(G + 3) / 4];
-        if constexpr (G == 2) {
-            uint2 u = akv_lds2(tile + t * (16 * G) + c * 8u), v = akv_lds2(tile + (t + 2u) * (16 * G) + c * 8u);
-            x[0] = u.x, x[1] = u.y, y[0] = v.x, y[1] = v.y;
-            sx[0] = akv_lds_u16(tile + 256 * G + t * G), sy[0] = akv_lds_u16(tile + 256 * G + (t + 2u) * G);
-        } else {
+/* Eight codes of a codebook format as four pairs of halves, c/128 each.  lo: the codes of plane 0 from bit 0
+ * on, hi: the 8 bits of plane 1.  In N5 and N3 plane 1 is the sign: the lower half of the codebook mirrors
+ * the upper, so that its codes are complemented and the halves negated. */
+template <int F> AKV_FN void decode8(unsigned lo, unsigned hi, unsigned lane_table, unsigned *h)
+{
+    if constexpr (F == AKV_N4) {
+        h[0] = through_table<0>(lo, lane_table), h[1] = through_table<1>(lo, lane_table);
+        h[2] = through_table<2>(lo, lane_table), h[3] = through_table<3>(lo, lane_table);
+    } else if constexpr (F == AKV_N5) {
+        unsigned x = ~hi & 0xFFu; /* one bit a code, spread to one a nibble */
+        x = (x | (x << 12)) & 0x000F000Fu;
+        x = (x | (x << 6)) & 0x03030303u;
+        x = (x | (x << 3)) & 0x11111111u;
+        unsigned w = lo ^ (x * 15u), t = lane_table + TABLE_N5;
+        h[0] = through_table<0>(w, t) ^ (((x & 0x11u) * 0x08008000u) & 0x80008000u);
+        h[1] = through_table<1>(w, t) ^ ((((x >> 8) & 0x11u) * 0x08008000u) & 0x80008000u);
+        h[2] = through_table<2>(w, t) ^ ((((x >> 16) & 0x11u) * 0x08008000u) & 0x80008000u);
+        h[3] = through_table<3>(w, t) ^ (((x >> 24) * 0x08008000u) & 0x80008000u);
+    } else {
+        unsigned x = 0u, w = lo & 0xFFFFu;
+        if constexpr (F == AKV_N3) {
+            x = ~hi & 0xFFu;
+            x = (x | (x << 4)) & 0x0F0Fu;
+            x = (x | (x << 2)) & 0x3333u;
+            x = (x | (x << 1)) & 0x5555u;
+            w ^= x * 3u;
+        }
 #pragma unroll
-            for (int i = 0; i < G / 4; i++) {
-                uint4 u = akv_lds4(tile + t * (16 * G) + c * (4 * G) + i * 16);
-                uint4 v = akv_lds4(tile + (t + 2u) * (16 * G) + c * (4 * G) + i * 16);
-                x[4 * i] = u.x, x[4 * i + 1] = u.y, x[4 * i + 2] = u.z, x[4 * i + 3] = u.w;
-                y[4 * i] = v.x, y[4 * i + 1] = v.y, y[4 * i + 2] = v.z, y[4 * i + 3] = v.w;
-                sx[i] = akv_lds1(tile + 256 * G + t * G + 4 * i);
-                sy[i] = akv_lds1(tile + 256 * G + (t + 2u) * G + 4 * i);
+        for (int j = 0; j < 4; j++) {
+            unsigned two = (w >> (4 * j)) & 15u;
+            two = (two | (two << 6)) & 0x0303u; /* one code a byte */
+            if constexpr (F == AKV_N3) {        /* halves of 14, 45, 79, 127 over 128 */
+                h[j] = akv_prmt(0x35A02F00u, 0x3BF038F0u, two * 0x22u + 0x1010u);
+                h[j] ^= (((x >> (4 * j)) & 5u) * 0x20008000u) & 0x80008000u;
+            } else { /* -127, -38, 38, 127 over 128 */
+                h[j] = akv_prmt(0xB4C0BBF0u, 0x3BF034C0u, two * 0x22u + 0x1010u);
             }
         }
+    }
+}
+/* G consecutive words of shared memory. */
+template <int G> AKV_FN void load_words(unsigned at, unsigned *x)
+{
+    if constexpr (G == 2) {
+        uint2 u = akv_lds2(at);
+        x[0] = u.x, x[1] = u.y;
+    } else {
+#pragma unroll
+        for (int i = 0; i < G / 4; i++) {
+            uint4 u = akv_lds4(at + 16 * i);
+            x[4 * i] = u.x, x[4 * i + 1] = u.y, x[4 * i + 2] = u.z, x[4 * i + 3] = u.w;
+        }
+    }
+}
+/* G scale bytes of a row. */
+template <int G> AKV_FN void load_scales(unsigned at, unsigned *x)
+{
+    if constexpr (G == 2)
+        x[0] = akv_lds_u16(at);
+    else if constexpr (G == 4)
+        x[0] = akv_lds1(at);
+    else
+        load_words<2>(at, x);
+}
+/* Geometry of a codebook format's tile of 16 rows of G groups: bits of plane 0, whether there is plane 1. */
+template <int F, int G> struct CodebookTile {
+    static constexpr int format = F, bits = F == AKV_N5 || F == AKV_N4 ? 4 : 2;
+    static constexpr bool high = F == AKV_N5 || F == AKV_N3, table = F == AKV_N5 || F == AKV_N4;
+    static constexpr int plane1 = 64 * G * bits, scales = plane1 + (high ? 64 * G : 0), bytes = scales + 16 * G;
+};
+
+/* ---- keys: q_dim is the dimension of the query's half h (0 … 7) in the operands of group g for lane c;
+ * scores adds the products of rows r, r + 8 and columns 2c, 2c + 1 to s ---- */
+
+template <int F, int G> struct KeyCodebook : CodebookTile<F, G> {
+    typedef CodebookTile<F, G> tile_type;
+    static AKV_MEMBER unsigned q_dim(unsigned g, unsigned c, unsigned h) { return 32u * g + 8u * c + h; }
+    static AKV_MEMBER void scores(unsigned tile, const unsigned (*q)[4], float *s, unsigned r, unsigned c,
+                                  unsigned lane_table)
+    {
+        constexpr int bits = tile_type::bits;
+        unsigned t = 4u * (r >> 1) + (r & 1u), x[G], y[G], xh[G], yh[G], sx[(G + 3) / 4], sy[(G + 3) / 4];
+        unsigned at = tile + t * (4 * bits * G) + (bits == 4 ? c : c >> 1) * (4 * G);
+        load_words<G>(at, x);
+        load_words<G>(at + 2 * (4 * bits * G), y);
+        if constexpr (tile_type::high) {
+            load_words<G>(tile + tile_type::plane1 + t * (4 * G), xh);
+            load_words<G>(tile + tile_type::plane1 + (t + 2u) * (4 * G), yh);
+        }
+        load_scales<G>(tile + tile_type::scales + t * G, sx);
+        load_scales<G>(tile + tile_type::scales + (t + 2u) * G, sy);
 #pragma unroll
         for (int g = 0; g < G; g++) {
             float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-            akv_mma(d, through_table<0>(x[g], lane_table), through_table<0>(y[g], lane_table),
-                    through_table<1>(x[g], lane_table), through_table<1>(y[g], lane_table), q[g][0], q[g][1]);
-            akv_mma(d, through_table<2>(x[g], lane_table), through_table<2>(y[g], lane_table),
-                    through_table<3>(x[g], lane_table), through_table<3>(y[g], lane_table), q[g][2], q[g][3]);
+            unsigned u[4], v[4], part = bits == 4 ? 0u : 16u * (c & 1u);
+            decode8<F>(x[g] >> part, tile_type::high ? xh[g] >> (8u * c) : 0u, lane_table, u);
+            decode8<F>(y[g] >> part, tile_type::high ? yh[g] >> (8u * c) : 0u, lane_table, v);
+            akv_mma(d, u[0], v[0], u[1], v[1], q[g][0], q[g][1]);
+            akv_mma(d, u[2], v[2], u[3], v[3], q[g][2], q[g][3]);
             float2 fx = akv_half2_floats(g & 2 ? scale_pair<2>(sx[g / 4]) : scale_pair<0>(sx[g / 4]));
             float2 fy = akv_half2_floats(g & 2 ? scale_pair<2>(sy[g / 4]) : scale_pair<0>(sy[g / 4]));
             float a = g & 1 ? fx.y : fx.x, b = g & 1 ? fy.y : fy.x;
@@ -128,28 +199,38 @@ template <int G> struct KeyI8 {
     }
 };
 
-/* ---- values: adds O of the 2*G row tiles of 16 dimensions ---- */
+/* ---- values: add adds O of the 2*G row tiles of 16 dimensions; o_dim is the dimension of row r (high: r + 8)
+ * of row tile n ---- */
 
-template <int G> struct ValueN4 {
-    static constexpr int format = AKV_N4, bytes = 16 * G * 16 + 16 * G;
-    static constexpr bool table = true;
-    /* Dimension of row r (high: r + 8) of row tile n. */
+template <int F, int G> struct ValueCodebook : CodebookTile<F, G> {
+    typedef CodebookTile<F, G> tile_type;
     static AKV_MEMBER unsigned o_dim(unsigned n, unsigned r, unsigned high)
     {
         return 32u * (n >> 1) + 4u * r + 2u * (n & 1u) + high;
     }
     static AKV_MEMBER void add(unsigned tile, unsigned p0, unsigned p1, float (*o)[4], unsigned r, unsigned c,
-                           unsigned lane_table)
+                               unsigned lane_table)
     {
 #pragma unroll
         for (int g = 0; g < G; g++) {
-            uint2 x = akv_lds2(tile + ((4 * g + (r >> 1)) * 4u + c) * 16u + (r & 1u) * 8u);
-            unsigned scale = akv_lds1(tile + 256 * G + (c * G + g) * 4u);
+            unsigned unit = (4 * g + (r >> 1)) * 4u + c, low[2], high = 0u;
+            if constexpr (tile_type::bits == 4) {
+                uint2 x = akv_lds2(tile + unit * 16u + (r & 1u) * 8u);
+                low[0] = x.x, low[1] = x.y;
+            } else {
+                low[0] = akv_lds1(tile + unit * 8u + (r & 1u) * 4u);
+                low[1] = low[0] >> 16;
+            }
+            if constexpr (tile_type::high)
+                high = akv_lds_u16(tile + tile_type::plane1 + unit * 4u + (r & 1u) * 2u);
+            unsigned scale = akv_lds1(tile + tile_type::scales + (c * G + g) * 4u);
             unsigned q0 = akv_hmul2(p0, scale_pair<0>(scale)), q1 = akv_hmul2(p1, scale_pair<2>(scale));
-            akv_mma(o[2 * g], through_table<0>(x.x, lane_table), through_table<2>(x.x, lane_table),
-                    through_table<1>(x.x, lane_table), through_table<3>(x.x, lane_table), q0, q1);
-            akv_mma(o[2 * g + 1], through_table<0>(x.y, lane_table), through_table<2>(x.y, lane_table),
-                    through_table<1>(x.y, lane_table), through_table<3>(x.y, lane_table), q0, q1);
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+                unsigned h[4];
+                decode8<F>(low[n], high >> (8 * n), lane_table, h);
+                akv_mma(o[2 * g + n], h[0], h[2], h[1], h[3], q0, q1);
+            }
         }
     }
 };
@@ -183,6 +264,16 @@ template <int G> struct ValueI8 {
         }
     }
 };
+
+/* Names without a comma, for macros. */
+template <int G> using KeyN5 = KeyCodebook<AKV_N5, G>;
+template <int G> using KeyN4 = KeyCodebook<AKV_N4, G>;
+template <int G> using KeyN3 = KeyCodebook<AKV_N3, G>;
+template <int G> using KeyN2 = KeyCodebook<AKV_N2, G>;
+template <int G> using ValueN5 = ValueCodebook<AKV_N5, G>;
+template <int G> using ValueN4 = ValueCodebook<AKV_N4, G>;
+template <int G> using ValueN3 = ValueCodebook<AKV_N3, G>;
+template <int G> using ValueN2 = ValueCodebook<AKV_N2, G>;
 
 /* ---- raw f16 rows, 16-byte pieces of a row exchanged by its number (piece ^ row % 8); matrix rows are
  * positions in order ---- */
