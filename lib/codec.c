@@ -161,10 +161,9 @@ static anykv_status check_call(const anykv_codec *codec, const anykv_view *rows,
                                uint64_t bytes, uint32_t tokens, uint32_t heads, bool decode,
                                struct akv_span *span_out)
 {
-    if (!codec || !rows || !packed)
-        return akv_fail(codec ? codec->device->context : NULL, ANYKV_E_ARG, "%s: NULL",
-                        !codec ? "codec" : !rows ? "rows" : "packed");
     anykv_context *context = codec->device->context;
+    if (!rows || !packed)
+        return akv_fail(context, ANYKV_E_ARG, "%s: NULL", !rows ? "rows" : "packed");
     if (heads == 0 || heads > AKV_MAX_HEADS)
         return akv_fail(context, ANYKV_E_ARG, "codec heads: %u is not between 1 and %u", heads,
                         AKV_MAX_HEADS);
@@ -215,7 +214,9 @@ static anykv_status rows_span(anykv_codec *codec, const anykv_view *view, uint32
 anykv_status anykv_codec_encode(anykv_codec *codec, const anykv_view *view, uint32_t tokens,
                                 uint32_t heads, void *packed, uint64_t bytes, uint32_t *saw_out)
 {
-    struct akv_span rows, tile;
+    struct akv_span rows = {NULL, 0, 0}, tile;
+    if (!codec)
+        return akv_fail(NULL, ANYKV_E_ARG, "codec: NULL");
     anykv_status status = check_call(codec, view, packed, bytes, tokens, heads, false, &rows);
     if (status)
         return status;
@@ -265,7 +266,9 @@ anykv_status anykv_codec_encode(anykv_codec *codec, const anykv_view *view, uint
 anykv_status anykv_codec_decode(anykv_codec *codec, const void *packed, uint64_t bytes,
                                 uint32_t tokens, uint32_t heads, const anykv_view *view)
 {
-    struct akv_span rows, tile;
+    struct akv_span rows = {NULL, 0, 0}, tile;
+    if (!codec)
+        return akv_fail(NULL, ANYKV_E_ARG, "codec: NULL");
     anykv_status status = check_call(codec, view, packed, bytes, tokens, heads, true, &rows);
     if (status || tokens == 0)
         return status;
