@@ -99,8 +99,7 @@ status "damaged trace" 1 "hash_ids: 1 stands behind another id" "$ANYKV" replay 
 "$ANYKV" devices --json >"$work/devices"
 fields "devices: fields" "$work/devices" device backend name vendor driver bytes_total bytes_free usable \
     reason isa
-grep -q '"backend": "cpu".*"usable": true, "reason": null' "$work/devices" && pass "devices: the CPU" ||
-    fail "devices: the CPU" "$work/devices"
+check "devices: the CPU" grep -q '"backend": "cpu".*"usable": true, "reason": null' "$work/devices"
 
 # ---- eval ----
 eval_fields="k v transform bits layer sqnr_k_db sqnr_v_db attention_tv output_error output_error_999 top1"
@@ -212,6 +211,6 @@ fields "demo: sharing has the fields of replay" "$work/sharing" $replay_fields b
 near "demo: no cache was above its budget" "$(grep -c '"within_budget": true' "$work/sharing")" 3 0
 near "demo: every cache had to evict" "$(grep -c '"evictions": [1-9]' "$work/sharing")" 3 0
 near "demo: shared and evicted rows give the same output" "$(value output_error "$work/sharing")" 0.015 0.01
-grep -q '"bench": "attend"' "$work/demo" && pass "demo: speed" || fail "demo: speed" "$work/demo"
-grep -q '"summary": true.*"differ": 0' "$work/demo" && pass "demo: bytes" || fail "demo: bytes" "$work/demo"
+check "demo: speed" grep -q '"bench": "attend"' "$work/demo"
+check "demo: bytes" grep -q '"summary": true.*"differ": 0' "$work/demo"
 finish
