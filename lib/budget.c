@@ -312,20 +312,21 @@ anykv_status anykv_cache_set_budget(anykv_cache *cache, uint64_t budget_bytes)
     uint32_t keep = 0, keep_chunks = 0;
     while (keep < cache->slabs && keep_chunks + slab_chunks(cache, keep) <= chunks)
         keep_chunks += slab_chunks(cache, keep++);
+    const bool shrink = keep < cache->slabs;
     if (keep_chunks < plan->minimum_chunks)
         status = akv_fail(cache->context, ANYKV_E_BUDGET,
                           "budget_bytes: %llu is too low; the pool gives memory back in parts of %llu "
                           "bytes and needs %llu at least", (unsigned long long)budget_bytes,
                           (unsigned long long)cache->slab_bytes[0],
                           (unsigned long long)(plan->fixed_bytes + cache->slab_bytes[0]));
-    else if (keep == cache->slabs)
-        status = grow_pool(cache, chunks);
-    else
+    else if (shrink)
         status = empty_slabs(cache, keep, keep_chunks);
+    else
+        status = grow_pool(cache, chunks);
     if (!status)
         cache->budget_bytes = budget_bytes;
     akv_mutex_unlock(&cache->lock);
-    if (!status && keep < cache->slabs) {
+    if (!status && shrink) {
         /* The doomed slabs are out of use; their memory goes when nothing reads it any more.  A device
          * failure is kept for anykv_cache_wait. */
         (void)akv_cache_drain(cache, UINT64_MAX);
