@@ -8,11 +8,7 @@
 #include <immintrin.h>
 
 #define ALWAYS static inline __attribute__((always_inline))
-#if defined(__clang__)
 #define SHIFT(n) ((int)(n))
-#else
-#define SHIFT(n) ((int)(n))
-#endif
 #define WORDS 160u /* of a row, at most 144, and what a column of 4 reads beyond */
 #define V128(p) _mm_loadu_si128((const __m128i *)(const void *)(p))
 #define V256(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))

@@ -3,7 +3,7 @@
  * defined V (a vector of VN floats) and V_* over it. */
 #ifndef AKV_K_ATTEND_SIMD_H
 #define AKV_K_ATTEND_SIMD_H
-#include "k_attend.h"
+#include "k_attend_decode.h"
 
 #define ALWAYS static inline __attribute__((always_inline))
 #define STRIP_VECTORS (AKV_STRIP / VN)
@@ -71,7 +71,9 @@ static void simd_decode(struct akv_attend_work *work, const uint8_t *tile, uint3
                         uint32_t order, uint32_t dim, uint32_t first, uint32_t tokens)
 {
     const uint8_t *from = tile + (size_t)first * dim * akv_raw_bytes(format);
-    if (!akv_format_raw(format) || dim % 16u != 0)
+    if (!akv_format_raw(format))
+        decode_packed(work, tile, format, order, dim, first, tokens);
+    else if (dim % 16u != 0)
         akv_attend_decode(work, tile, format, order, dim, first, tokens);
     else if (format == AKV_F16)
         decode_rows(work, from, AKV_F16, dim, tokens);
