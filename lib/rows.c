@@ -53,7 +53,7 @@ anykv_status akv_stage_rows(struct akv_stage *stage, const char *what, const any
         return ANYKV_OK;
     const uint64_t bytes =
         (uint64_t)tokens * heads * dim * akv_raw_bytes((akv_u32)view->dtype);
-    uint64_t at;
+    uint64_t at = 0;
     status = take(stage, bytes, &at);
     if (status)
         return status;

@@ -182,9 +182,9 @@ anykv_status akv_dump_tokens(const struct akv_dump *dump, uint32_t *ids)
 static anykv_status load_side(const struct akv_dump *dump, uint32_t layer, char side,
                               void **rows_out, anykv_dtype *dtype_out)
 {
-    const struct akv_tensor *tensor;
+    const struct akv_tensor *tensor = NULL;
     anykv_status status = check_rows(dump, layer, side, &tensor, dtype_out);
-    if (status != ANYKV_OK)
+    if (status != ANYKV_OK || tensor == NULL)
         return status;
     *rows_out = akv_alloc(NULL, (size_t)tensor->bytes, 1);
     return *rows_out == NULL ? ANYKV_E_MEMORY : akv_safetensors_read(dump->file, tensor, *rows_out);

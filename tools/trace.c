@@ -188,7 +188,7 @@ static anykv_status chain(struct loader *l)
         akv_free(NULL, sorted);
         return ANYKV_E_MEMORY;
     }
-    if (trace->blocks > 0)
+    if (l->raw != NULL)
         memcpy(sorted, l->raw, (size_t)trace->blocks * sizeof *sorted);
     qsort(sorted, (size_t)trace->blocks, sizeof *sorted, ascending);
     for (uint64_t i = 0; i < trace->blocks; i++)
