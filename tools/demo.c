@@ -134,7 +134,7 @@ static anykv_status fit_budget(const struct akv_demo *demo, anykv_cache_options 
 }
 
 anykv_status akv_demo_open_cache(struct akv_demo *demo, anykv_format k, anykv_format v,
-                                 uint32_t sequences, struct akv_demo_cache *out)
+                                 uint32_t sequences, uint32_t flags, struct akv_demo_cache *out)
 {
     const struct akv_dump *dump = &demo->dump;
     anykv_layer layers[AKV_DEMO_LAYERS];
@@ -155,6 +155,7 @@ anykv_status akv_demo_open_cache(struct akv_demo *demo, anykv_format k, anykv_fo
     options.max_sequences = 1;
     options.max_step_tokens = 128;
     options.max_seq_tokens = dump->tokens;
+    options.flags = flags;
     out->estimate = (anykv_estimate)ANYKV_ESTIMATE_INIT;
     anykv_status status =
         anykv_layout_create(demo->tool.context, layers, dump->layers, &identity, &out->layout);
@@ -275,7 +276,9 @@ static int run_engine(struct akv_demo *demo)
     heading(
         demo, "Pages",
         "The same rows through the cache: appended, sealed into packed blocks once they are older\n"
-        "than 128 tokens, and attended over where they lie, one token at a time.");
+        "than 128 tokens, and attended over where they lie, one token at a time.  \"precise\" is "
+        "the\n"
+        "error without approximations made for speed.");
     anykv_status status = akv_demo_pages(demo);
     if (status != ANYKV_OK)
         return akv_cli_status("demo", "pages", status);

@@ -23,9 +23,9 @@ struct akv_demo_cache {
     anykv_estimate estimate;
 };
 /* A cache for the dump's layers in these formats whose budget is what `sequences` sequences of all
- * the dump's tokens take. */
+ * the dump's tokens take; flags: ANYKV_CACHE_*. */
 anykv_status akv_demo_open_cache(struct akv_demo *demo, anykv_format k, anykv_format v,
-                                 uint32_t sequences, struct akv_demo_cache *out);
+                                 uint32_t sequences, uint32_t flags, struct akv_demo_cache *out);
 void akv_demo_close_cache(struct akv_demo_cache *cache);
 
 /* One step: rows of positions first … first+count-1 of the dump go to the end of seq under these

@@ -150,7 +150,7 @@ static anykv_status one_budget(struct akv_demo *demo, uint32_t sequences, struct
     struct share share;
     struct akv_demo_cache cache;
     memset(&share, 0, sizeof share);
-    anykv_status status = akv_demo_open_cache(demo, ANYKV_N4, ANYKV_N4, sequences, &cache);
+    anykv_status status = akv_demo_open_cache(demo, ANYKV_N4, ANYKV_N4, sequences, 0, &cache);
     if (status != ANYKV_OK)
         return status;
     share.demo = demo;
