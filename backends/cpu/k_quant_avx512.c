@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Encode, decode, seal and gather with AVX-512. */
 #include "k_quant_x512.h"
-#define X_READY    w_ready
-#define X_SEARCH   w_search
-#define X_CODEBOOK w_codebook
-#define X_TABLE    w_entry
+#define X_READY          w_ready
+#define X_SEARCH         w_search
+#define X_CODEBOOK       w_codebook
+#define X_TABLE          w_entry
 #define x_codebook_table w_codebook_table
 #include "k_quant_x86_batch.h"
 #include "k_quant_x86_pack.h"

@@ -3,17 +3,17 @@
  *
  * The including file defines before, as static functions, what happens to up to four rows:
  *
- * q_quantise(work, src, rows, dtype, dim, flags, format): rows of the caller to stored codes (dp bytes)
- *     and scales in work; flags as in params.h; returns AKV_SAW_* bits.
+ * q_quantise(work, src, rows, dtype, dim, flags, format): rows of the caller to stored codes (dp
+ * bytes) and scales in work; flags as in params.h; returns AKV_SAW_* bits.
  *
- * q_put_rows, q_put_quad: codes and scales of some rows from row t on, or of the four rows of quad q,
- *     from work into a tile.
+ * q_put_rows, q_put_quad: codes and scales of some rows from row t on, or of the four rows of quad
+ * q, from work into a tile.
  *
  * q_get_row, q_get_quad: values of one row, or of the four rows of a quad (AKV_CODE_STRIDE floats
  *     apart), dp each, from a tile.
  *
- * q_store(row, back, dim, dtype, dst): rotates a row of values back if asked (in place), converts and
- *     stores it; dst may be row itself when dtype is F32.
+ * q_store(row, back, dim, dtype, dst): rotates a row of values back if asked (in place), converts
+ * and stores it; dst may be row itself when dtype is F32.
  *
  * q_convert(dst, dst_type, src, src_type, dim): a raw row. */
 #ifndef AKV_K_QUANT_BODY_H

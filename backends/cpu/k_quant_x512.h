@@ -3,11 +3,11 @@
  *
  * Indices: twice the quotient t of quant.h, rounded to an odd integer unless t is an integer, is
  * floor(t) + ceil(t).  A bucket of 16 of these holds at most one threshold, so that one table entry
- * (index of the bucket's first number * 1024, plus what carries into the index from the threshold on)
- * gives the index by one addition.
+ * (index of the bucket's first number * 1024, plus what carries into the index from the threshold
+ * on) gives the index by one addition.
  *
- * Search: a bucket of 256 numbers (128 for N5) touches at most two levels as the nearest ones; a table
- * names them for each mantissa and shift. */
+ * Search: a bucket of 256 numbers (128 for N5) touches at most two levels as the nearest ones; a
+ * table names them for each mantissa and shift. */
 #ifndef AKV_K_QUANT_X512_H
 #define AKV_K_QUANT_X512_H
 #include "k_quant_x86_codes.h"
@@ -17,8 +17,8 @@
 /* ---- tables, made by whoever comes first; meanwhile the scalar code serves the others ---- */
 
 struct w_tables {
-    _Alignas(64) uint16_t entry[4][64];           /* by format - N5, bucket + 64 * (bucket < 0) */
-    _Alignas(64) int16_t lower[4][4][8][64];      /* by format - N5, shift, mantissa - 8, bucket */
+    _Alignas(64) uint16_t entry[4][64];      /* by format - N5, bucket + 64 * (bucket < 0) */
+    _Alignas(64) int16_t lower[4][4][8][64]; /* by format - N5, shift, mantissa - 8, bucket */
     _Alignas(64) int16_t upper[4][4][8][64];
 };
 static struct w_tables w_table;
@@ -88,9 +88,9 @@ static inline const w_entry *w_codebook_table(uint32_t format)
 X_INLINE void w_codebook(const float *x, float r_hi, float r_lo, uint32_t format,
                          const w_entry *entry, uint8_t *code)
 {
-    const __m512i words = _mm512_set_epi16(
-        62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22, 20, 18,
-        16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i words =
+        _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26,
+                         24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     __m512 hi = _mm512_set1_ps(r_hi), lo = _mm512_set1_ps(r_lo);
     __m512i twice[2];
     (void)format;
@@ -99,8 +99,8 @@ X_INLINE void w_codebook(const float *x, float r_hi, float r_lo, uint32_t format
     for (int k = 0; k < 2; k++) {
         __m512 v = _mm512_loadu_ps(x + 16 * k);
         /* all but the negative ones above -2^-24, which count as 0 */
-        __mmask16 keep = _mm512_cmpge_epi32_mask(_mm512_castps_si512(v),
-                                                 _mm512_set1_epi32((int)0xB3800000u));
+        __mmask16 keep =
+            _mm512_cmpge_epi32_mask(_mm512_castps_si512(v), _mm512_set1_epi32((int)0xB3800000u));
         __m512 t = _mm512_maskz_fmadd_ps(keep, v, hi, _mm512_mul_ps(v, lo));
         twice[k] = _mm512_add_epi32(
             _mm512_cvt_roundps_epi32(t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC),
@@ -148,8 +148,8 @@ X_INLINE uint32_t w_search_format(const float *x, uint32_t amax, uint32_t format
         __m512i b = _mm512_abs_epi16(_mm512_sub_epi16(n[0], w_level(upper, bucket, format)));
         a = _mm512_min_epi16(a, b);
         sums = _mm512_madd_epi16(a, a);
-        partial[m] = _mm256_add_epi32(_mm512_castsi512_si256(sums),
-                                      _mm512_extracti64x4_epi64(sums, 1));
+        partial[m] =
+            _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
     }
     return x_best(&c, partial);
 }

@@ -3,8 +3,8 @@
  *
  * Why the same: sums and products are the same correctly rounded operations on the same operands;
  * x * 1 + y in one fused step is the sum; codes come from the exact quotient test of quant.h, ties
- * decided by where the quotient is an integer; the search counts in the same integers.  Values beyond
- * 2^90, saturated scales and other rarities go to the scalar code. */
+ * decided by where the quotient is an integer; the search counts in the same integers.  Values
+ * beyond 2^90, saturated scales and other rarities go to the scalar code. */
 #ifndef AKV_K_QUANT_X86_H
 #define AKV_K_QUANT_X86_H
 #include "k_quant_scalar.h"
@@ -23,7 +23,8 @@
 #define X_OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
 #define X_LARGE_BITS 0x6C800000u /* 2^90: below it, no rotation can reach 2^100 */
-#define X_SMALL_BITS 0x3A800000u /* 2^-10: under such a maximum, 2^-24 is like 0 but for its sign */
+#define X_SMALL_BITS 0x3A800000u /* 2^-10: under such a maximum, 2^-24 is like 0 but for its sign  \
+                                  */
 
 /* ---- rows in and out ---- */
 
@@ -119,9 +120,9 @@ X_INLINE __m256 x_stages_124(__m256 v)
         b = _mm256_sub_ps(a, b);                                                                   \
         a = sum_;                                                                                  \
     } while (0)
-/* Stages 1 … 4*count of 8*count elements from `from` on, count = 2, 4, 8, into x; then the factor if
- * these are all stages.  Storing starts from rows of the caller, sane and with their largest magnitude
- * in *largest; reading back from decoded values. */
+/* Stages 1 … 4*count of 8*count elements from `from` on, count = 2, 4, 8, into x; then the factor
+ * if these are all stages.  Storing starts from rows of the caller, sane and with their largest
+ * magnitude in *largest; reading back from decoded values. */
 X_INLINE void x_rotate_part(const uint8_t *from, uint32_t dtype, int storing, float *x, int count,
                             int last, __m256 factor, __m256i *largest)
 {
@@ -140,9 +141,9 @@ X_INLINE void x_rotate_part(const uint8_t *from, uint32_t dtype, int storing, fl
     X_UNROLL(3)
     for (int s = 1; s < count; s *= 2)
         X_UNROLL(8)
-        for (int i = 0; i < count; i++)
-            if ((i & s) == 0)
-                X_BUTTERFLY(v[i], v[i + s]);
+    for (int i = 0; i < count; i++)
+        if ((i & s) == 0)
+            X_BUTTERFLY(v[i], v[i + s]);
     X_UNROLL(8)
     for (int i = 0; i < count; i++)
         _mm256_storeu_ps(x + 8 * i, last ? _mm256_mul_ps(v[i], factor) : v[i]);
@@ -185,8 +186,8 @@ X_INLINE __m256i x_rotate_type(const uint8_t *from, uint32_t dtype, int storing,
     }
     return largest;
 }
-/* A row of the caller as it is stored, padded, but for values below 2^-24 after the rotation; returns
- * the largest magnitude of eight lanes before it. */
+/* A row of the caller as it is stored, padded, but for values below 2^-24 after the rotation;
+ * returns the largest magnitude of eight lanes before it. */
 static __m256i x_rotate_load(const uint8_t *src, uint32_t dtype, uint32_t dim, float *row)
 {
     float factor = akv_rotate_store_factor(dim);
@@ -276,8 +277,8 @@ X_INLINE void x_uniform(const float *x, float r_hi, float r_lo, uint32_t format,
         __m256 v = _mm256_loadu_ps(x + 8 * k);
         q[k] = _mm256_cvtps_epi32(_mm256_fmadd_ps(v, hi, _mm256_mul_ps(v, lo)));
     }
-    __m256i c = _mm256_permutevar8x32_epi32(x_bytes_mixed(q),
-                                            _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    __m256i c =
+        _mm256_permutevar8x32_epi32(x_bytes_mixed(q), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     if (format == AKV_I8) {
         c = _mm256_max_epi8(c, _mm256_set1_epi8(-127));
     } else {

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Quantising up to four rows at once, so that the latency of scales and reciprocals hides.
  *
- * The including file names what says whether its tables are there, X_READY(), what finds a scale and codes a group: X_SEARCH(x, amax, format),
- * X_CODEBOOK(x, hi, lo, format, table, code), with a table of type X_TABLE. */
+ * The including file names what says whether its tables are there, X_READY(), what finds a scale
+ * and codes a group: X_SEARCH(x, amax, format), X_CODEBOOK(x, hi, lo, format, table, code), with a
+ * table of type X_TABLE. */
 #ifndef AKV_K_QUANT_X86_BATCH_H
 #define AKV_K_QUANT_X86_BATCH_H
 #include "k_quant_x86.h"
 
 #define X_SCALES 80 /* 4 rows of 18 groups, rounded up to eights with room to spare */
 struct x_batch {
-    const float *at[4];         /* the rows, in place or in work */
-    uint32_t rows, dp, width;   /* width: elements to a scale */
-    uint32_t scales;            /* of a row */
+    const float *at[4];                   /* the rows, in place or in work */
+    uint32_t rows, dp, width;             /* width: elements to a scale */
+    uint32_t scales;                      /* of a row */
     _Alignas(32) uint32_t amax[X_SCALES]; /* of scale s of row k at k * scales + s */
     _Alignas(32) uint32_t scale[X_SCALES];
     _Alignas(32) float hi[X_SCALES], lo[X_SCALES]; /* reciprocals */
@@ -71,8 +72,9 @@ X_INLINE int x_batch_scales(struct x_batch *b, uint32_t format, int search)
         }
         hi = _mm256_div_ps(_mm256_set1_ps(1.0f), d);
         lo = _mm256_mul_ps(_mm256_fnmadd_ps(hi, d, _mm256_set1_ps(1.0f)), hi);
-        rare = _mm256_or_si256(rare, _mm256_or_si256(_mm256_cmpeq_epi32(s, saturated),
-                                                     _mm256_cmpeq_epi32(s, _mm256_setzero_si256())));
+        rare =
+            _mm256_or_si256(rare, _mm256_or_si256(_mm256_cmpeq_epi32(s, saturated),
+                                                  _mm256_cmpeq_epi32(s, _mm256_setzero_si256())));
         _mm256_store_si256((void *)(b->scale + i), s);
         _mm256_store_ps(b->hi + i, hi);
         _mm256_store_ps(b->lo + i, lo);
@@ -118,8 +120,8 @@ X_INLINE void x_batch_codes(const struct x_batch *b, uint32_t format, int rare, 
     if (AKV_UNLIKELY(rare))
         x_rare_codes(b, format, akv_format_codebook(format) ? 0xF7u : 0x7BFFu, work);
 }
-/* Values are already in place; false: a magnitude is too large for this code.  rows and dp are constants
- * where this is inlined for the usual size. */
+/* Values are already in place; false: a magnitude is too large for this code.  rows and dp are
+ * constants where this is inlined for the usual size. */
 X_INLINE int x_batch_run(struct x_batch *b, uint32_t rows, uint32_t dp, uint32_t format, int search,
                          struct q_work *work)
 {

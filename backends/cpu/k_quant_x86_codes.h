@@ -7,7 +7,8 @@
 /* The eight candidates of a group: scale bytes, mantissas and left shifts of their levels. */
 struct x_candidates {
     __m256i scale, mantissa, shift;
-    uint32_t first; /* bit m: candidate m differs from the one before; equal ones have equal errors */
+    uint32_t
+        first; /* bit m: candidate m differs from the one before; equal ones have equal errors */
 };
 X_INLINE struct x_candidates x_candidates_of(uint32_t amax, uint32_t format)
 {
@@ -53,8 +54,8 @@ X_INLINE __m256i x_distance(__m256i n, __m256i r)
 {
     return _mm256_abs_epi16(_mm256_sub_epi16(n, r));
 }
-/* Least distance of 16 numbers to 2, 4, 8 or 16 ascending levels.  Whoever is not above the middle of
- * the two middle levels has its nearest level in the lower half. */
+/* Least distance of 16 numbers to 2, 4, 8 or 16 ascending levels.  Whoever is not above the middle
+ * of the two middle levels has its nearest level in the lower half. */
 X_INLINE __m256i x_least(__m256i n, const __m256i *r, int levels)
 {
     __m256i near[8];
@@ -76,10 +77,10 @@ X_INLINE __m256i x_least(__m256i n, const __m256i *r, int levels)
         least = _mm256_min_epi16(least, x_distance(n, r[j]));
     return least;
 }
-/* Numbers are below 2^13 + 1, levels below 2^14.2 (127 * d / 128 in units of 2^-12 of the exponent of
- * amax; d is below 2.1 * amax, or subnormal with amax at least 2^-18), so that 16 bits hold them; the sum
- * of 32 squares of distances to the nearest level stays below 2^32.  Saturated scales, whose levels would
- * shift right, and 0 are left to the scalar code. */
+/* Numbers are below 2^13 + 1, levels below 2^14.2 (127 * d / 128 in units of 2^-12 of the exponent
+ * of amax; d is below 2.1 * amax, or subnormal with amax at least 2^-18), so that 16 bits hold
+ * them; the sum of 32 squares of distances to the nearest level stays below 2^32.  Saturated
+ * scales, whose levels would shift right, and 0 are left to the scalar code. */
 X_INLINE uint32_t x_search_format(const float *x, uint32_t amax, uint32_t format)
 {
     int levels = (int)akv_levels(format);
@@ -127,19 +128,23 @@ X_INLINE int x_search_is_rare(uint32_t amax)
 }
 static uint32_t x_search_n5(const float *x, uint32_t amax)
 {
-    return x_search_is_rare(amax) ? x_search_rare(x, amax, AKV_N5) : x_search_format(x, amax, AKV_N5);
+    return x_search_is_rare(amax) ? x_search_rare(x, amax, AKV_N5)
+                                  : x_search_format(x, amax, AKV_N5);
 }
 static uint32_t x_search_n4(const float *x, uint32_t amax)
 {
-    return x_search_is_rare(amax) ? x_search_rare(x, amax, AKV_N4) : x_search_format(x, amax, AKV_N4);
+    return x_search_is_rare(amax) ? x_search_rare(x, amax, AKV_N4)
+                                  : x_search_format(x, amax, AKV_N4);
 }
 static uint32_t x_search_n3(const float *x, uint32_t amax)
 {
-    return x_search_is_rare(amax) ? x_search_rare(x, amax, AKV_N3) : x_search_format(x, amax, AKV_N3);
+    return x_search_is_rare(amax) ? x_search_rare(x, amax, AKV_N3)
+                                  : x_search_format(x, amax, AKV_N3);
 }
 static uint32_t x_search_n2(const float *x, uint32_t amax)
 {
-    return x_search_is_rare(amax) ? x_search_rare(x, amax, AKV_N2) : x_search_format(x, amax, AKV_N2);
+    return x_search_is_rare(amax) ? x_search_rare(x, amax, AKV_N2)
+                                  : x_search_format(x, amax, AKV_N2);
 }
 X_INLINE uint32_t x_search(const float *x, uint32_t amax, uint32_t format)
 {
@@ -149,20 +154,23 @@ X_INLINE uint32_t x_search(const float *x, uint32_t amax, uint32_t format)
                               : x_search_n2(x, amax);
 }
 
-/* c_j + c_j+1 - 1 - 128 of every format, as akv_codebook starts them, spread over a vector: compilers
- * would rather build such constants from general registers, three instructions each. */
-#define X_SPREAD(t)                                                                               \
+/* c_j + c_j+1 - 1 - 128 of every format, as akv_codebook starts them, spread over a vector:
+ * compilers would rather build such constants from general registers, three instructions each. */
+#define X_SPREAD(t)                                                                                \
     {                                                                                              \
-        (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129,  \
+        (t) - 129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129,         \
             (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129,       \
             (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129, (t)-129,       \
-            (t)-129, (t)-129, (t)-129, (t)-129                                                     \
+            (t)-129, (t)-129, (t)-129, (t)-129, (t)-129                                            \
     }
-#define X_UNUSED {0}
+#define X_UNUSED                                                                                   \
+    {                                                                                              \
+        0                                                                                          \
+    }
 static const int8_t x_threshold[][32] __attribute__((aligned(32))) = {
-    X_SPREAD(165), X_UNUSED,   X_SPREAD(59),  X_SPREAD(124), X_SPREAD(206), X_UNUSED,
+    X_SPREAD(165), X_UNUSED,      X_SPREAD(59),  X_SPREAD(124), X_SPREAD(206), X_UNUSED,
     X_SPREAD(24),  X_SPREAD(49),  X_SPREAD(75),  X_SPREAD(102), X_SPREAD(133), X_SPREAD(171),
-    X_SPREAD(223), X_UNUSED,   X_SPREAD(11),  X_SPREAD(21),  X_SPREAD(31),  X_SPREAD(42),
+    X_SPREAD(223), X_UNUSED,      X_SPREAD(11),  X_SPREAD(21),  X_SPREAD(31),  X_SPREAD(42),
     X_SPREAD(53),  X_SPREAD(64),  X_SPREAD(76),  X_SPREAD(88),  X_SPREAD(101), X_SPREAD(115),
     X_SPREAD(131), X_SPREAD(149), X_SPREAD(169), X_SPREAD(195), X_SPREAD(232)};
 
@@ -173,9 +181,10 @@ static inline const x_threshold_row *x_codebook_table(uint32_t format)
     X_OPAQUE(table);
     return table;
 }
-/* Codebook indices of 32 values under a scale that is neither 0 nor saturated (else: any indices).  In units of d/256
- * thresholds are integers below 256; the quotient of quant.h compares with them exactly, and ties are
- * where it is an integer.  Values above -2^-24 count as positive: see X_SMALL_BITS. */
+/* Codebook indices of 32 values under a scale that is neither 0 nor saturated (else: any indices).
+ * In units of d/256 thresholds are integers below 256; the quotient of quant.h compares with them
+ * exactly, and ties are where it is an integer.  Values above -2^-24 count as positive: see
+ * X_SMALL_BITS. */
 X_INLINE void x_codebook(const float *x, float r_hi, float r_lo, uint32_t format,
                          const x_threshold_row *threshold, uint8_t *code)
 {
@@ -190,8 +199,7 @@ X_INLINE void x_codebook(const float *x, float r_hi, float r_lo, uint32_t format
         __m256 t = _mm256_fmadd_ps(v, hi, _mm256_mul_ps(v, lo));
         whole[k] = _mm256_cvttps_epi32(t);
         exact[k] = _mm256_castps_si256(_mm256_cmp_ps(t, _mm256_cvtepi32_ps(whole[k]), _CMP_EQ_OQ));
-        sign[k] = _mm256_castps_si256(
-            _mm256_cmp_ps(v, _mm256_set1_ps(-0x1p-24f), _CMP_LE_OQ));
+        sign[k] = _mm256_castps_si256(_mm256_cmp_ps(v, _mm256_set1_ps(-0x1p-24f), _CMP_LE_OQ));
     }
     __m256i w = _mm256_packus_epi16(_mm256_abs_epi16(_mm256_packs_epi32(whole[0], whole[1])),
                                     _mm256_abs_epi16(_mm256_packs_epi32(whole[2], whole[3])));

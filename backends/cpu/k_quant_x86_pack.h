@@ -27,7 +27,8 @@ X_INLINE uint32_t x_bit(__m256i code, int bit) /* one bit of each: 1 word */
 {
     return (uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(code, 7 - bit));
 }
-X_INLINE __m256i x_shifted(__m256i code, int bits) /* code >> bits, bits of the neighbour masked later */
+X_INLINE __m256i x_shifted(__m256i code,
+                           int bits) /* code >> bits, bits of the neighbour masked later */
 {
     return _mm256_srli_epi16(code, bits);
 }
@@ -49,8 +50,8 @@ X_INLINE __m256i x_from_crumbs(uint64_t words)
 }
 X_INLINE __m256i x_from_bits(uint32_t word, int value) /* value where the bit is set */
 {
-    const __m256i byte = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2,
-                                          2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i byte = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
+                                          2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
     const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201ull);
     __m256i w = _mm256_shuffle_epi8(_mm256_set1_epi32((int)word), byte);
     w = _mm256_cmpeq_epi8(_mm256_and_si256(w, bit), bit);
@@ -143,8 +144,8 @@ X_INLINE void x_put_rows_size(uint8_t *tile, uint32_t format, uint32_t tokens, u
     uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
     uint8_t *row0 = tile + (size_t)t * groups * b0 * 4u;
     uint8_t *row1 = tile + akv_plane1_offset(format, tokens, dim) + (size_t)t * groups * b1 * 4u;
-    uint8_t *at = tile + akv_scale_offset(format, tokens, dim) +
-                  (size_t)t * scales * akv_scale_bytes(format);
+    uint8_t *at =
+        tile + akv_scale_offset(format, tokens, dim) + (size_t)t * scales * akv_scale_bytes(format);
 
     for (uint32_t k = 0; k < rows; k++) {
         const uint8_t *code = work->code + k * AKV_CODE_STRIDE;
@@ -298,8 +299,8 @@ X_INLINE void x_get_row_format(const uint8_t *tile, uint32_t format, uint32_t to
     const uint8_t *row0 = tile + (size_t)t * groups * b0 * 4u;
     const uint8_t *row1 =
         tile + akv_plane1_offset(format, tokens, dim) + (size_t)t * groups * b1 * 4u;
-    const uint8_t *scales = tile + akv_scale_offset(format, tokens, dim) +
-                            (size_t)t * count * akv_scale_bytes(format);
+    const uint8_t *scales =
+        tile + akv_scale_offset(format, tokens, dim) + (size_t)t * count * akv_scale_bytes(format);
 
     if (groups == 4u)
         x_get_row_groups(row0, row1, scales, format, 4u, out);
@@ -309,11 +310,12 @@ X_INLINE void x_get_row_format(const uint8_t *tile, uint32_t format, uint32_t to
         x_get_row_groups(row0, row1, scales, format, groups, out);
     for (uint32_t s = 0; s < count; s++) /* an integer times 0 is +0 */
         if (AKV_UNLIKELY(x_unit(scales, format, s) == 0.0f))
-            memset(out + s * akv_scale_width(format), 0,
-                   4u * AKV_MIN(akv_scale_width(format), groups * 32u - s * akv_scale_width(format)));
+            memset(
+                out + s * akv_scale_width(format), 0,
+                4u * AKV_MIN(akv_scale_width(format), groups * 32u - s * akv_scale_width(format)));
 }
-static void q_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t t,
-                      float *row)
+static void q_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                      uint32_t t, float *row)
 {
     switch (format) {
     case AKV_I8:
@@ -340,7 +342,8 @@ static void q_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uin
 /* ---- QUAD order ---- */
 
 /* One unit of 32 codes in stored order to its words in both planes. */
-X_INLINE void x_unit_put(uint8_t *plane0, uint8_t *plane1, uint32_t format, size_t unit, __m256i code)
+X_INLINE void x_unit_put(uint8_t *plane0, uint8_t *plane1, uint32_t format, size_t unit,
+                         __m256i code)
 {
     uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
     if (b0 == 8u) {
@@ -378,7 +381,8 @@ static void q_put_quad(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t
         size_t unit = (size_t)(i / 8u) * quads + q;
         x_unit_put(tile, plane1, format, unit, _mm256_permute2x128_si256(d0, d4, 0x20));
         x_unit_put(tile, plane1, format, unit + quads, _mm256_permute2x128_si256(d8, d12, 0x20));
-        x_unit_put(tile, plane1, format, unit + 2u * quads, _mm256_permute2x128_si256(d0, d4, 0x31));
+        x_unit_put(tile, plane1, format, unit + 2u * quads,
+                   _mm256_permute2x128_si256(d0, d4, 0x31));
         x_unit_put(tile, plane1, format, unit + 3u * quads,
                    _mm256_permute2x128_si256(d8, d12, 0x31));
     }
@@ -392,7 +396,8 @@ static void q_put_quad(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t
         }
 }
 
-X_INLINE __m256i x_unit_get(const uint8_t *plane0, const uint8_t *plane1, uint32_t format, size_t unit)
+X_INLINE __m256i x_unit_get(const uint8_t *plane0, const uint8_t *plane1, uint32_t format,
+                            size_t unit)
 {
     uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
     __m256i code;
@@ -417,15 +422,16 @@ X_INLINE __m256i x_unit_get(const uint8_t *plane0, const uint8_t *plane1, uint32
 X_INLINE void x_get_quad_format(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
                                 uint32_t q, float *rows)
 {
-    const __m256i by_token = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0,
-                                              4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m256i by_token = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,
+                                              0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     uint32_t dp = akv_padded_dim(dim), quads = tokens / 4u, count = akv_scale_count(format, dim);
     const uint8_t *plane1 = tile + akv_plane1_offset(format, tokens, dim);
     const uint8_t *scales = tile + akv_scale_offset(format, tokens, dim);
 
     for (uint32_t i = 0; i < dp; i += 8u) {
-        __m256i v = x_integers(x_unit_get(tile, plane1, format, (size_t)(i / 8u) * quads + q), format);
+        __m256i v =
+            x_integers(x_unit_get(tile, plane1, format, (size_t)(i / 8u) * quads + q), format);
         v = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(v, by_token), order);
         __m128i half[2] = {_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)};
         for (uint32_t k = 0; k < 4u; k++) {
@@ -437,8 +443,8 @@ X_INLINE void x_get_quad_format(const uint8_t *tile, uint32_t format, uint32_t t
         }
     }
 }
-static void q_get_quad(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t q,
-                       float *rows)
+static void q_get_quad(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                       uint32_t q, float *rows)
 {
     switch (format) {
     case AKV_I8:

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Floating-point numbers as bits: conversions, sanitising, the 8-bit scale type.  Integer code
- * only, so that every device gives the same bytes whatever its half type, flush mode or compiler
- * flags are.
+ * only, so that every device gives the same bytes whatever its half type, flush mode or flags are.
  *
  * Contract (class EXACT):
- *   f32 -> f16, bf16   nearest, ties to even; overflow gives Inf; subnormal results are kept; a NaN
- * keeps its sign and leading mantissa bits and becomes quiet. f16, bf16 -> f32   exact; an f16 NaN
- * becomes quiet, a bf16 NaN keeps its bits. sane(x)            NaN -> +0; |x| > 2^100 ->
- * copysign(2^100, x); |x| < 2^-24 -> +0 (so -0 -> +0). ue5m3(x), x >= 0   s = E*8 + M: value
- * 2^(E-15) * (1 + M/8), E > 0; M * 2^-17, E = 0.  Nearest, ties to even, saturated at 0xF7 (61440).
- * Bits 14:7 of the same number as an f16. */
+ *
+ * f32 to f16, bf16: nearest, ties to even; overflow gives Inf; subnormal results are kept; a NaN
+ * keeps its sign and leading mantissa bits and becomes quiet.
+ *
+ * f16, bf16 to f32: exact; an f16 NaN becomes quiet, a bf16 NaN keeps its bits.
+ *
+ * sane(x): NaN gives +0; |x| > 2^100 gives ±2^100; |x| < 2^-24 gives +0, and so does -0.
+ *
+ * ue5m3(x), x >= 0: s = 8*E + M stands for 2^(E-15) * (1 + M/8), or M * 2^-17 where E = 0. Nearest,
+ *     ties to even, saturated at 0xF7 (61440).  Bits 14:7 of the same number as an f16. */
 #ifndef AKV_KERNEL_FP_H
 #define AKV_KERNEL_FP_H
 #include "format.h"

@@ -1,17 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Scales and codes of the quantised formats, for private arrays of sane values (fp.h).
  *
- * Contract (class EXACT).  amax = max |x| over the elements of one scale, as integer maximum of
- * bits. I8, N6   d = min(f16_rne(f32_rne(amax * C)), 65504), C = f32(1/127), f32(1/31); code =
- * clamp(nearest integer of x/d in real arithmetic, ties to even, ±127, ±31); d = 0: 0. Stored: I8
- * the byte, N6 code + 32.  Value d * code, exact in f32. N5 … N2  d = ue5m3(f32_rne(amax * B[m])),
- * B[m] = f32(r_m * 128 / 127), m = 0 without search; code = index of the nearest of d*c/128 over
- * the codebook c (ascending from the most negative), ties to the even index; d = 0: the first
- * positive index, which reads as +0. Value d * c / 128, exact in f32 and f16. search   e = exponent
- * of amax, n_i = rint(|x_i| * 2^(12-e)), d = M * 2^q with M = 1.mmm * 8 or the subnormal mantissa;
- * level r_j = M * c_j * 2^(q+5-e) over the positive codebook, rounded half up where that is a right
- * shift, 0 for shifts beyond 31; error(m) = sum_i min_j (n_i - r_j)^2 in 32 bits, which never
- * overflows.  The least error wins, the least m on ties. NaN cannot occur: values are sane. */
+ * Contract (class EXACT); docs/format.md has the tables.  amax = max |x| over the elements of one
+ * scale, as integer maximum of bits.  NaN cannot occur: values are sane.
+ *
+ * I8, N6: d = min(f16(amax * C), 65504), C = f32(1/127), f32(1/31), an f32 product rounded to f16.
+ *     code = integer nearest to x/d in real arithmetic, ties to even, clamped to ±127, ±31; 0 if d
+ * = 0. Stored: I8 the byte, N6 code + 32.  Value: d * code, exact in f32.
+ *
+ * N5 … N2: d = ue5m3(amax * B[m]), B[m] = f32(r_m * 128/127); m = 0 without search.
+ *     code = index of the value nearest to x among d*c/128, c ascending over the codebook, in real
+ *     arithmetic, ties to the even index; the first positive index if d = 0, which reads as +0.
+ *     Value: d * c / 128, exact in f32 and in f16.
+ *
+ * Search: e = exponent of amax, n_i = rint(|x_i| * 2^(12-e)), d = M * 2^q with an integer M < 16;
+ *     level r_j = M * c_j * 2^(q+5-e) over the positive codebook, rounded half up where the shift
+ * is to the right, 0 for shifts beyond 31; error = sum over i of min over j of (n_i - r_j)^2, which
+ * fits 32 bits.  The least error wins, the least m on ties. */
 #ifndef AKV_KERNEL_QUANT_H
 #define AKV_KERNEL_QUANT_H
 #include "fp.h"

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The rotation: a block-diagonal Hadamard transform of a row.
  *
- * Contract (class EXACT).  Block n = 2^k = akv_rotate_block(dim); dim is a multiple of n.
- *   stage s = 1, 2, 4 … n/2, in this order, for every j with bit s clear:
- *       (x[j], x[j+s]) <- (x[j] + x[j+s], x[j] - x[j+s]), each sum correctly rounded to f32;
- *   storing:  y = sane(x * 2^-floor(k/2));   reading back:  x = y * 2^(floor(k/2) - k).
- * The factors are powers of two and |x| is 0 or within 2^-24 … 2^109, so that they round nothing.
- * Reading back the decoded row loses only what the additions round. */
+ * Contract (class EXACT).  Block n = 2^k = akv_rotate_block(dim), which divides dim.
+ *
+ * Stages s = 1, 2, 4 … n/2, in this order, for every j with bit s clear:
+ *     (x[j], x[j+s]) becomes (x[j] + x[j+s], x[j] - x[j+s]), each sum correctly rounded to f32.
+ *
+ * Storing: y = sane(x * 2^-floor(k/2)).  Reading back: x = y * 2^(floor(k/2) - k).
+ *
+ * The factors are powers of two and magnitudes are 0 or within 2^-24 … 2^109: they round nothing.
+ */
 #ifndef AKV_KERNEL_ROTATE_H
 #define AKV_KERNEL_ROTATE_H
 #include "fp.h"
