@@ -83,9 +83,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 akv_u32 r = threadIdx.x / COLUMNS, c = threadIdx.x % COLUMNS;
                 akv_i32 lo, hi, position = (akv_i32)(at + r);
                 bool live = c < w.columns && column_range(p, w.seq, w.tile * COLUMNS + c, &lo, &hi);
-                float dot = 0.0f;
-                for (akv_u32 i = 0u; i < p.k_dim; i++)
-                    dot += q[c * p.k_dim + i] * rows[r * pitch + i];
+                float part[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+                for (akv_u32 i = 0u; i < p.k_dim; i += 8u) /* head sizes are multiples of 16 */
+#pragma unroll
+                    for (int j = 0; j < 8; j++)
+                        part[j] += q[c * p.k_dim + i + j] * rows[r * pitch + i + j];
+                float dot = ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
                 score[r][c] = live && position >= lo && position <= hi
                                   ? finish_score(p, dot) +
                                         mask_bias(p, a, w.seq, w.tile * COLUMNS + c, (akv_u32)position)

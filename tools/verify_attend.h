@@ -54,8 +54,8 @@ void attend_data_free(struct verify *v, struct attend_case *c, struct verify_poo
 bool attend_reference(struct verify *v, struct attend_case *c);
 /* Largest error a device may make, as a share of `worth` (docs/attention.md), rounding of the
  * output type not included. */
-double attend_bound(const struct attend_case *c);
+double attend_bound(const struct attend_case *c, bool gpu);
 /* Largest error of a log-sum-exp. */
-double attend_lse_bound(const struct attend_case *c);
+double attend_lse_bound(const struct attend_case *c, bool gpu);
 
 #endif

@@ -105,21 +105,22 @@ bool attend_reference(struct verify *v, struct attend_case *c)
 }
 
 /* Without AKV_ATTEND_PRECISE a device may take the query of quantised keys as int8 and the weights of
- * quantised values as 8-bit numbers. */
-static bool approximate(const struct attend_case *c)
+ * quantised values as 8-bit numbers; a GPU may take queries and weights as f16 whatever the rows are. */
+static double approximation(const struct attend_case *c, bool gpu)
 {
-    return !(c->flags & AKV_ATTEND_PRECISE) &&
-           !(akv_format_raw(c->format[0]) && akv_format_raw(c->format[1]));
+    if (c->flags & AKV_ATTEND_PRECISE)
+        return 0.0;
+    return akv_format_raw(c->format[0]) && akv_format_raw(c->format[1])
+               ? (gpu ? 0x1p-9 : 0.0)
+               : 0.03;
 }
 
-double attend_bound(const struct attend_case *c)
+double attend_bound(const struct attend_case *c, bool gpu)
 {
-    double rounding = 0x1p-22 * (8.0 + c->largest_score);
-    return approximate(c) ? 0.03 + rounding : rounding;
+    return approximation(c, gpu) + 0x1p-22 * (8.0 + c->largest_score);
 }
 
-double attend_lse_bound(const struct attend_case *c)
+double attend_lse_bound(const struct attend_case *c, bool gpu)
 {
-    double rounding = 0x1p-22 * (8.0 + c->largest_score);
-    return approximate(c) ? 0.06 + rounding : rounding;
+    return 2.0 * approximation(c, gpu) + 0x1p-22 * (8.0 + c->largest_score);
 }
