@@ -197,6 +197,11 @@ AC_DEFUN([AKV_CHECK_OPENCL], [
     [AC_MSG_ERROR([--with-opencl: "$with_opencl" is not one of auto, yes, no])])
   AS_IF([test "x$have_opencl$with_opencl" = xnoyes], [AC_MSG_ERROR([--with-opencl: $why_opencl])])
   AM_CONDITIONAL([WITH_OPENCL], [test "x$have_opencl" = xyes])
+  dnl An example links the loader library as a program of a user would.
+  link_opencl=no
+  AS_IF([test "x$have_opencl" = xyes],
+    [AC_CHECK_LIB([OpenCL], [clGetPlatformIDs], [link_opencl=yes], [])])
+  AM_CONDITIONAL([LINK_OPENCL], [test "x$link_opencl" = xyes])
 ])
 
 dnl CUDA: nvcc makes the device images; the driver library is opened at run time.

@@ -32,7 +32,8 @@ static int open_folder(int parent, const char *name, bool private)
     struct stat about;
     if (mkdirat(parent, name, 0700) != 0 && errno != EEXIST)
         return -1;
-    int folder = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (private ? O_NOFOLLOW : 0));
+    int folder =
+        openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (private ? O_NOFOLLOW : 0));
     if (folder < 0)
         return -1;
     if (fstat(folder, &about) != 0 ||
@@ -51,7 +52,8 @@ static int open_cache(anykv_context *context)
     bool own = cache && cache[0] == '/'; /* the XDG rule: a relative path counts as unset */
     if (!own && (!home || home[0] != '/'))
         return -1;
-    int top = own ? open_folder(AT_FDCWD, cache, false) : open(home, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int top =
+        own ? open_folder(AT_FDCWD, cache, false) : open(home, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int folder = top;
     if (top >= 0 && !own) {
         folder = open_folder(top, ".cache", false);
@@ -103,13 +105,15 @@ static bool write_all(int file, const uint8_t *from, size_t bytes)
     return true;
 }
 
-static uint8_t *read_file(anykv_context *context, int file, const akv_digest *key, size_t *bytes_out)
+static uint8_t *read_file(anykv_context *context, int file, const akv_digest *key,
+                          size_t *bytes_out)
 {
     struct stat about;
     uint8_t header[HEADER_BYTES];
     uint64_t bytes;
     if (fstat(file, &about) != 0 || !S_ISREG(about.st_mode) || about.st_uid != geteuid() ||
-        (uint64_t)about.st_size <= HEADER_BYTES || (uint64_t)about.st_size > MAX_BINARY + HEADER_BYTES)
+        (uint64_t)about.st_size <= HEADER_BYTES ||
+        (uint64_t)about.st_size > MAX_BINARY + HEADER_BYTES)
         return NULL;
     if (!read_all(file, header, sizeof header) || memcmp(header, MAGIC, 8) != 0 ||
         memcmp(header + 16, key->byte, sizeof key->byte) != 0)
@@ -143,8 +147,8 @@ uint8_t *akv_cl_cache_read(anykv_context *context, const akv_digest *key, size_t
     if (file >= 0) {
         binary = read_file(context, file, key, bytes_out);
         if (!binary)
-            akv_log(context, ANYKV_LOG_INFO, "opencl: cached program %.16s is damaged, building anew",
-                    name);
+            akv_log(context, ANYKV_LOG_INFO,
+                    "opencl: cached program %.16s is damaged, building anew", name);
         (void)close(file);
     }
     (void)close(folder);

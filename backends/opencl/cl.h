@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the OpenCL backend's files share: the loaded functions and the records behind the handles. */
+/* What the OpenCL backend's files share: the loaded functions and the records behind the handles.
+ */
 #ifndef AKV_CL_H
 #define AKV_CL_H
 #define CL_TARGET_OPENCL_VERSION 120
@@ -40,8 +41,8 @@ anykv_status akv_cl_index_of(anykv_context *context, const struct akv_cl *cl, cl
 void akv_cl_describe(const struct akv_cl *cl, const struct akv_cl_place *place,
                      struct akv_device_info *info);
 /* A text property, always terminated, "" when the device does not answer. */
-void akv_cl_device_text(const struct akv_cl *cl, cl_device_id device, cl_device_info what, char *text,
-                        size_t text_bytes);
+void akv_cl_device_text(const struct akv_cl *cl, cl_device_id device, cl_device_info what,
+                        char *text, size_t text_bytes);
 void akv_cl_platform_text(const struct akv_cl *cl, cl_platform_id platform, cl_platform_info what,
                           char *text, size_t text_bytes);
 
@@ -58,12 +59,12 @@ struct akv_cl_device {
     cl_context context;        /* retained where it is the caller's */
     cl_command_queue internal; /* mapping and filling of new memory; guarded by `lock` */
     enum akv_cl_shape shape;
-    cl_uint units;             /* compute units */
-    size_t max_group;          /* work-items in a group, at most 256 */
-    bool scrub;                /* local memory is overwritten before a kernel ends */
-    akv_mutex lock;            /* guards programs and internal; never held while a program is built */
+    cl_uint units;    /* compute units */
+    size_t max_group; /* work-items in a group, at most 256 */
+    bool scrub;       /* local memory is overwritten before a kernel ends */
+    akv_mutex lock;   /* guards programs and internal; never held while a program is built */
     struct akv_cl_program *programs;
-    char identity[64];         /* hexadecimal digest of platform, device and driver */
+    char identity[64]; /* hexadecimal digest of platform, device and driver */
 };
 static inline struct akv_cl_device *akv_cl_device(struct akv_device *device)
 {
@@ -95,17 +96,19 @@ struct akv_cl_queue {
     struct akv_queue base;
     cl_command_queue queue;
     bool profiled;
-    akv_mutex lock;                /* guards everything below, and keeps the order of calls */
-    struct akv_cl_kernel *kernels; /* kernel objects belong to one queue, hence to one thread at a time */
-    struct akv_mem *stage;         /* pinned; AKV_CL_STAGES pieces, made at the first put */
+    akv_mutex lock; /* guards everything below, and keeps the order of calls */
+    struct akv_cl_kernel
+        *kernels;          /* kernel objects belong to one queue, hence to one thread at a time */
+    struct akv_mem *stage; /* pinned; AKV_CL_STAGES pieces, made at the first put */
     cl_event stage_busy[AKV_CL_STAGES]; /* last transfer out of a full piece */
-    uint64_t stage_at;             /* next free byte of the ring */
+    uint64_t stage_at;                  /* next free byte of the ring */
 };
 static inline struct akv_cl_queue *akv_cl_queue(struct akv_queue *queue)
 {
     return (struct akv_cl_queue *)queue;
 }
-anykv_status akv_cl_queue_create(struct akv_device *device, void *native, struct akv_queue **queue_out);
+anykv_status akv_cl_queue_create(struct akv_device *device, void *native,
+                                 struct akv_queue **queue_out);
 void akv_cl_queue_destroy(struct akv_queue *queue);
 anykv_status akv_cl_queue_put(struct akv_queue *queue, struct akv_span dst, const void *src);
 anykv_status akv_cl_queue_get(struct akv_queue *queue, void *dst, struct akv_span src);
@@ -160,8 +163,8 @@ struct akv_cl_plan {
     char options[136];
 };
 /* The programs of a kernel, in the order of its passes. */
-uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id kernel, const void *params,
-                      struct akv_cl_plan plans[AKV_CL_PLANS]);
+uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id kernel,
+                      const void *params, struct akv_cl_plan plans[AKV_CL_PLANS]);
 /* How attention is split: parts (akv_attend_part), query rows of a work-group, scratch. */
 struct akv_cl_attend {
     uint32_t least, most;
@@ -169,7 +172,8 @@ struct akv_cl_attend {
     uint32_t slots;      /* of a sequence, for results of parts; 0: no sequence has two parts */
     uint32_t slot_bytes; /* all query heads */
 };
-struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device, const akv_attend_params *p);
+struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device,
+                                         const akv_attend_params *p);
 
 /* ---- kernels.c ---- */
 struct akv_cl_kernel {
@@ -184,9 +188,12 @@ anykv_status akv_cl_kernel_prepare(struct akv_device *device, enum akv_kernel_id
 anykv_status akv_cl_kernel_launch(struct akv_queue *queue, const struct akv_launch *launch);
 
 /* ---- kat.c ---- */
-/* Known-answer test: encodes and decodes embedded rows and compares bytes.  E_DEVICE with the reason. */
+/* Known-answer test: encodes and decodes embedded rows and compares bytes.  E_DEVICE with the
+ * reason. */
 anykv_status akv_cl_known_answers(struct akv_cl_device *device);
 /* Bits of the 8 rows of 64 that it encodes. */
 void akv_cl_known_rows(uint32_t rows[8 * 64]);
+/* Hexadecimal SHA-256 of tile and decoded rows, "" for a format without an answer. */
+const char *akv_cl_known_digest(uint32_t format);
 
 #endif

@@ -6,8 +6,9 @@
 
 static void identify(struct akv_cl_device *device)
 {
-    static const cl_device_info device_texts[] = {CL_DEVICE_NAME, CL_DEVICE_VENDOR, CL_DEVICE_VERSION,
-                                                  CL_DRIVER_VERSION, CL_DEVICE_OPENCL_C_VERSION};
+    static const cl_device_info device_texts[] = {CL_DEVICE_NAME, CL_DEVICE_VENDOR,
+                                                  CL_DEVICE_VERSION, CL_DRIVER_VERSION,
+                                                  CL_DEVICE_OPENCL_C_VERSION};
     static const cl_platform_info platform_texts[] = {CL_PLATFORM_NAME, CL_PLATFORM_VERSION};
     char text[256];
     akv_sha256 state;
@@ -17,7 +18,8 @@ static void identify(struct akv_cl_device *device)
         akv_sha256_update(&state, text, strlen(text) + 1);
     }
     for (size_t i = 0; i < sizeof platform_texts / sizeof *platform_texts; i++) {
-        akv_cl_platform_text(device->cl, device->place.platform, platform_texts[i], text, sizeof text);
+        akv_cl_platform_text(device->cl, device->place.platform, platform_texts[i], text,
+                             sizeof text);
         akv_sha256_update(&state, text, strlen(text) + 1);
     }
     akv_digest digest = akv_sha256_final(&state);
@@ -25,8 +27,8 @@ static void identify(struct akv_cl_device *device)
         snprintf(device->identity + 2 * i, 3, "%02x", digest.byte[i]);
 }
 
-/* A GPU takes the GPU shape, everything else the CPU shape; ANYKV_OPENCL_SHAPE=gpu or cpu overrides,
- * so that both can be tested on one machine. */
+/* A GPU takes the GPU shape, everything else the CPU shape; ANYKV_OPENCL_SHAPE=gpu or cpu
+ * overrides, so that both can be tested on one machine. */
 static anykv_status choose_shape(struct akv_cl_device *device)
 {
     const char *wish = getenv("ANYKV_OPENCL_SHAPE");
@@ -40,11 +42,12 @@ static anykv_status choose_shape(struct akv_cl_device *device)
     return ANYKV_OK;
 }
 
-/* Vendors whose GPUs hand local memory to the next kernel as it was left (CVE-2023-4969: AMD, Apple,
- * Qualcomm, Imagination); NVIDIA, Intel and CPUs are known not to. */
+/* Vendors whose GPUs hand local memory to the next kernel as it was left (CVE-2023-4969: AMD,
+ * Apple, Qualcomm, Imagination); NVIDIA, Intel and CPUs are known not to. */
 static bool leaks_local_memory(const struct akv_device_info *info)
 {
-    return (info->caps & AKV_CAP_GPU) && !strstr(info->vendor, "NVIDIA") && !strstr(info->vendor, "Intel");
+    return (info->caps & AKV_CAP_GPU) && !strstr(info->vendor, "NVIDIA") &&
+           !strstr(info->vendor, "Intel");
 }
 
 static anykv_status adopt_context(struct akv_cl_device *device, const anykv_device_options *options)
@@ -55,8 +58,8 @@ static anykv_status adopt_context(struct akv_cl_device *device, const anykv_devi
     size_t bytes = 0;
     if (!options->cl_device)
         return akv_fail(context, ANYKV_E_ARG, "cl_device: NULL beside a cl_context");
-    cl_int code = cl->context_info(options->cl_context, CL_CONTEXT_DEVICES, sizeof members, members,
-                                   &bytes);
+    cl_int code =
+        cl->context_info(options->cl_context, CL_CONTEXT_DEVICES, sizeof members, members, &bytes);
     if (code != CL_SUCCESS)
         return akv_fail(context, ANYKV_E_ARG, "cl_context: %s (%d)", akv_cl_error_name(code), code);
     size_t at = 0, count = bytes / sizeof *members;
@@ -73,8 +76,8 @@ static anykv_status adopt_context(struct akv_cl_device *device, const anykv_devi
 
 static anykv_status make_context(struct akv_cl_device *device)
 {
-    const cl_context_properties properties[] = {
-        CL_CONTEXT_PLATFORM, (cl_context_properties)device->place.platform, 0};
+    const cl_context_properties properties[] = {CL_CONTEXT_PLATFORM,
+                                                (cl_context_properties)device->place.platform, 0};
     cl_int code;
     device->context =
         device->cl->create_context(properties, 1, &device->place.device, NULL, NULL, &code);
@@ -103,10 +106,10 @@ static anykv_status judge(struct akv_cl_device *device)
     cl_uint units = 1;
     akv_cl_describe(device->cl, &device->place, info);
     if (!info->usable)
-        return akv_fail(device->base.context, ANYKV_E_DEVICE, "device: %s is not usable: %s", info->name,
-                        info->reason);
-    if (device->cl->device_info(device->place.device, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units, &units,
-                                NULL) != CL_SUCCESS)
+        return akv_fail(device->base.context, ANYKV_E_DEVICE, "device: %s is not usable: %s",
+                        info->name, info->reason);
+    if (device->cl->device_info(device->place.device, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units,
+                                &units, NULL) != CL_SUCCESS)
         units = 1;
     device->units = units;
     device->scrub = leaks_local_memory(info);

@@ -10,9 +10,9 @@
 
 struct akv_cl_event {
     struct akv_event base;
-    akv_mutex lock;   /* guards everything below */
-    akv_cond passed;  /* pending became 0 */
-    cl_event event;   /* NULL: never recorded, counts as passed */
+    akv_mutex lock;  /* guards everything below */
+    akv_cond passed; /* pending became 0 */
+    cl_event event;  /* NULL: never recorded, counts as passed */
     bool profiled;
     uint32_t pending; /* callbacks that have not run */
     int fd[2];        /* pipe: read end, write end; -1: none was asked for */
@@ -26,7 +26,8 @@ static struct akv_cl_event *cl_event_of(struct akv_event *event)
 static cl_int state(const struct akv_cl *cl, cl_event event)
 {
     cl_int value = CL_QUEUED;
-    cl_int code = cl->event_info(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof value, &value, NULL);
+    cl_int code =
+        cl->event_info(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof value, &value, NULL);
     if (code != CL_SUCCESS)
         return code;
     return value < 0 ? value : value == CL_COMPLETE;
@@ -60,8 +61,8 @@ anykv_status akv_cl_await(struct akv_cl_device *device, cl_event event, const ch
         if (passed)
             return ANYKV_OK;
         if (akv_now_ns() >= deadline)
-            return akv_fail(device->base.context, ANYKV_E_TIMEOUT, "%s: not done after %llu ns", what,
-                            (unsigned long long)timeout_ns);
+            return akv_fail(device->base.context, ANYKV_E_TIMEOUT, "%s: not done after %llu ns",
+                            what, (unsigned long long)timeout_ns);
         struct timespec span = {0, pause};
         (void)nanosleep(&span, NULL);
         pause = AKV_MIN(pause * 2, (long)POLL_LAST_NS);
@@ -247,11 +248,11 @@ anykv_status akv_cl_event_elapsed(struct akv_event *from, struct akv_event *to, 
     for (int i = 0; i < 2; i++) {
         struct akv_cl_event *event = cl_event_of(i ? to : from);
         if (!event->event || !event->profiled)
-            return akv_fail(device->base.context, ANYKV_E_UNSUPPORTED,
-                            "event: %s", event->event ? "the caller's queue does not measure time"
-                                                      : "was never recorded");
-        cl_int code = device->cl->event_profile(event->event, CL_PROFILING_COMMAND_END, sizeof at[i],
-                                                &at[i], NULL);
+            return akv_fail(device->base.context, ANYKV_E_UNSUPPORTED, "event: %s",
+                            event->event ? "the caller's queue does not measure time"
+                                         : "was never recorded");
+        cl_int code = device->cl->event_profile(event->event, CL_PROFILING_COMMAND_END,
+                                                sizeof at[i], &at[i], NULL);
         if (code == CL_PROFILING_INFO_NOT_AVAILABLE)
             return akv_fail(device->base.context, ANYKV_E_STATE, "event: has not passed");
         if (code != CL_SUCCESS)

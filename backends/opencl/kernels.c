@@ -7,7 +7,8 @@
 /* Every kernel: its parameters by value, up to 8 spans, up to 8 slabs, a few numbers; OpenCL grants
  * 1024 bytes. */
 #define AKV_KERNEL(ID, family, name, class_, arguments)                                            \
-    _Static_assert(sizeof(akv_##name##_params) + 16 * (arguments) + 16 * AKV_MAX_SLABS + 16 <= 1024, \
+    _Static_assert(sizeof(akv_##name##_params) + 16 * (arguments) + 16 * AKV_MAX_SLABS + 16 <=     \
+                       1024,                                                                       \
                    #name " has too many bytes of parameters for OpenCL");
 #include "../../lib/kernel/kernels.def"
 #undef AKV_KERNEL
@@ -61,8 +62,10 @@ static void bind_u32(struct binder *binder, uint32_t value)
     bind(binder, sizeof value, &value);
 }
 
-/* The buffer, and the offset in it.  An absent span binds `instead`, which the kernel leaves alone. */
-static void bind_span(struct binder *binder, const struct akv_span *span, const struct akv_span *instead)
+/* The buffer, and the offset in it.  An absent span binds `instead`, which the kernel leaves alone.
+ */
+static void bind_span(struct binder *binder, const struct akv_span *span,
+                      const struct akv_span *instead)
 {
     const struct akv_span *bound = span->mem ? span : instead;
     cl_ulong offset = bound->offset;
@@ -71,7 +74,8 @@ static void bind_span(struct binder *binder, const struct akv_span *span, const 
 }
 
 /* All eight slabs where there are several: absent ones repeat the first and are never named. */
-static void bind_slabs(struct binder *binder, const struct akv_launch *launch, const akv_pool_map *pool)
+static void bind_slabs(struct binder *binder, const struct akv_launch *launch,
+                       const akv_pool_map *pool)
 {
     uint32_t count = pool->slabs > 1 ? AKV_MAX_SLABS : 1;
     for (uint32_t i = 0; i < count; i++)
@@ -117,7 +121,8 @@ struct grid {
     uint64_t groups[3];
 };
 
-static uint64_t row_groups(const struct akv_cl_device *device, uint64_t rows, uint32_t dim, bool quad)
+static uint64_t row_groups(const struct akv_cl_device *device, uint64_t rows, uint32_t dim,
+                           bool quad)
 {
     uint32_t each = AKV_CL_ROWS;
     if (device->shape == AKV_CL_SHAPE_GPU) {
@@ -202,10 +207,10 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
         if (pass == 0) {
             *grid = attend_grid(&shape, p);
             bind_slabs(binder, launch, &p->pool);
-        return ANYKV_OK;
+            return ANYKV_OK;
         }
-        uint32_t tokens = AKV_MIN(p->max_tokens, (p->bound_seq_tokens ? p->bound_seq_tokens
-                                                                      : p->max_tokens));
+        uint32_t tokens =
+            AKV_MIN(p->max_tokens, (p->bound_seq_tokens ? p->bound_seq_tokens : p->max_tokens));
         /* Only sequences of several parts are combined, and those have few new tokens. */
         grid->groups[0] = AKV_MIN(tokens, shape.most / 2u);
         grid->groups[1] = p->q_heads;
@@ -215,7 +220,8 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
     case AKV_KERNEL_COUNT:
         break;
     }
-    return akv_fail(device->base.context, ANYKV_E_INTERNAL, "launch.kernel: %d", (int)launch->kernel);
+    return akv_fail(device->base.context, ANYKV_E_INTERNAL, "launch.kernel: %d",
+                    (int)launch->kernel);
 }
 
 /* One pass: binds and enqueues.  Caller holds the queue's lock. */
@@ -239,8 +245,8 @@ static anykv_status run_pass(struct akv_cl_device *device, struct akv_cl_queue *
     size_t local[3] = {device->shape == AKV_CL_SHAPE_GPU ? AKV_CL_WG : 1, 1, 1};
     size_t global[3] = {(size_t)grid.groups[0] * local[0], (size_t)grid.groups[1],
                         (size_t)grid.groups[2]};
-    cl_int code = device->cl->enqueue_kernel(queue->queue, binder.kernel, 3, NULL, global, local, 0, NULL,
-                                             NULL);
+    cl_int code = device->cl->enqueue_kernel(queue->queue, binder.kernel, 3, NULL, global, local, 0,
+                                             NULL, NULL);
     return code == CL_SUCCESS ? ANYKV_OK : akv_cl_fail(device->base.context, entry, code);
 }
 
@@ -249,8 +255,8 @@ static anykv_status refuse_pinned(const struct akv_launch *launch, anykv_context
 {
     for (uint32_t i = 0; i < akv_kernels[launch->kernel].arguments; i++)
         if (launch->arg[i].mem && akv_cl_mem(launch->arg[i].mem)->map)
-            return akv_fail(context, ANYKV_E_ARG, "launch.arg %u: pinned memory is mapped by the host",
-                            i);
+            return akv_fail(context, ANYKV_E_ARG,
+                            "launch.arg %u: pinned memory is mapped by the host", i);
     return ANYKV_OK;
 }
 

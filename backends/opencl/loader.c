@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Opens the OpenCL loader library at run time; its absence is a reason, never a failure to start. */
+/* Opens the OpenCL loader library at run time; its absence is a reason, never a failure to start.
+ */
 #include "cl.h"
 #include <dlfcn.h>
 #include <stdio.h>
@@ -18,7 +19,8 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct akv_cl table; /* guarded by `once` */
 static char failure[200];   /* guarded by `once`; empty: loaded */
 
-/* The library stays open for the life of the process: several drivers crash when they are closed. */
+/* The library stays open for the life of the process: several drivers crash when they are closed.
+ */
 static void load(void)
 {
     const char *path = getenv("ANYKV_OPENCL_LIBRARY");

@@ -9,7 +9,8 @@ static cl_int touch(struct akv_cl_device *device, cl_mem buffer, uint64_t bytes)
     const struct akv_cl *cl = device->cl;
     const uint32_t zero[4] = {0, 0, 0, 0};
     akv_mutex_lock(&device->lock);
-    cl_int code = cl->enqueue_fill(device->internal, buffer, zero, sizeof zero, 0, bytes, 0, NULL, NULL);
+    cl_int code =
+        cl->enqueue_fill(device->internal, buffer, zero, sizeof zero, 0, bytes, 0, NULL, NULL);
     if (code == CL_SUCCESS)
         code = cl->finish(device->internal);
     akv_mutex_unlock(&device->lock);

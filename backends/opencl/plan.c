@@ -5,7 +5,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-/* Head sizes that get programs of their own; the others share one that reads its size at run time. */
+/* Head sizes that get programs of their own; the others share one that reads its size at run time.
+ */
 static bool common_dim(uint32_t dim)
 {
     return dim == 64 || dim == 128 || dim == 256;
@@ -23,7 +24,8 @@ static void add(struct akv_cl_plan *plan, const char *format, ...)
     (void)length;
 }
 
-static void begin(struct akv_cl_plan *plan, const char *source, const char *entry, const char *option)
+static void begin(struct akv_cl_plan *plan, const char *source, const char *entry,
+                  const char *option)
 {
     plan->source = source;
     plan->entry = entry;
@@ -98,14 +100,15 @@ static void plan_gather(const akv_gather_params *p, struct akv_cl_plan *plan)
     add_pool(plan, &p->pool);
 }
 
-/* Work is split along a sequence into parts of at least LEAST positions, at most MOST of them, from the
- * sequence's own numbers alone (akv_attend_part). */
+/* Work is split along a sequence into parts of at least LEAST positions, at most MOST of them, from
+ * the sequence's own numbers alone (akv_attend_part). */
 #define GPU_LEAST 512u
 #define GPU_MOST  64u
 #define CPU_LEAST 1024u
 #define CPU_MOST  8u
 
-struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device, const akv_attend_params *p)
+struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device,
+                                         const akv_attend_params *p)
 {
     struct akv_cl_attend shape;
     bool gpu = device->shape == AKV_CL_SHAPE_GPU;
@@ -115,15 +118,14 @@ struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device, con
     shape.rows = !gpu || widest <= 128 ? 4 : widest <= 256 ? 2 : 1;
     uint64_t longest = (uint64_t)p->max_length + p->max_tokens;
     uint64_t parts = AKV_MIN((uint64_t)shape.most, longest / shape.least + 1u);
-    shape.slots = longest > shape.least
-                      ? (uint32_t)AKV_MIN((uint64_t)shape.most, parts * p->max_tokens)
-                      : 0;
+    shape.slots =
+        longest > shape.least ? (uint32_t)AKV_MIN((uint64_t)shape.most, parts * p->max_tokens) : 0;
     shape.slot_bytes = (2u + p->v_dim) * 4u * p->q_heads;
     return shape;
 }
 
-/* The CPU shape has one program for all; the GPU shape keeps rows in registers, so that head sizes are
- * fixed, and formats too for the common sizes. */
+/* The CPU shape has one program for all; the GPU shape keeps rows in registers, so that head sizes
+ * are fixed, and formats too for the common sizes. */
 static void plan_attend(const struct akv_cl_device *device, const akv_attend_params *p,
                         struct akv_cl_plan *plan)
 {
@@ -139,8 +141,8 @@ static void plan_attend(const struct akv_cl_device *device, const akv_attend_par
             tiles->k_format[1], tiles->v_format[0], tiles->v_format[1]);
 }
 
-uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id kernel, const void *params,
-                      struct akv_cl_plan plans[AKV_CL_PLANS])
+uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id kernel,
+                      const void *params, struct akv_cl_plan plans[AKV_CL_PLANS])
 {
     const akv_encode_params *encode = params;
     const akv_append_params *append = params;

@@ -7,14 +7,14 @@
 #define MAX_DEVICES   32u /* of one platform */
 
 /* cl_khr_device_uuid, and AMD's free-memory query (KiB of the whole, then of the largest piece). */
-#define DEVICE_UUID_KHR     0x106Au
-#define DEVICE_FREE_AMD     0x4039u
-#define UUID_BYTES          16u
+#define DEVICE_UUID_KHR 0x106Au
+#define DEVICE_FREE_AMD 0x4039u
+#define UUID_BYTES      16u
 
 /* What every kernel of ours may rely on. */
 #define MIN_PARAMETER_BYTES 1024u
 #define MIN_LOCAL_BYTES     16384u
-#define MIN_GROUP           64u
+#define MIN_GROUP           128u
 
 static void trim_copy(char *text, size_t text_bytes, const char *from)
 {
@@ -26,8 +26,8 @@ static void trim_copy(char *text, size_t text_bytes, const char *from)
         text[--length] = '\0';
 }
 
-void akv_cl_device_text(const struct akv_cl *cl, cl_device_id device, cl_device_info what, char *text,
-                        size_t text_bytes)
+void akv_cl_device_text(const struct akv_cl *cl, cl_device_id device, cl_device_info what,
+                        char *text, size_t text_bytes)
 {
     char buffer[1024] = "";
     if (cl->device_info(device, what, sizeof buffer - 1, buffer, NULL) != CL_SUCCESS)
@@ -44,7 +44,8 @@ void akv_cl_platform_text(const struct akv_cl *cl, cl_platform_id platform, cl_p
     trim_copy(text, text_bytes, buffer);
 }
 
-static uint64_t number(const struct akv_cl *cl, cl_device_id device, cl_device_info what, size_t bytes)
+static uint64_t number(const struct akv_cl *cl, cl_device_id device, cl_device_info what,
+                       size_t bytes)
 {
     uint64_t value = 0; /* little-endian hosts only: a short answer fills the low bytes */
     if (cl->device_info(device, what, bytes, &value, NULL) != CL_SUCCESS)
@@ -77,7 +78,8 @@ static void judge(const struct akv_cl *cl, cl_device_id device, char *reason, si
     }
     akv_cl_device_text(cl, device, CL_DEVICE_PROFILE, text, sizeof text);
     if (strcmp(text, "FULL_PROFILE")) {
-        snprintf(reason, bytes, "profile is %s, FULL_PROFILE is needed", text[0] ? text : "unknown");
+        snprintf(reason, bytes, "profile is %s, FULL_PROFILE is needed",
+                 text[0] ? text : "unknown");
         return;
     }
     akv_cl_device_text(cl, device, CL_DEVICE_VERSION, text, sizeof text);
@@ -110,6 +112,10 @@ static void judge(const struct akv_cl *cl, cl_device_id device, char *reason, si
                  (unsigned long long)value, MIN_LOCAL_BYTES);
         return;
     }
+    if (!number(cl, device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong))) {
+        snprintf(reason, bytes, "device does not say how much memory it allocates");
+        return;
+    }
     value = number(cl, device, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof(size_t));
     if (value < MIN_GROUP)
         snprintf(reason, bytes, "work-groups hold %llu items, %u are needed",
@@ -125,9 +131,8 @@ static void describe_uuid(const struct akv_cl *cl, cl_device_id device, char *te
         return;
     size_t at = 0;
     for (size_t i = 0; i < UUID_BYTES && at + 4 < bytes; i++)
-        at += (size_t)snprintf(text + at, bytes - at, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x"
-                                                                                           : "%02x",
-                               uuid[i]);
+        at += (size_t)snprintf(text + at, bytes - at,
+                               i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", uuid[i]);
 }
 
 void akv_cl_describe(const struct akv_cl *cl, const struct akv_cl_place *place,
@@ -165,7 +170,8 @@ void akv_cl_describe(const struct akv_cl *cl, const struct akv_cl_place *place,
 
 /* Visits the devices in their fixed order until `visit` returns true. */
 static anykv_status walk(anykv_context *context, const struct akv_cl *cl,
-                         bool (*visit)(void *user, uint32_t index, const struct akv_cl_place *place),
+                         bool (*visit)(void *user, uint32_t index,
+                                       const struct akv_cl_place *place),
                          void *user, uint32_t *count_out)
 {
     cl_platform_id platforms[MAX_PLATFORMS];
@@ -179,11 +185,12 @@ static anykv_status walk(anykv_context *context, const struct akv_cl *cl,
     for (cl_uint p = 0; p < AKV_MIN(platform_count, MAX_PLATFORMS); p++) {
         cl_device_id devices[MAX_DEVICES];
         cl_uint device_count = 0;
-        code = cl->device_ids(platforms[p], CL_DEVICE_TYPE_ALL, MAX_DEVICES, devices, &device_count);
+        code =
+            cl->device_ids(platforms[p], CL_DEVICE_TYPE_ALL, MAX_DEVICES, devices, &device_count);
         if (code != CL_SUCCESS) {
             if (code != CL_DEVICE_NOT_FOUND)
-                akv_log(context, ANYKV_LOG_WARNING, "opencl: platform %u: clGetDeviceIDs: %s (%d)", p,
-                        akv_cl_error_name(code), code);
+                akv_log(context, ANYKV_LOG_WARNING, "opencl: platform %u: clGetDeviceIDs: %s (%d)",
+                        p, akv_cl_error_name(code), code);
             continue;
         }
         for (cl_uint d = 0; d < AKV_MIN(device_count, MAX_DEVICES); d++) {

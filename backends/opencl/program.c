@@ -17,8 +17,8 @@ static const struct akv_cl_source *find_source(const char *name)
     return NULL;
 }
 
-static akv_digest program_key(const struct akv_cl_device *device, const struct akv_cl_source *source,
-                              const char *options)
+static akv_digest program_key(const struct akv_cl_device *device,
+                              const struct akv_cl_source *source, const char *options)
 {
     akv_sha256 state;
     akv_sha256_init(&state);
@@ -40,8 +40,8 @@ static anykv_status fail_build(struct akv_cl_device *device, cl_program program,
     if (!log)
         return ANYKV_E_MEMORY;
     /* A log longer than the buffer is an error of the call: then the first part is lost to us. */
-    if (device->cl->build_info(program, device->place.device, CL_PROGRAM_BUILD_LOG, MAX_LOG - 1, log,
-                               &bytes) != CL_SUCCESS)
+    if (device->cl->build_info(program, device->place.device, CL_PROGRAM_BUILD_LOG, MAX_LOG - 1,
+                               log, &bytes) != CL_SUCCESS)
         snprintf(log, MAX_LOG, "build log of %zu bytes is not available", bytes);
     akv_log(context, ANYKV_LOG_ERROR, "opencl: build of %s: %s", key, log);
     anykv_status status =
@@ -100,8 +100,8 @@ static void store(struct akv_cl_device *device, cl_program program, const akv_di
     size_t count = got / sizeof *devices, mine = 0;
     while (mine < count && devices[mine] != device->place.device)
         mine++;
-    if (mine == count || cl->program_info(program, CL_PROGRAM_BINARY_SIZES, count * sizeof *sizes, sizes,
-                                          NULL) != CL_SUCCESS)
+    if (mine == count || cl->program_info(program, CL_PROGRAM_BINARY_SIZES, count * sizeof *sizes,
+                                          sizes, NULL) != CL_SUCCESS)
         return;
     if (!sizes[mine])
         return;
@@ -125,7 +125,8 @@ static anykv_status make(struct akv_cl_device *device, const struct akv_cl_sourc
         akv_free(device->base.context, binary);
         if (*program_out)
             return ANYKV_OK;
-        akv_log(device->base.context, ANYKV_LOG_INFO, "opencl: the driver refuses its cached program");
+        akv_log(device->base.context, ANYKV_LOG_INFO,
+                "opencl: the driver refuses its cached program");
     }
     uint64_t from = akv_now_ns();
     anykv_status status = from_source(device, source, options, key, program_out);
@@ -146,8 +147,8 @@ static struct akv_cl_program *known(struct akv_cl_device *device, const char *ke
     return program;
 }
 
-anykv_status akv_cl_program(struct akv_cl_device *device, const char *source_name, const char *options,
-                            struct akv_cl_program **program_out)
+anykv_status akv_cl_program(struct akv_cl_device *device, const char *source_name,
+                            const char *options, struct akv_cl_program **program_out)
 {
     anykv_context *context = device->base.context;
     char all[256];

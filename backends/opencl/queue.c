@@ -6,7 +6,8 @@
 #define STAGE_BYTES ((uint64_t)1 << 20) /* of one of the AKV_CL_STAGES pieces */
 #define STAGE_ALIGN 64u
 
-static anykv_status check_native(struct akv_cl_device *device, cl_command_queue native, bool *profiled)
+static anykv_status check_native(struct akv_cl_device *device, cl_command_queue native,
+                                 bool *profiled)
 {
     const struct akv_cl *cl = device->cl;
     anykv_context *context = device->base.context;
@@ -31,7 +32,8 @@ static anykv_status check_native(struct akv_cl_device *device, cl_command_queue 
     return ANYKV_OK;
 }
 
-anykv_status akv_cl_queue_create(struct akv_device *base, void *native, struct akv_queue **queue_out)
+anykv_status akv_cl_queue_create(struct akv_device *base, void *native,
+                                 struct akv_queue **queue_out)
 {
     struct akv_cl_device *device = akv_cl_device(base);
     const struct akv_cl *cl = device->cl;
@@ -132,8 +134,8 @@ anykv_status akv_cl_queue_put(struct akv_queue *base, struct akv_span dst, const
         uint64_t taken = (bytes + STAGE_ALIGN - 1u) & ~(uint64_t)(STAGE_ALIGN - 1u);
         uint64_t piece = queue->stage_at / STAGE_BYTES;
         memcpy(place, from + done, bytes);
-        cl_int code = device->cl->enqueue_write(queue->queue, mem->buffer, CL_FALSE, dst.offset + done,
-                                                bytes, place, 0, NULL,
+        cl_int code = device->cl->enqueue_write(queue->queue, mem->buffer, CL_FALSE,
+                                                dst.offset + done, bytes, place, 0, NULL,
                                                 taken == room ? &queue->stage_busy[piece] : NULL);
         if (code != CL_SUCCESS)
             status = akv_cl_fail(device->base.context, "put: clEnqueueWriteBuffer", code);
@@ -157,7 +159,8 @@ anykv_status akv_cl_queue_get(struct akv_queue *base, void *dst, struct akv_span
                               : akv_cl_fail(device->base.context, "get: clEnqueueReadBuffer", code);
 }
 
-/* Pinned memory is mapped, so it takes part as a host address; two pinned spans need the queue empty. */
+/* Pinned memory is mapped, so it takes part as a host address; two pinned spans need the queue
+ * empty. */
 anykv_status akv_cl_queue_copy(struct akv_queue *base, struct akv_span dst, struct akv_span src)
 {
     struct akv_cl_queue *queue = akv_cl_queue(base);
@@ -199,8 +202,8 @@ anykv_status akv_cl_queue_fill(struct akv_queue *base, struct akv_span dst, uint
         if (code == CL_SUCCESS)
             memset(mem->map + dst.offset, value, dst.bytes);
     } else {
-        code = device->cl->enqueue_fill(queue->queue, mem->buffer, pattern, width, dst.offset, dst.bytes,
-                                        0, NULL, NULL);
+        code = device->cl->enqueue_fill(queue->queue, mem->buffer, pattern, width, dst.offset,
+                                        dst.bytes, 0, NULL, NULL);
     }
     akv_mutex_unlock(&queue->lock);
     return code == CL_SUCCESS ? ANYKV_OK : akv_cl_fail(device->base.context, "fill", code);

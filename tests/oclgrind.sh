@@ -1,0 +1,51 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The OpenCL kernels under Oclgrind, in both shapes, with race and bounds checking, on a few small cases.
+# A skip unless Oclgrind is installed; ANYKV_REQUIRE_OPENCL=1 makes that a failure.
+# shellcheck source=tests/tap.inc
+. "$srcdir/tests/tap.inc"
+runtime=
+for file in ${ANYKV_OCLGRIND-} /usr/lib/oclgrind/liboclgrind-rt.so /usr/lib64/oclgrind/liboclgrind-rt.so \
+    /usr/lib/*/oclgrind/liboclgrind-rt.so /usr/local/lib/liboclgrind-rt.so; do
+    [ -n "$runtime" ] || [ ! -e "$file" ] || runtime=$file
+done
+why=
+[ -n "$runtime" ] || why="Oclgrind is not installed (or set ANYKV_OCLGRIND to liboclgrind-rt.so)"
+[ -n "$why" ] || ANYKV_OPENCL_LIBRARY=$runtime "$ANYKV" devices 2>/dev/null | grep -q '^opencl' ||
+    why="this build has no OpenCL backend"
+if [ -n "$why" ]; then
+    case ${ANYKV_REQUIRE_OPENCL-} in
+    '' | 0) skip "kernels under Oclgrind" "$why" ;;
+    *) fail "kernels under Oclgrind: $why" ;;
+    esac
+    finish
+fi
+
+mkdir "$work/cache"
+export ANYKV_OPENCL_LIBRARY="$runtime" XDG_CACHE_HOME="$work/cache" OCLGRIND_DATA_RACES=1 \
+    OCLGRIND_MAX_ERRORS=4 OCLGRIND_GLOBAL_MEM_SIZE=268435456 OCLGRIND_LOG="$work/log"
+# one SHAPE CASE: nothing differs and the simulator says nothing.
+one() {
+    rm -f "$work/log"
+    ANYKV_OPENCL_SHAPE=$1 "$ANYKV" verify --device opencl --require opencl --elements 10 \
+        --kernel "${2%%/*}" --case "$2" >"$work/out" 2>&1
+    status=$?
+    if [ "$status" -ne 0 ]; then
+        fail "$1 shape, $2: exit status $status" "$work/out"
+    elif [ -s "$work/log" ]; then
+        fail "$1 shape, $2: the simulator found something" "$work/log"
+    else
+        pass "$1 shape, $2"
+    fi
+}
+for shape in gpu cpu; do
+    one "$shape" encode/N4/d80-F16-rotate-search-0
+    one "$shape" decode/N6/d64-F16-rotate-random-0
+    one "$shape" rotate/F32/d64-store-0
+    one "$shape" seal/N4/N4-N4-F16-d64-d64-t16-0
+    one "$shape" append/F16/d64-d64-BF16-t16-0
+    one "$shape" gather/N4/d64-values-F32-rotate-t16-F16-N5-0
+    one "$shape" copy/-/pool-pool-48-0
+    one "$shape" attend/N4/N4/d80-d80-mask-g2-t16-F16-precise-35
+done
+finish
