@@ -126,6 +126,9 @@ static anykv_status subject_open(struct bench *b, struct bench_device *device,
                                     .max_tokens = new_all,
                                     .max_sequences = shape->batch,
                                     .max_length = shape->tokens,
+                                    .bound_sequences = shape->batch,
+                                    .bound_seq_tokens = shape->new_tokens,
+                                    .bound_length = shape->tokens,
                                     .block_tokens = BENCH_BLOCK_TOKENS};
     x->q_bytes = x->out_bytes = (uint64_t)new_all * row * 2u;
     struct akv_check check;
