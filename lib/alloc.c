@@ -32,8 +32,9 @@ static bool injected(void)
 void *akv_alloc(anykv_context *context, size_t count, size_t each)
 {
     size_t bytes, total;
-    if (akv_mul_overflows(count, each, &bytes) || akv_add_overflows(bytes, ALIGN_LARGE, &total)) {
-        akv_fail(context, ANYKV_E_MEMORY, "memory: %zu times %zu bytes do not fit in size_t", count,
+    if (akv_mul_overflows(count, each, &bytes) || akv_add_overflows(bytes, ALIGN_LARGE, &total) ||
+        total > PTRDIFF_MAX) {
+        akv_fail(context, ANYKV_E_MEMORY, "memory: %zu times %zu bytes do not fit in ptrdiff_t", count,
                  each);
         return NULL;
     }
