@@ -320,13 +320,10 @@ Test(attend, refusals)
 }
 
 /* What the approximations add to the formats' own output error, on real keys, values and queries. */
-Test(attend, approximations_on_real_data)
+static void check_dump(const char *folder, const char *name)
 {
-    const char *folder = getenv("ANYKV_TEST_DATA");
     char path[1024];
-    if (!folder)
-        cr_skip_test("ANYKV_TEST_DATA is not set");
-    snprintf(path, sizeof path, "%s/smollm2-code.safetensors", folder);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
     struct akv_dump dump;
     cr_assert_eq(akv_dump_open(&dump, path), ANYKV_OK, "%s", path);
     static const uint32_t pairs[8][2] = {{AKV_I8, AKV_I8}, {AKV_N5, AKV_N5}, {AKV_N4, AKV_N4},
@@ -396,10 +393,18 @@ Test(attend, approximations_on_real_data)
     for (uint32_t p = 0; p < 8; p++)
         for (uint32_t level = 0; level < 3; level++) {
             double share = added[p][level] / own[p];
-            fprintf(stderr, "%s/%s %s: own output error %.5f, approximations add %.4f of it\n",
+            fprintf(stderr, "%s %s/%s %s: own output error %.5f, approximations add %.4f of it\n", name,
                     format_names[pairs[p][0]], format_names[pairs[p][1]], level_names[level],
                     own[p] / ((dump.layers + 1u) / 2u), share);
             cr_expect(share <= (pairs[p][1] == AKV_I8 ? 0.4 : 0.05), "%s/%s %s adds %g",
                       format_names[pairs[p][0]], format_names[pairs[p][1]], level_names[level], share);
         }
+}
+Test(attend, approximations_on_real_data)
+{
+    const char *folder = getenv("ANYKV_TEST_DATA");
+    if (!folder)
+        cr_skip_test("ANYKV_TEST_DATA is not set");
+    check_dump(folder, "smollm2-code.safetensors");
+    check_dump(folder, "smollm2-prose.safetensors");
 }

@@ -34,9 +34,15 @@ struct akv_strip {
 
 /* Codes of the queries as integer kernels want them, per group of 32 elements; made when a format
  * first needs them.  The order inside a group is that in which the keys' codes unpack. */
-enum akv_query_order { AKV_QUERY_BYTE, AKV_QUERY_NIBBLE, AKV_QUERY_PAIR, AKV_QUERY_ORDERS };
+enum akv_query_order {
+    AKV_QUERY_BYTE,
+    AKV_QUERY_NIBBLE,
+    AKV_QUERY_PAIR,
+    AKV_QUERY_WIDE, /* nibbles, for codes widened to 16 bits */
+    AKV_QUERY_ORDERS
+};
 struct akv_query_codes {
-    _Alignas(64) int8_t code[AKV_WORK_FLOATS * 2u]; /* one or two bytes each */
+    _Alignas(64) int8_t code[AKV_WORK_FLOATS * 2u]; /* one or two bytes each, or two planes */
     float scale[AKV_WORK_GROUPS];
     int32_t bias[AKV_WORK_GROUPS];
     bool ready, usable;

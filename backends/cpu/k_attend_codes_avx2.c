@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Attend on packed codes with AVX2: as with AVX-512, 8 tokens (values: 8 dimensions) a vector.
  *
- * I8 has 16-bit queries and weights, multiplied in pairs (vpmaddwd).  The codebook formats have
- * 8-bit ones (vpmaddubsw), whose pair sums must fit in 16 bits: keys + 128 are at most 255, so two
+ * I8 and N5 have 16-bit queries and weights, multiplied in pairs (vpmaddwd): fewer bits would add
+ * too much to their error.  The other formats have 8-bit ones (vpmaddubsw), whose pair sums must fit in 16 bits: keys + 128 are at most 255, so two
  * query codes that meet in a pair are at most 128 together; values are at most 127, weights too. */
 #include "k_attend.h"
 #include <immintrin.h>
 
 #define ALWAYS static inline __attribute__((always_inline))
 #define SHIFT(n) ((int)(n))
+#define WIDE(format) ((format) == AKV_I8 || (format) == AKV_N5)
 #define WORDS 160u /* of a row, at most 144, and what a column of 4 reads beyond */
 #define V128(p) _mm_loadu_si128((const __m128i *)(const void *)(p))
 #define V256(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
@@ -58,10 +59,12 @@ static void make_codes(struct akv_attend_work *work, enum akv_query_order order)
         {0,  2,  4,  6,  1,  3,  5,  7,  8,  10, 12, 14, 9,  11, 13, 15,
          16, 18, 20, 22, 17, 19, 21, 23, 24, 26, 28, 30, 25, 27, 29, 31},
         {0,  4,  8,  12, 1,  5,  9,  13, 2,  6,  10, 14, 3,  7,  11, 15,
-         16, 20, 24, 28, 17, 21, 25, 29, 18, 22, 26, 30, 19, 23, 27, 31}};
+         16, 20, 24, 28, 17, 21, 25, 29, 18, 22, 26, 30, 19, 23, 27, 31},
+        {0,  4,  2,  6,  1,  5,  3,  7,  8,  12, 10, 14, 9,  13, 11, 15,
+         16, 20, 18, 22, 17, 21, 19, 23, 24, 28, 26, 30, 25, 29, 27, 31}};
     struct akv_query_codes *codes = &work->codes[order];
     const uint32_t groups = work->k_pad / 32u;
-    const bool wide = order == AKV_QUERY_BYTE;
+    const bool wide = order == AKV_QUERY_BYTE || order == AKV_QUERY_WIDE;
     codes->usable = true;
     for (uint32_t n = 0; n < work->rows * groups; n++) {
         const float *q = work->q[1] + (size_t)n * 32u, limit = wide ? 32000.0f : 127.0f;
@@ -137,7 +140,7 @@ ALWAYS __m256 key_scale(const uint32_t format, const uint8_t *plane, uint32_t co
 }
 
 /* Codes of group g: x[n] holds 4 elements of 8 tokens, those of places 4n … 4n+3 of a query; for
- * codebooks + 128. */
+ * codebooks other than N5 + 128. */
 ALWAYS void key_codes(const uint32_t format, const __m256i *word, const __m256i *bit, uint32_t groups,
                       uint32_t g, const struct tables *table, __m256i x[8])
 {
@@ -189,7 +192,7 @@ ALWAYS void code_scores(struct akv_attend_work *work, const struct akv_strip *st
     const struct akv_query_codes *codes = &work->codes[order];
     const uint32_t groups = work->k_pad / 32u, b0 = akv_format_plane0(format),
                    b1 = akv_format_plane1(format), count = akv_scale_count(format, work->k_dim);
-    const struct tables table = tables_of(format, 128);
+    const struct tables table = tables_of(format, WIDE(format) ? 0 : 128);
     const __m256i ones = _mm256_set1_epi16(1);
     const uint8_t *plane = strip->k + akv_scale_offset(format, work->block_tokens, work->k_dim) +
                            (size_t)strip->first * count * akv_scale_bytes(format);
@@ -209,10 +212,12 @@ ALWAYS void code_scores(struct akv_attend_work *work, const struct akv_strip *st
                 UNROLL for (uint32_t i = 0; i < 8; i++) widen(word[g * 8u + i], x + 2 * i);
             else
                 key_codes(format, word, bit, groups, g, &table, x);
+            if (format == AKV_N5)
+                UNROLL for (uint32_t i = 8; i > 0; i--) widen(x[i - 1], x + 2 * i - 2);
             for (uint32_t r = 0; r < work->rows; r++) {
                 const size_t n = (size_t)r * groups + g;
                 __m256i sum = _mm256_set1_epi32(codes->bias[n]), more = _mm256_setzero_si256();
-                if (format == AKV_I8) {
+                if (WIDE(format)) {
                     const int32_t *q = (const int32_t *)(const void *)codes->code + n * 16u;
                     UNROLL for (uint32_t i = 0; i < 16; i += 2)
                     {
@@ -245,6 +250,7 @@ bool akv_attend_code_scores_avx2(struct akv_attend_work *work, const struct akv_
 {
     uint32_t format = strip->k_format;
     enum akv_query_order order = format == AKV_I8   ? AKV_QUERY_BYTE
+                                 : format == AKV_N5 ? AKV_QUERY_WIDE
                                  : format >= AKV_N3 ? AKV_QUERY_PAIR
                                                     : AKV_QUERY_NIBBLE;
     if (format == AKV_N6 || (work->params->flags & AKV_ATTEND_PRECISE))
@@ -256,7 +262,7 @@ bool akv_attend_code_scores_avx2(struct akv_attend_work *work, const struct akv_
     if (format == AKV_I8)
         code_scores(work, strip, AKV_I8, AKV_QUERY_BYTE);
     else if (format == AKV_N5)
-        code_scores(work, strip, AKV_N5, AKV_QUERY_NIBBLE);
+        code_scores(work, strip, AKV_N5, AKV_QUERY_WIDE);
     else if (format == AKV_N4)
         code_scores(work, strip, AKV_N4, AKV_QUERY_NIBBLE);
     else if (format == AKV_N3)
@@ -286,18 +292,20 @@ ALWAYS __m256 value_scale(const uint32_t format, const uint8_t *plane, uint32_t 
 ALWAYS void store_weights(const uint32_t format, __m256 a, __m256 b, uint32_t weight[8])
 {
     __m256i w = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
-    if (format == AKV_I8) {
+    if (WIDE(format)) { /* tokens 0 2, 1 3, 4 6, 5 7 …; N5: 0 4, 2 6, 1 5, 3 7 … */
         w = _mm256_permute4x64_epi64(w, 0xD8);
         w = _mm256_shuffle_epi8(
-            w, _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3,
-                                6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+            w, _mm256_broadcastsi128_si256(
+                   format == AKV_I8
+                       ? _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15)
+                       : _mm_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, 2, 3, 10, 11, 6, 7, 14, 15)));
         _mm256_store_si256((__m256i *)(void *)weight, w);
         return;
     }
     w = _mm256_packs_epi16(w, w);
     __m128i x = _mm_unpacklo_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1));
     x = _mm_shuffle_epi8(
-        x, format == AKV_N4 || format == AKV_N5
+        x, format == AKV_N4
                ? _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
                : _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     _mm_store_si128((__m128i *)(void *)weight, x);
@@ -371,7 +379,7 @@ ALWAYS void code_values(struct akv_attend_work *work, const struct akv_strip *st
     const uint32_t groups = work->v_pad / 32u, b0 = akv_format_plane0(format),
                    b1 = akv_format_plane1(format), count = akv_scale_count(format, work->v_dim),
                    quads = work->block_tokens / 4u;
-    const float limit = format == AKV_I8 ? 32000.0f : 127.0f;
+    const float limit = WIDE(format) ? 32000.0f : 127.0f;
     const struct tables table = tables_of(format, 0);
     const __m256i ones = _mm256_set1_epi16(1);
     const uint8_t *plane = strip->v + akv_scale_offset(format, work->block_tokens, work->v_dim) +
@@ -399,10 +407,12 @@ ALWAYS void code_values(struct akv_attend_work *work, const struct akv_strip *st
             __m256i y[8];
             value_codes(format, p + (size_t)u * quads * b0 * 4u, bit + (size_t)u * quads * 4u, &table,
                         y);
+            if (format == AKV_N5)
+                UNROLL for (uint32_t n = 4; n > 0; n--) widen(y[n - 1], y + 2 * n - 2);
             akv_attend_ask(work, (b0 + b1) / 4u + 1u);
             for (uint32_t r = 0; r < work->rows; r++) {
                 __m256i sum = _mm256_setzero_si256(), more = sum;
-                if (format == AKV_I8) {
+                if (WIDE(format)) {
                     UNROLL for (uint32_t n = 0; n < 8; n += 2)
                     {
                         sum = _mm256_add_epi32(

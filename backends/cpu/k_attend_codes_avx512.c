@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Attend on packed codes with AVX-512 VNNI and VBMI: 8-bit queries and weights, 32-bit sums.
+ * I8 keys have 8 bits themselves: their queries have 15, code = 128 * high + low in two planes.
  *
  * Keys: a strip's code words are transposed, so that a vector holds one word of 16 tokens; four
  * codes of a key meet four of a query in each lane, all queries after one another.  Values: QUAD
@@ -51,7 +52,7 @@ ALWAYS struct tables tables_of(const uint32_t format, const int32_t bias)
 static void make_codes(struct akv_attend_work *work, enum akv_query_order order)
 {
     /* Byte i of a group in the order of each unpacking; see the keys below. */
-    static const uint8_t from[AKV_QUERY_ORDERS][32] = {
+    static const uint8_t from[AKV_QUERY_PAIR + 1][32] = {
         {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
          16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31},
         {0,  2,  4,  6,  1,  3,  5,  7,  8,  10, 12, 14, 9,  11, 13, 15,
@@ -61,7 +62,7 @@ static void make_codes(struct akv_attend_work *work, enum akv_query_order order)
     struct akv_query_codes *codes = &work->codes[order];
     const uint32_t groups = work->k_pad / 32u;
     const __m256i permute = _mm256_loadu_si256((const __m256i *)(const void *)from[order]);
-    const float limit = 127.0f;
+    const float limit = order == AKV_QUERY_BYTE ? 16256.0f : 127.0f;
     float largest = 0.0f;
     for (uint32_t n = 0; n < work->rows * groups; n++) {
         const float *q = work->q[1] + (size_t)n * 32u;
@@ -76,6 +77,15 @@ static void make_codes(struct akv_attend_work *work, enum akv_query_order order)
         __m512i y = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
         codes->scale[n] = most / limit;
         codes->bias[n] = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(x, y));
+        if (order == AKV_QUERY_BYTE) {
+            __m512i u = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(64)), 7);
+            __m512i w = _mm512_srai_epi32(_mm512_add_epi32(y, _mm512_set1_epi32(64)), 7);
+            int8_t *high = codes->code + AKV_WORK_FLOATS + n * 32u;
+            x = _mm512_sub_epi32(x, _mm512_slli_epi32(u, 7));
+            y = _mm512_sub_epi32(y, _mm512_slli_epi32(w, 7));
+            _mm_store_si128((__m128i *)(void *)high, _mm512_cvtepi32_epi8(u));
+            _mm_store_si128((__m128i *)(void *)(high + 16), _mm512_cvtepi32_epi8(w));
+        }
         __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(y), _mm512_cvtepi32_epi8(x));
         _mm256_storeu_si256((__m256i *)(void *)(codes->code + n * 32u),
                             _mm256_permutexvar_epi8(permute, bytes));
@@ -260,6 +270,13 @@ ALWAYS void code_scores(struct akv_attend_work *work, const struct akv_strip *st
             __m512i sum = _mm512_set1_epi32(codes->bias[n]);
             UNROLL for (uint32_t i = 0; i < 8; i++)
                 sum = _mm512_dpbusd_epi32(sum, x[i], _mm512_set1_epi32(q[i]));
+            if (format == AKV_I8) {
+                __m512i high = _mm512_setzero_si512();
+                UNROLL for (uint32_t i = 0; i < 8; i++)
+                    high = _mm512_dpbusd_epi32(high, x[i],
+                                               _mm512_set1_epi32(q[AKV_WORK_FLOATS / 4u + i]));
+                sum = _mm512_add_epi32(sum, _mm512_slli_epi32(high, 7));
+            }
             __m512 before = g == 0 ? _mm512_setzero_ps() : _mm512_load_ps(work->s[r]);
             _mm512_store_ps(work->s[r],
                             _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
