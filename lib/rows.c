@@ -23,20 +23,6 @@ static uint8_t *pinned_at(const struct akv_stage *stage, uint64_t at)
     return (uint8_t *)akv_mem_map(stage->cache->pinned) + at;
 }
 
-/* Copies rows between a strided view and dense memory. */
-static void move_rows(const anykv_view *view, uint8_t *dense, uint32_t tokens, uint32_t heads,
-                      uint32_t dim, bool to_view)
-{
-    const size_t each = akv_raw_bytes((akv_u32)view->dtype), bytes = each * dim;
-    uint8_t *base = view->data;
-    for (uint32_t t = 0; t < tokens; t++)
-        for (uint32_t h = 0; h < heads; h++) {
-            uint8_t *row = base + (t * view->token_stride + h * view->head_stride) * each;
-            memcpy(to_view ? row : dense, to_view ? dense : row, bytes);
-            dense += bytes;
-        }
-}
-
 anykv_status akv_stage_rows(struct akv_stage *stage, const char *what, const anykv_view *view,
                             uint32_t tokens, uint32_t heads, uint32_t dim, bool write,
                             struct akv_span *span_out, akv_rows *rows_out)
@@ -65,7 +51,7 @@ anykv_status akv_stage_rows(struct akv_stage *stage, const char *what, const any
             (struct akv_stage_out){view, NULL, bytes, tokens, heads, dim, at};
         return ANYKV_OK;
     }
-    move_rows(view, pinned_at(stage, at), tokens, heads, dim, false);
+    akv_view_pack(view, tokens, heads, dim, pinned_at(stage, at));
     return akv_queue_put(cache->device->queue, *span_out, pinned_at(stage, at));
 }
 
@@ -111,7 +97,7 @@ anykv_status akv_stage_finish(struct akv_stage *stage, anykv_status status)
     for (uint32_t i = 0; i < stage->outs && !status; i++) {
         const struct akv_stage_out *out = &stage->out[i];
         if (out->view)
-            move_rows(out->view, pinned_at(stage, out->at), out->tokens, out->heads, out->dim, true);
+            akv_view_unpack(out->view, out->tokens, out->heads, out->dim, pinned_at(stage, out->at));
         else
             memcpy(out->bytes, pinned_at(stage, out->at), out->count);
     }

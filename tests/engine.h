@@ -47,13 +47,28 @@ static inline anykv_cache_options engine_options(uint64_t budget_bytes)
     return options;
 }
 
-static inline void engine_start(struct engine *engine, const anykv_layer *layers, uint32_t count,
-                                const anykv_cache_options *options, uint32_t threads)
+/* Makes the CPU look like a device with memory of its own, so that host rows are staged. */
+static inline void engine_hide_host_memory(anykv_device *device)
+{
+    device->device->info.caps &= ~AKV_CAP_HOST_MEMORY;
+    device->device->host_window = NULL;
+}
+
+static inline void engine_start_at(struct engine *engine, const anykv_layer *layers, uint32_t count,
+                                   const anykv_cache_options *options, uint32_t threads, bool staged)
 {
     engine->context = house_context();
     engine->device = house_device(engine->context, threads);
+    if (staged)
+        engine_hide_host_memory(engine->device);
     engine->layout = engine_layout(engine->context, layers, count);
     OK(anykv_cache_create(engine->device, engine->layout, options, &engine->cache));
+}
+
+static inline void engine_start(struct engine *engine, const anykv_layer *layers, uint32_t count,
+                                const anykv_cache_options *options, uint32_t threads)
+{
+    engine_start_at(engine, layers, count, options, threads, false);
 }
 
 static inline void engine_stop(struct engine *engine)

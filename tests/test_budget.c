@@ -72,7 +72,14 @@ static anykv_estimate estimate(const anykv_cache_options *options)
 Test(budget, the_estimate_is_exact)
 {
     open_device();
+    struct akv_mem *const window = engine.device->device->host_window;
     for (uint64_t seed = 0; seed < 40; seed++) {
+        if (seed % 2) { /* with a staging area, which counts */
+            engine_hide_host_memory(engine.device);
+        } else {
+            engine.device->device->info.caps |= AKV_CAP_HOST_MEMORY;
+            engine.device->device->host_window = window;
+        }
         make_layout(seed);
         anykv_cache_options options = engine_options(0);
         const anykv_estimate least = estimate(&options);

@@ -429,7 +429,7 @@ static void run(struct model *model, uint32_t operations, uint64_t seed)
               (unsigned long long)(stats.used_bytes - stats.fixed_bytes));
 }
 
-enum { WITH_BUDGET = 1, WITH_FAULTS = 2 };
+enum { WITH_BUDGET = 1, WITH_FAULTS = 2, WITH_STAGING = 4 };
 
 static void play(uint64_t seed, uint32_t operations, uint32_t what)
 {
@@ -458,6 +458,8 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
     if (model->tight) { /* room for about 60 blocks */
         anykv_context *context = house_context();
         anykv_device *device = house_device(context, 0);
+        if (what & WITH_STAGING)
+            engine_hide_host_memory(device);
         anykv_layout *layout = engine_layout(context, layers, 4);
         anykv_estimate estimate = ANYKV_ESTIMATE_INIT;
         OK(anykv_cache_estimate(device, layout, &options, &estimate));
@@ -466,7 +468,7 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
         anykv_device_close(device);
         anykv_context_destroy(context);
     }
-    engine_start(&model->engine, layers, 4, &options, model_below(model, 2));
+    engine_start_at(&model->engine, layers, 4, &options, model_below(model, 2), what & WITH_STAGING);
     run(model, operations, seed);
     engine_stop(&model->engine);
     fprintf(stderr, "# seed %llu: create %llu, destroy %llu, fork %llu, step %llu, name %llu, trim %llu, "
@@ -513,4 +515,10 @@ Test(model, failures, .timeout = 300)
 Test(model, failures_and_short_of_memory, .timeout = 300)
 {
     play_many(400, 8, WITH_BUDGET | WITH_FAULTS);
+}
+
+Test(model, host_rows_are_staged, .timeout = 300)
+{
+    play_many(500, 4, WITH_STAGING);
+    play_many(600, 4, WITH_STAGING | WITH_BUDGET | WITH_FAULTS);
 }

@@ -6,12 +6,17 @@
 
 static struct engine engine;
 
-static void start(uint32_t threads, uint32_t recent)
+static void start_at(uint32_t threads, uint32_t recent, bool staged)
 {
     anykv_layer layers[2] = {engine_layer(1, 64, 0), engine_layer(2, 64, 40)};
     anykv_cache_options options = engine_options(8u << 20);
     options.recent = recent;
-    engine_start(&engine, layers, 2, &options, threads);
+    engine_start_at(&engine, layers, 2, &options, threads, staged);
+}
+
+static void start(uint32_t threads, uint32_t recent)
+{
+    start_at(threads, recent, false);
 }
 
 static void stop(void)
@@ -231,9 +236,9 @@ Test(step, results_do_not_depend_on_neighbours)
     stop();
 }
 
-Test(step, parameters_of_attend_arrive)
+static void check_parameters(bool staged)
 {
-    start(0, 32);
+    start_at(0, 32, staged);
     anykv_seq *seq = engine_seq(engine.cache);
     engine_run(seq, 100, 60);
     anykv_step *step = begin_one(seq, 4);
@@ -278,6 +283,12 @@ Test(step, parameters_of_attend_arrive)
     anykv_step_cancel(step);
     anykv_seq_destroy(seq);
     stop();
+}
+
+Test(step, parameters_of_attend_arrive)
+{
+    check_parameters(false);
+    check_parameters(true);
 }
 
 Test(step, a_layer_reads_another_ones_rows)
