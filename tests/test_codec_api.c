@@ -2,6 +2,7 @@
 /* anykv_codec_*: bad input, round trips through every kind of view, threads and instruction sets. */
 #include "house.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 static const uint32_t dims[] = {64, 80, 96, 112, 128, 192, 256, 512, 576};
@@ -246,6 +247,82 @@ Test(codec_api, threads_and_instruction_sets)
                 anykv_device_close(device);
             }
     anykv_context_destroy(context);
+}
+
+/* Rows to dense memory and back: what devices with memory of their own get. */
+Test(codec_api, packing_of_views)
+{
+    enum { TOKENS = 3, HEADS = 2, DIM = 64 };
+    uint16_t wide[1000], dense[TOKENS * HEADS * DIM], back[1000];
+    for (int i = 0; i < 1000; i++)
+        wide[i] = (uint16_t)i;
+    anykv_view view = {wide, NULL, 0, ANYKV_BF16, 300, 70};
+    cr_expect(!akv_view_dense(&view, HEADS, DIM));
+    akv_view_pack(&view, TOKENS, HEADS, DIM, dense);
+    for (int t = 0; t < TOKENS; t++)
+        for (int h = 0; h < HEADS; h++)
+            for (int i = 0; i < DIM; i++)
+                cr_assert(dense[(t * HEADS + h) * DIM + i] == t * 300 + h * 70 + i);
+    memset(back, 0xFF, sizeof back);
+    view.data = back;
+    akv_view_unpack(&view, TOKENS, HEADS, DIM, dense);
+    for (int i = 0; i < 1000; i++) {
+        bool inside = i % 300 < 70 + DIM && i % 300 % 70 < DIM && i < 900;
+        cr_assert(back[i] == (inside ? i : 0xFFFF), "element %d is %u", i, back[i]);
+    }
+    view = anykv_view_host(dense, ANYKV_BF16, HEADS, DIM);
+    cr_expect(akv_view_dense(&view, HEADS, DIM));
+}
+
+/* Every other usable device writes the CPU's bytes and decodes to its rows, through staging. */
+Test(codec_api, other_devices)
+{
+    enum { TOKENS = 7, HEADS = 3, DIM = 80, GAP = 5, ROOM = TOKENS * (HEADS * DIM + GAP) };
+    static const anykv_format formats[] = {ANYKV_F16, ANYKV_I8, ANYKV_N6, ANYKV_N4, ANYKV_N2};
+    static float rows[ROOM], back[2][ROOM];
+    static uint8_t packed[2][ROOM * 4];
+    anykv_context *context = house_context();
+    anykv_device *cpu = house_device(context, 1);
+    uint64_t seed = 21;
+    for (int i = 0; i < ROOM; i++)
+        rows[i] = gaussian(&seed);
+    uint32_t count, others = 0;
+    OK(anykv_device_count(context, &count));
+    for (uint32_t index = 0; index < count; index++) {
+        anykv_device_info info = ANYKV_DEVICE_INFO_INIT;
+        OK(anykv_device_query(context, index, &info));
+        if (!info.usable || strcmp(info.backend, "cpu") == 0)
+            continue;
+        others++;
+        char name[16];
+        snprintf(name, sizeof name, "%u", index);
+        anykv_device *device[2] = {cpu, NULL};
+        OK(anykv_device_open(context, name, NULL, &device[1]));
+        for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++)
+            for (int gap = 0; gap < 2; gap++) {
+                uint64_t bytes = 0;
+                for (int d = 0; d < 2; d++) {
+                    anykv_codec *codec = make(device[d], formats[f], DIM, ANYKV_TRANSFORM_ROTATE);
+                    anykv_view view = anykv_view_host(rows, ANYKV_F32, HEADS, DIM);
+                    view.token_stride += gap ? GAP : 0;
+                    OK(anykv_codec_bytes(codec, TOKENS * HEADS, &bytes));
+                    OK(anykv_codec_encode(codec, &view, TOKENS, HEADS, packed[d], bytes, NULL));
+                    memset(back[d], 0x77, sizeof back[d]);
+                    view.data = back[d];
+                    OK(anykv_codec_decode(codec, packed[0], bytes, TOKENS, HEADS, &view));
+                    anykv_codec_destroy(codec);
+                }
+                cr_expect(memcmp(packed[0], packed[1], bytes) == 0, "%s, %s, gap %d: packed bytes",
+                          info.name, anykv_format_name(formats[f]), gap);
+                cr_expect(memcmp(back[0], back[1], sizeof back[0]) == 0, "%s, %s, gap %d: rows",
+                          info.name, anykv_format_name(formats[f]), gap);
+            }
+        anykv_device_close(device[1]);
+    }
+    anykv_device_close(cpu);
+    anykv_context_destroy(context);
+    if (others == 0)
+        cr_skip_test("there is no other usable device");
 }
 
 /* ---- bad input ---- */
