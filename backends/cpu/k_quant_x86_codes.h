@@ -204,17 +204,35 @@ X_INLINE void x_codebook(const float *x, float r_hi, float r_lo, uint32_t format
     __m256i w = _mm256_packus_epi16(_mm256_abs_epi16(_mm256_packs_epi32(whole[0], whole[1])),
                                     _mm256_abs_epi16(_mm256_packs_epi32(whole[2], whole[3])));
     __m256i tie = x_bytes_mixed(exact), negative = x_bytes_mixed(sign); /* 0 or -1 */
+    __m256i high = _mm256_and_si256(_mm256_srli_epi16(w, 4), _mm256_set1_epi8(15)), p;
     w = _mm256_xor_si256(w, _mm256_set1_epi8(-128)); /* unsigned order as signed */
-    __m256i even = _mm256_adds_epi8(w, _mm256_andnot_si256(negative, tie));
-    __m256i odd = _mm256_adds_epi8(w, _mm256_and_si256(negative, tie)), p = negative;
-    X_UNROLL(15)
-    for (uint32_t j = 0; j + 1u < levels; j++) {
-        __m256i t = _mm256_load_si256((const void *)threshold[j]);
-        __m256i above = _mm256_cmpgt_epi8((j & 1u) ? odd : even, t);
-        p = j == 0 ? above : _mm256_add_epi8(p, above);
+    if (format != AKV_N4) {
+        __m256i even = _mm256_adds_epi8(w, _mm256_andnot_si256(negative, tie));
+        __m256i odd = _mm256_adds_epi8(w, _mm256_and_si256(negative, tie));
+        p = _mm256_cmpgt_epi8(even, _mm256_load_si256((const void *)threshold[0]));
+        X_UNROLL(15)
+        for (uint32_t j = 1; j + 1u < levels; j++)
+            p = _mm256_add_epi8(p,
+                                _mm256_cmpgt_epi8((j & 1u) ? odd : even,
+                                                  _mm256_load_si256((const void *)threshold[j])));
+        p = _mm256_sub_epi8(_mm256_setzero_si256(), p);
+    } else {
+        /* at most one threshold lies in each sixteenth of 0 … 255: how many lie below that, the
+         * threshold (as x_threshold; 127: none), -1 where its number is odd */
+        const __m256i below = _mm256_broadcastsi128_si256(
+            _mm_setr_epi8(0, 0, 1, 1, 2, 3, 3, 4, 4, 5, 5, 6, 6, 6, 7, 7));
+        const __m256i inside = _mm256_broadcastsi128_si256(
+            _mm_setr_epi8(127, 24 - 129, 127, 49 - 129, 75 - 129, 127, 102 - 129, 127, 133 - 129,
+                          127, 171 - 129, 127, 127, 223 - 129, 127, 127));
+        const __m256i is_odd = _mm256_broadcastsi128_si256(
+            _mm_setr_epi8(0, 0, 0, -1, 0, 0, -1, 0, 0, 0, -1, 0, 0, 0, 0, 0));
+        __m256i down = _mm256_xor_si256(_mm256_shuffle_epi8(is_odd, high), negative);
+        w = _mm256_adds_epi8(w, _mm256_andnot_si256(down, tie));
+        p = _mm256_sub_epi8(_mm256_shuffle_epi8(below, high),
+                            _mm256_cmpgt_epi8(w, _mm256_shuffle_epi8(inside, high)));
     }
-    /* p is minus the count: levels + count, or levels - 1 - count */
-    p = _mm256_xor_si256(_mm256_sub_epi8(_mm256_setzero_si256(), p), negative);
+    /* p thresholds lie inside: index levels + p, or levels - 1 - p */
+    p = _mm256_xor_si256(p, negative);
     p = _mm256_add_epi8(p, _mm256_set1_epi8((char)levels));
     _mm256_storeu_si256((void *)code, _mm256_permutevar8x32_epi32(p, order));
 }

@@ -6,10 +6,10 @@
 
 /* ---- 32 codes (bytes) to the words of a plane and back ---- */
 
-X_INLINE __m128i x_nibbles(__m256i code) /* low four bits of each: 4 words */
+X_INLINE __m128i x_nibbles(__m256i code, int wider) /* low four bits of each: 4 words */
 {
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_and_si256(code, _mm256_set1_epi8(15)),
-                                         _mm256_set1_epi16(0x1001));
+    __m256i pairs = _mm256_maddubs_epi16(
+        wider ? _mm256_and_si256(code, _mm256_set1_epi8(15)) : code, _mm256_set1_epi16(0x1001));
     pairs = _mm256_packus_epi16(pairs, pairs);
     return _mm256_castsi256_si128(_mm256_permute4x64_epi64(pairs, 0x08));
 }
@@ -83,14 +83,14 @@ X_INLINE uint32_t x_get32(const uint8_t *at)
 
 /* ---- ROW order; row is the plane's first byte of the row ---- */
 
-X_INLINE void x_row_put_nibbles(uint8_t *row, uint32_t groups, const uint8_t *code)
+X_INLINE void x_row_put_nibbles(uint8_t *row, uint32_t groups, const uint8_t *code, int wider)
 {
     uint32_t g = 0;
     for (; g + 4u <= groups; g += 4u) {
         __m128i w[4];
         X_UNROLL(4)
         for (uint32_t k = 0; k < 4u; k++)
-            w[k] = x_nibbles(x_load_code(code + 32u * (g + k)));
+            w[k] = x_nibbles(x_load_code(code + 32u * (g + k)), wider);
         x_transpose4(w);
         X_UNROLL(4)
         for (uint32_t j = 0; j < 4u; j++)
@@ -98,7 +98,7 @@ X_INLINE void x_row_put_nibbles(uint8_t *row, uint32_t groups, const uint8_t *co
     }
     for (; g < groups; g++) {
         _Alignas(16) uint32_t w[4];
-        _mm_store_si128((void *)w, x_nibbles(x_load_code(code + 32u * g)));
+        _mm_store_si128((void *)w, x_nibbles(x_load_code(code + 32u * g), wider));
         for (uint32_t j = 0; j < 4u; j++)
             x_put32(row + 4u * (j * groups + g), w[j]);
     }
@@ -154,7 +154,7 @@ X_INLINE void x_put_rows_size(uint8_t *tile, uint32_t format, uint32_t tokens, u
             for (uint32_t i = 0; i < groups * 32u; i += 32u)
                 _mm256_storeu_si256((void *)(row0 + i), x_load_code(code + i));
         else if (b0 == 4u)
-            x_row_put_nibbles(row0, groups, code);
+            x_row_put_nibbles(row0, groups, code, b1 != 0u);
         else
             x_row_put_crumbs(row0, groups, code, 0);
         if (b1 == 2u)
@@ -349,7 +349,7 @@ X_INLINE void x_unit_put(uint8_t *plane0, uint8_t *plane1, uint32_t format, size
     if (b0 == 8u) {
         _mm256_storeu_si256((void *)(plane0 + 32u * unit), code);
     } else if (b0 == 4u) {
-        _mm_storeu_si128((void *)(plane0 + 16u * unit), x_nibbles(code));
+        _mm_storeu_si128((void *)(plane0 + 16u * unit), x_nibbles(code, b1 != 0u));
     } else {
         uint64_t w = x_crumbs(code);
         memcpy(plane0 + 8u * unit, &w, 8);
