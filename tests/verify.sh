@@ -42,7 +42,7 @@ for kernel in encode decode rotate seal gather copy; do
 done
 status "append" 0 "$ANYKV" verify --device cpu --isa all --elements 3000 --kernel append --seed 2
 status "attention, 8 bits and 4" 0 \
-    "$ANYKV" verify --device cpu --isa all --elements 1 --kernel attend --format '[IN][84]/[IN][84]' --json
+    "$ANYKV" verify --device cpu --isa all --elements 1 --kernel attend --format '[IN][84]/N4' --json
 check "attention is bounded and says by how much" \
     grep -Eq '"class": "bounded".*"max_error": [0-9]' "$work/out"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `anykv bench`: options, devices, clocks and the copy that everything is compared with. */
 #include "bench.h"
+#include "../lib/objects.h"
 #include "device_option.h"
 #include "tools.h"
 #include <stdlib.h>
@@ -31,12 +32,12 @@ anykv_status bench_open(struct bench *b, uint32_t threads, struct bench_device *
     anykv_status status = akv_device_open(b->context, b->label, &options, &device->device);
     if (status == ANYKV_OK)
         status = akv_queue_create(device->device, NULL, &device->queue);
-    device->gpu = b->gpu;
-    device->busy = b->options.busy && threads == 1 && !b->gpu;
+    device->remote = device->device && !(device->device->info.caps & AKV_CAP_HOST_MEMORY);
+    device->busy = b->options.busy && threads == 1 && !device->remote;
     device->threads = threads;
-    if (status == ANYKV_OK && device->gpu)
+    if (status == ANYKV_OK && device->remote)
         status = akv_event_create(device->device, &device->from);
-    if (status == ANYKV_OK && device->gpu)
+    if (status == ANYKV_OK && device->remote)
         status = akv_event_create(device->device, &device->to);
     if (status != ANYKV_OK)
         bench_close(device);
@@ -64,15 +65,15 @@ anykv_status bench_time(struct bench_device *device, bench_work *work, void *use
                         double *ns_out)
 {
     uint64_t start = clock_of(device), ns = 0;
-    anykv_status status = device->gpu ? akv_event_record(device->from, device->queue) : ANYKV_OK;
+    anykv_status status = device->remote ? akv_event_record(device->from, device->queue) : ANYKV_OK;
     for (uint32_t i = 0; i < loops && status == ANYKV_OK; i++)
         status = work(user, i);
-    if (status == ANYKV_OK && device->gpu)
+    if (status == ANYKV_OK && device->remote)
         status = akv_event_record(device->to, device->queue);
     if (status == ANYKV_OK)
         status = akv_queue_wait(device->queue, UINT64_MAX);
     ns = clock_of(device) - start;
-    if (status == ANYKV_OK && device->gpu)
+    if (status == ANYKV_OK && device->remote)
         status = akv_event_elapsed(device->from, device->to, &ns);
     *ns_out = (double)ns / loops;
     return status;
@@ -190,7 +191,7 @@ static anykv_status move(struct bench_copy *copy, uint32_t loops, bool write, do
 
 anykv_status bench_copy_time(struct bench_copy *copy, uint32_t loops, double *ns_out)
 {
-    if (copy->device->gpu)
+    if (copy->device->remote)
         return bench_time(copy->device, copy_enqueue, copy, loops, ns_out);
     return move(copy, loops, true, ns_out);
 }
@@ -286,7 +287,7 @@ static int run(struct bench *b, const struct bench_kind *kind)
     if (go == AKV_CLI_GO) {
         b->context = tool.context;
         memcpy(b->label, tool.label, sizeof b->label);
-        b->gpu = strcmp(tool.info.backend, "cpu") != 0;
+        b->gpu = (tool.device->device->info.caps & AKV_CAP_GPU) != 0;
         anykv_device_close(tool.device);
         tool.device = NULL;
         anykv_status status = kind->run(b);

@@ -26,7 +26,7 @@ struct bench {
     struct bench_options options;
     anykv_context *context;
     char label[16];
-    bool gpu;
+    bool gpu; /* larger working sets */
     struct akv_report *report;
     struct akv_progress progress;
     uint64_t rows_done;
@@ -36,9 +36,9 @@ struct bench {
 struct bench_device {
     struct akv_device *device;
     struct akv_queue *queue;
-    struct akv_event *from, *to; /* GPUs: events are the clock */
-    bool gpu;
-    bool busy; /* the clock is the calling thread's processor time */
+    struct akv_event *from, *to;
+    bool remote; /* its memory is not the host's: events are the clock, copies are the device's */
+    bool busy;   /* the clock is the calling thread's processor time */
     uint32_t threads;
 };
 anykv_status bench_open(struct bench *b, uint32_t threads, struct bench_device *device);

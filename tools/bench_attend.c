@@ -170,7 +170,7 @@ static void emit(struct bench *b, const struct subject *x, const struct subject 
         akv_whole(s->kv_heads),
         akv_whole(s->tokens),
         akv_whole(s->batch),
-        b->gpu ? akv_none() : akv_whole(x->pool.device->threads),
+        x->pool.device->remote ? akv_none() : akv_whole(x->pool.device->threads),
         akv_text(b->label),
         akv_real(ns / ((double)s->tokens * s->kv_heads * s->batch)),
         akv_real(ns * 1e-3),
@@ -233,7 +233,7 @@ static anykv_status one_shape(struct bench *b, struct bench_device *device,
         }
     }
     peer.copied = strcmp(b->options.peer, "memcpy") == 0;
-    peer.read = peer.copied && !b->gpu;
+    peer.read = peer.copied && !device->remote;
     if (status == ANYKV_OK && peer.copied)
         status = bench_copy_create(device, b->gpu ? GPU_COPY_BYTES : CPU_COPY_BYTES, &peer.copy);
     for (uint32_t r = 0; r < b->options.repeats && status == ANYKV_OK; r++) {

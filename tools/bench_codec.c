@@ -164,7 +164,7 @@ static anykv_status measure(struct bench *b, struct work *w, const char *working
         akv_bool((w->params.flags & AKV_FLAG_SEARCH) != 0),
         akv_whole(set->dim),
         akv_text(working_set),
-        b->gpu ? akv_none() : akv_whole(set->device->threads),
+        set->device->remote ? akv_none() : akv_whole(set->device->threads),
         akv_text(b->label),
         akv_real(ns / set->rows),
         akv_real(bytes / ns * 1e9 / (double)(1 << 30)),
