@@ -21,7 +21,7 @@ _Static_assert(sizeof(struct header) <= ALIGN_SMALL, "the header fits before sma
 static atomic_uint_fast64_t counted, failing, live;
 static atomic_bool failing_on;
 
-static bool injected(void)
+bool akv_alloc_refused(void)
 {
     uint64_t number = atomic_fetch_add_explicit(&counted, 1, memory_order_relaxed) + 1;
     uint64_t n = atomic_load_explicit(&failing, memory_order_relaxed);
@@ -41,7 +41,7 @@ void *akv_alloc(anykv_context *context, size_t count, size_t each)
     uint32_t align = bytes >= ALIGN_LARGE ? ALIGN_LARGE : ALIGN_SMALL;
     total = bytes + align;
     void *raw = NULL;
-    if (!injected()) {
+    if (!akv_alloc_refused()) {
         if (context && context->options.alloc)
             raw = context->options.alloc(context->options.alloc_user, total, align);
         else if (posix_memalign(&raw, align, total) != 0)

@@ -36,6 +36,7 @@ void akv_free(anykv_context *context, void *memory); /* NULL is fine */
 void akv_alloc_fail_at(uint64_t n, bool repeat);
 uint64_t akv_alloc_count(void);
 uint64_t akv_alloc_live(void); /* allocations not yet freed, whole process */
+bool akv_alloc_refused(void);  /* counts a site that allocates elsewhere (threads, locks): must it fail? */
 
 /* ---- checked arithmetic: true when the result does not fit ---- */
 static inline bool akv_mul_overflows(size_t a, size_t b, size_t *out)

@@ -9,7 +9,7 @@
 
 anykv_status akv_mutex_init(anykv_context *context, akv_mutex *mutex)
 {
-    int error = pthread_mutex_init(&mutex->m, NULL);
+    int error = akv_alloc_refused() ? ENOMEM : pthread_mutex_init(&mutex->m, NULL);
     if (error)
         return akv_fail(context, ANYKV_E_MEMORY, "mutex: %s", strerror(error));
     return ANYKV_OK;
@@ -37,7 +37,7 @@ void akv_mutex_unlock(akv_mutex *mutex)
 anykv_status akv_cond_init(anykv_context *context, akv_cond *cond)
 {
     pthread_condattr_t attributes;
-    int error = pthread_condattr_init(&attributes);
+    int error = akv_alloc_refused() ? ENOMEM : pthread_condattr_init(&attributes);
     if (!error) {
         error = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
         if (!error)
@@ -82,7 +82,7 @@ anykv_status akv_thread_start(anykv_context *context, akv_thread *thread, void *
     /* Signals stay with the caller's threads: its handlers must not run on ours. */
     sigset_t all, before;
     sigfillset(&all);
-    int error = pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = akv_alloc_refused() ? ENOMEM : pthread_sigmask(SIG_SETMASK, &all, &before);
     if (!error) {
         error = pthread_create(&thread->t, NULL, run, argument);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
