@@ -203,24 +203,30 @@ static void apply_visibility(const struct launch *l, const struct piece *piece,
         uint32_t i = row_token(l, piece, r);
         uint32_t first = akv_attend_first(seq->length + i, l->p->window);
         uint32_t end = akv_attend_end(seq->length, seq->tokens, i, l->p->flags);
+        float *s = work->s[r] + work->at;
         for (uint32_t t = 0; t < AKV_STRIP; t++) {
             uint32_t j = position + t;
             if (t >= tokens || j < first || j >= end)
-                work->s[r][t] = akv_minus_infinity();
+                s[t] = akv_minus_infinity();
             else if (mask && j >= seq->length) {
                 float b = mask[(uint64_t)(seq->first_token + i) * l->p->mask_stride +
                                (j - seq->length)];
-                float s = work->s[r][t] + b; /* a NaN forbids, +inf is a very large score */
-                work->s[r][t] = s > 0x1p125f ? 0x1p125f : s == s ? s : akv_minus_infinity();
+                float x = s[t] + b; /* a NaN forbids, +inf is a very large score */
+                s[t] = x > 0x1p125f ? 0x1p125f : x == x ? x : akv_minus_infinity();
             }
         }
     }
 }
 
-static void attend_strip(const struct akv_attend_ops *ops, const struct launch *l,
-                         const struct piece *piece, struct akv_attend_work *work,
-                         const struct akv_strip *strip, uint32_t position, bool partly,
-                         const struct ahead *ahead)
+/* Strips whose scores stand in work->s and whose values are to be added. */
+struct pending {
+    uint32_t count;
+    struct akv_strip strip[AKV_SPAN / AKV_STRIP];
+    struct ahead ahead[AKV_SPAN / AKV_STRIP];
+};
+static void score_strip(const struct akv_attend_ops *ops, const struct launch *l,
+                        const struct piece *piece, struct akv_attend_work *work,
+                        const struct akv_strip *strip, const struct ahead *ahead, uint32_t position)
 {
     uint32_t domain = akv_format_raw(strip->k_format) ? 0u : 1u;
     ask_for(work, ahead, ahead->tiles->k, ahead->tiles->k_bytes);
@@ -231,19 +237,33 @@ static void attend_strip(const struct akv_attend_ops *ops, const struct launch *
     }
     akv_attend_ask(work, UINT32_MAX);
     ops->shape(work);
-    work->careful = partly || strip->tokens < AKV_STRIP;
-    if (work->careful)
+    if (strip->careful)
         apply_visibility(l, piece, work, position, strip->tokens);
+}
+static void finish_pending(const struct akv_attend_ops *ops, struct akv_attend_work *work,
+                           struct pending *pending)
+{
+    if (pending->count == 0)
+        return;
+    for (uint32_t r = 0; r < work->rows; r++)
+        for (uint32_t t = pending->count * AKV_STRIP; t < AKV_SPAN; t++)
+            work->s[r][t] = akv_minus_infinity();
     ops->softmax(work);
-    ask_for(work, ahead, ahead->tiles->v, ahead->tiles->v_bytes);
-    domain = akv_format_raw(strip->v_format) ? 0u : 1u;
-    work->used[domain] = true;
-    if (!(ops->direct_values && ops->direct_values(work, strip))) {
-        ops->decode(work, strip->v, strip->v_format, AKV_ORDER_QUAD, work->v_dim, strip->first,
-                    strip->tokens);
-        ops->values(work, domain, strip->tokens);
+    for (uint32_t n = 0; n < pending->count; n++) {
+        const struct akv_strip *strip = &pending->strip[n];
+        const struct ahead *ahead = &pending->ahead[n];
+        uint32_t domain = akv_format_raw(strip->v_format) ? 0u : 1u;
+        work->at = n * AKV_STRIP;
+        work->used[domain] = true;
+        ask_for(work, ahead, ahead->tiles->v, ahead->tiles->v_bytes);
+        if (!(ops->direct_values && ops->direct_values(work, strip))) {
+            ops->decode(work, strip->v, strip->v_format, AKV_ORDER_QUAD, work->v_dim, strip->first,
+                        strip->tokens);
+            ops->values(work, domain, strip);
+        }
+        akv_attend_ask(work, UINT32_MAX);
     }
-    akv_attend_ask(work, UINT32_MAX);
+    pending->count = 0;
 }
 
 static void walk(const struct akv_attend_ops *ops, const struct launch *l, const struct piece *piece,
@@ -263,6 +283,8 @@ static void walk(const struct akv_attend_ops *ops, const struct launch *l, const
     if (from >= to)
         return;
     uint32_t last_block = (to - 1u) / block_tokens;
+    struct pending pending;
+    pending.count = 0;
     const struct tiles none = {false, NULL, NULL, 0, 0, 0, 0};
     struct tiles ring[AHEAD_BLOCKS + 1u]; /* of the blocks from this one on */
     uint32_t found = from / block_tokens;
@@ -280,13 +302,19 @@ static void walk(const struct akv_attend_ops *ops, const struct launch *l, const
             if (position + AKV_STRIP <= from || position >= to)
                 continue;
             struct akv_strip strip = {now->k, now->v, now->k_format, now->v_format, n * AKV_STRIP,
-                                      AKV_MIN(total - position, AKV_STRIP)};
-            bool partly = position < all_first || position + AKV_STRIP > all_end ||
-                          position + AKV_STRIP > to;
+                                      AKV_MIN(total - position, AKV_STRIP), false};
+            strip.careful = position < all_first || position + AKV_STRIP > all_end ||
+                            position + AKV_STRIP > to || strip.tokens < AKV_STRIP;
             ahead.n = n;
-            attend_strip(ops, l, piece, work, &strip, position, partly, &ahead);
+            work->at = pending.count * AKV_STRIP;
+            pending.strip[pending.count] = strip;
+            pending.ahead[pending.count++] = ahead;
+            score_strip(ops, l, piece, work, &strip, &ahead, position);
+            if (pending.count == AKV_SPAN / AKV_STRIP)
+                finish_pending(ops, work, &pending);
         }
     }
+    finish_pending(ops, work, &pending);
 }
 
 static void run_piece(const struct akv_attend_ops *ops, const struct launch *l,
@@ -458,23 +486,23 @@ static void scores(struct akv_attend_work *work, uint32_t domain, uint32_t token
             for (uint32_t i = 0; i < work->k_pad; i += 8)
                 for (uint32_t n = 0; n < 8; n++)
                     lane[n] += q[i + n] * k[i + n];
-            work->s[r][t] = ((lane[0] + lane[4]) + (lane[2] + lane[6])) +
+            work->s[r][work->at + t] = ((lane[0] + lane[4]) + (lane[2] + lane[6])) +
                             ((lane[1] + lane[5]) + (lane[3] + lane[7]));
         }
 }
 static void shape(struct akv_attend_work *work)
 {
     for (uint32_t r = 0; r < work->rows; r++)
-        for (uint32_t t = 0; t < AKV_STRIP; t++)
+        for (uint32_t t = work->at; t < work->at + AKV_STRIP; t++)
             work->s[r][t] = akv_attend_score(work->s[r][t], work->params->cap);
 }
 static void softmax(struct akv_attend_work *work)
 {
     for (uint32_t r = 0; r < work->rows; r++) {
         float *s = work->s[r], most = akv_minus_infinity(), l = 0.0f;
-        for (uint32_t t = 0; t < AKV_STRIP; t++)
+        for (uint32_t t = 0; t < AKV_SPAN; t++)
             most = s[t] > most ? s[t] : most;
-        for (uint32_t t = 0; t < AKV_STRIP; t++) {
+        for (uint32_t t = 0; t < AKV_SPAN; t++) {
             s[t] = most > akv_minus_infinity() ? akv_exp(s[t] - most) : 0.0f;
             l += s[t];
         }
@@ -489,13 +517,13 @@ static void softmax(struct akv_attend_work *work)
                     work->sum[d][(size_t)r * work->v_pad + i] *= f.keep;
     }
 }
-static void values(struct akv_attend_work *work, uint32_t domain, uint32_t tokens)
+static void values(struct akv_attend_work *work, uint32_t domain, const struct akv_strip *strip)
 {
     for (uint32_t r = 0; r < work->rows; r++) {
         float *sum = work->sum[domain] + (size_t)r * work->v_pad;
-        for (uint32_t t = 0; t < tokens; t++) {
+        for (uint32_t t = 0; t < strip->tokens; t++) {
             const float *v = work->tile + (size_t)t * work->v_pad;
-            float w = work->s[r][t] * work->factor[r];
+            float w = work->s[r][work->at + t] * work->factor[r];
             if (w != 0.0f) /* what is forbidden may hold anything */
                 for (uint32_t i = 0; i < work->v_pad; i++)
                     sum[i] += w * v[i];

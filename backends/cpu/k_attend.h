@@ -20,6 +20,7 @@
 #endif
 
 #define AKV_STRIP       16u   /* tokens; divides every block size */
+#define AKV_SPAN        32u   /* two strips, which share a round of softmax */
 #define AKV_WORK_ROWS   64u   /* rows of a piece at most */
 #define AKV_WORK_FLOATS 8192u /* rows * padded dimension of a piece at most */
 #define AKV_WORK_GROUPS (AKV_WORK_FLOATS / 32u)
@@ -30,6 +31,7 @@ struct akv_strip {
     uint32_t k_format, v_format;
     uint32_t first;              /* token within the tile, multiple of 16 */
     uint32_t tokens;             /* that exist, 1 to 16 */
+    bool careful;                /* some row may not see some token of it */
 };
 
 /* Codes of the queries as integer kernels want them, per group of 32 elements; made when a format
@@ -53,13 +55,13 @@ struct akv_attend_work {
     uint32_t rows, k_dim, v_dim, k_pad, v_pad, block_tokens;
     bool used[2];                /* which sums have been added to */
     const uint8_t *ask, *ask_end; /* bytes that are coming, to be asked for along the way */
-    bool careful;                /* some row may not see some token of this strip */
     /* [0] as the rows came (raw formats), [1] in the stored domain; times scale; [row][k_pad] */
     _Alignas(64) float q[2][AKV_WORK_FLOATS];
     _Alignas(64) float sum[2][AKV_WORK_FLOATS];            /* [row][v_pad] */
-    _Alignas(64) float s[AKV_WORK_ROWS][AKV_STRIP];        /* scores, then e^(score - strip maximum) */
+    _Alignas(64) float s[AKV_WORK_ROWS][AKV_SPAN];         /* scores, then e^(score - span maximum) */
+    uint32_t at;                 /* place of the strip in hand within the span, 0 or 16 */
     _Alignas(64) float m[AKV_WORK_ROWS], l[AKV_WORK_ROWS];
-    _Alignas(64) float factor[AKV_WORK_ROWS];              /* e^(strip maximum - m) */
+    _Alignas(64) float factor[AKV_WORK_ROWS];              /* e^(span maximum - m) */
     _Alignas(64) float tile[AKV_STRIP * AKV_MAX_HEAD_DIM]; /* decoded rows, [token][padded dim] */
     struct akv_query_codes codes[AKV_QUERY_ORDERS];
 };
@@ -80,14 +82,14 @@ struct akv_attend_ops {
     /* Rows first .. first+tokens-1 of a tile to work->tile, padded with zeros. */
     void (*decode)(struct akv_attend_work *work, const uint8_t *tile, uint32_t format, uint32_t order,
                    uint32_t dim, uint32_t first, uint32_t tokens);
-    /* s[row][token] from q[domain] and work->tile. */
+    /* s[row][at + token] from q[domain] and work->tile. */
     void (*scores)(struct akv_attend_work *work, uint32_t domain, uint32_t tokens);
-    /* Clamp and soft cap of all scores. */
+    /* Clamp and soft cap of a strip's scores. */
     void (*shape)(struct akv_attend_work *work);
-    /* Strip maxima, weights, m, l, factor; turns the sums down where m grew. */
+    /* Span maxima, weights, m, l, factor; turns the sums down where m grew. */
     void (*softmax)(struct akv_attend_work *work);
-    /* sum[domain] += factor * s * work->tile. */
-    void (*values)(struct akv_attend_work *work, uint32_t domain, uint32_t tokens);
+    /* sum[domain] += factor * s[row][at + token] * work->tile. */
+    void (*values)(struct akv_attend_work *work, uint32_t domain, const struct akv_strip *strip);
     /* Turns a row of the stored domain back (akv_rotate_read). */
     void (*turn)(float *row, uint32_t dim);
     /* Straight from the tile; false: not in this case.  May be NULL. */

@@ -55,7 +55,7 @@ static inline __attribute__((always_inline)) __m256 turn(__m256 x)
                            _mm256_permute2f128_ps(x, x, 0x01));
 }
 /* Sums of the elements of up to 4 x 2 vectors to s[r + row][t + token]. */
-static inline __attribute__((always_inline)) void reduce(__m256 sum[4][2], float (*s)[16],
+static inline __attribute__((always_inline)) void reduce(__m256 sum[4][2], float (*s)[AKV_SPAN],
                                                          unsigned r, unsigned t,
                                                          const unsigned rows)
 {

@@ -42,7 +42,7 @@ static inline __attribute__((always_inline)) __m512 turn(__m512 x)
     return _mm512_fmadd_ps(_mm512_mask_mov_ps(one, 0xFF00, minus), x, _mm512_shuffle_f32x4(x, x, 0x4E));
 }
 /* Sums of the elements of up to 4 x 4 vectors to s[r + row][t + token]. */
-static inline __attribute__((always_inline)) void reduce(__m512 sum[4][4], float (*s)[16],
+static inline __attribute__((always_inline)) void reduce(__m512 sum[4][4], float (*s)[AKV_SPAN],
                                                          unsigned r, unsigned t,
                                                          const unsigned rows)
 {

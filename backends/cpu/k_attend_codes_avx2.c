@@ -236,8 +236,8 @@ ALWAYS void code_scores(struct akv_attend_work *work, const struct akv_strip *st
                     }
                 }
                 sum = _mm256_add_epi32(sum, more);
-                __m256 before = g == 0 ? _mm256_setzero_ps() : _mm256_load_ps(work->s[r] + t);
-                _mm256_store_ps(work->s[r] + t,
+                __m256 before = g == 0 ? _mm256_setzero_ps() : _mm256_load_ps(work->s[r] + work->at + t);
+                _mm256_store_ps(work->s[r] + work->at + t,
                                 _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum),
                                                 _mm256_mul_ps(unit, _mm256_set1_ps(codes->scale[n])),
                                                 before));
@@ -400,8 +400,8 @@ ALWAYS void code_values(struct akv_attend_work *work, const struct akv_strip *st
             a = _mm256_mul_ps(a, scale);
             b = _mm256_mul_ps(b, scale);
             for (uint32_t r = 0; r < work->rows; r++)
-                store_weights(format, _mm256_mul_ps(_mm256_load_ps(work->s[r]), a),
-                              _mm256_mul_ps(_mm256_load_ps(work->s[r] + 8), b), weight[r]);
+                store_weights(format, _mm256_mul_ps(_mm256_load_ps(work->s[r] + work->at), a),
+                              _mm256_mul_ps(_mm256_load_ps(work->s[r] + work->at + 8), b), weight[r]);
         }
         for (uint32_t u = g * 4u; u < g * 4u + 4u; u++) {
             __m256i y[8];

@@ -277,8 +277,8 @@ ALWAYS void code_scores(struct akv_attend_work *work, const struct akv_strip *st
                                                _mm512_set1_epi32(q[AKV_WORK_FLOATS / 4u + i]));
                 sum = _mm512_add_epi32(sum, _mm512_slli_epi32(high, 7));
             }
-            __m512 before = g == 0 ? _mm512_setzero_ps() : _mm512_load_ps(work->s[r]);
-            _mm512_store_ps(work->s[r],
+            __m512 before = g == 0 ? _mm512_setzero_ps() : _mm512_load_ps(work->s[r] + work->at);
+            _mm512_store_ps(work->s[r] + work->at,
                             _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
                                             _mm512_mul_ps(unit, _mm512_set1_ps(codes->scale[n])),
                                             before));
@@ -430,7 +430,7 @@ ALWAYS void code_values(struct akv_attend_work *work, const struct akv_strip *st
             back = most * (1.0f / 255.0f);
             unit = _mm512_mul_ps(unit, _mm512_set1_ps(most > 0.0f ? 255.0f / most : 0.0f));
             for (uint32_t r = 0; r < work->rows; r++) {
-                __m512i w = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(work->s[r]), unit));
+                __m512i w = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(work->s[r] + work->at), unit));
                 _mm_store_si128((__m128i *)(void *)weight[r],
                                 _mm_shuffle_epi8(_mm512_cvtusepi32_epi8(w), order));
             }

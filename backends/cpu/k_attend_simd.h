@@ -6,7 +6,7 @@
 #include "k_attend_decode.h"
 
 #define ALWAYS static inline __attribute__((always_inline))
-#define STRIP_VECTORS (AKV_STRIP / VN)
+#define SPAN_VECTORS (AKV_SPAN / VN)
 
 /* e^x for x <= 0; 0 for -inf and NaN.  The polynomial of akv_exp2. */
 ALWAYS V v_exp(V x)
@@ -104,7 +104,7 @@ ALWAYS void scores_rows(struct akv_attend_work *work, uint32_t domain, const uin
                     sum[a][b] = V_FMA(V_LOAD(q + a * pad + i), x, sum[a][b]);
             }
         }
-        V_REDUCE(sum, work->s, r, t, rows);
+        V_REDUCE(sum, work->s, r, work->at + t, rows);
     }
 }
 ALWAYS void scores_all(struct akv_attend_work *work, uint32_t domain, const uint8_t *from,
@@ -146,7 +146,7 @@ static void simd_shape(struct akv_attend_work *work)
     const V most = V_SET(AKV_ATTEND_CLAMP), least = V_SET(-AKV_ATTEND_CLAMP);
     float cap = work->params->cap;
     for (uint32_t r = 0; r < work->rows; r++)
-        for (uint32_t t = 0; t < AKV_STRIP; t += VN) {
+        for (uint32_t t = work->at; t < work->at + AKV_STRIP; t += VN) {
             V x = V_MIN(most, V_MAX(least, V_LOAD(&work->s[r][t]))); /* NaN stays */
             if (cap > 0.0f) {
                 V a = V_ABS(x), e = v_exp(V_MUL(a, V_SET(-2.0f / cap)));
@@ -164,7 +164,7 @@ static void simd_softmax(struct akv_attend_work *work)
     bool turned = false;
     for (uint32_t r = 0; r < work->rows; r++) {
         V x = V_MAX(V_LOAD(&work->s[r][0]), none); /* NaN: -inf */
-        UNROLL for (uint32_t n = 1; n < STRIP_VECTORS; n++)
+        UNROLL for (uint32_t n = 1; n < SPAN_VECTORS; n++)
             x = V_MAX(V_LOAD(&work->s[r][n * VN]), x);
         most[r] = V_HMAX(x);
     }
@@ -180,7 +180,7 @@ static void simd_softmax(struct akv_attend_work *work)
     }
     for (uint32_t r = 0; r < work->rows; r++) {
         V base = V_SET(most[r]), l = V_SET(0.0f);
-        UNROLL for (uint32_t n = 0; n < STRIP_VECTORS; n++) {
+        UNROLL for (uint32_t n = 0; n < SPAN_VECTORS; n++) {
             V e = v_exp(V_SUB(V_LOAD(&work->s[r][n * VN]), base));
             V_STORE(&work->s[r][n * VN], e);
             l = V_ADD(l, e);
@@ -220,7 +220,7 @@ ALWAYS void values_rows(struct akv_attend_work *work, uint32_t domain, const uin
                 x[b] = v_raw(v, format, i + b * VN);
             UNROLL for (uint32_t a = 0; a < rows; a++)
             {
-                V w = V_SET(work->s[r + a][t]);
+                V w = V_SET(work->s[r + a][work->at + t]);
                 UNROLL for (uint32_t b = 0; b < columns; b++)
                     sum[a][b] = V_FMA(x[b], w, sum[a][b]);
             }
@@ -238,11 +238,11 @@ ALWAYS void values_block(struct akv_attend_work *work, uint32_t domain, const ui
     else
         values_rows(work, domain, from, format, tokens, r, rows, 32u / VN);
 }
-/* Weights: e^(s - m) instead of e^(s - strip maximum). */
+/* Weights of the strip: e^(s - m) instead of e^(s - span maximum). */
 static void whole_weights(struct akv_attend_work *work)
 {
     for (uint32_t n = 0; n < work->rows; n++)
-        for (uint32_t t = 0; t < AKV_STRIP; t += VN)
+        for (uint32_t t = work->at; t < work->at + AKV_STRIP; t += VN)
             V_STORE(&work->s[n][t], V_MUL(V_LOAD(&work->s[n][t]), V_SET(work->factor[n])));
 }
 ALWAYS void values_all(struct akv_attend_work *work, uint32_t domain, const uint8_t *from,
@@ -264,25 +264,25 @@ static void values_careful(struct akv_attend_work *work, uint32_t domain, uint32
 {
     for (uint32_t r = 0; r < work->rows; r++)
         for (uint32_t t = 0; t < tokens; t++)
-            if (work->s[r][t] != 0.0f) {
+            if (work->s[r][work->at + t] != 0.0f) {
                 float *to = work->sum[domain] + (size_t)r * work->v_pad;
                 const float *v = work->tile + (size_t)t * work->v_pad;
                 for (uint32_t i = 0; i < work->v_pad; i += VN)
-                    V_STORE(to + i, V_FMA(V_LOAD(v + i), V_SET(work->s[r][t]), V_LOAD(to + i)));
+                    V_STORE(to + i, V_FMA(V_LOAD(v + i), V_SET(work->s[r][work->at + t]), V_LOAD(to + i)));
             }
 }
-static void simd_values(struct akv_attend_work *work, uint32_t domain, uint32_t tokens)
+static void simd_values(struct akv_attend_work *work, uint32_t domain, const struct akv_strip *strip)
 {
-    if (!work->careful) {
-        values_all(work, domain, (const uint8_t *)work->tile, AKV_F32, tokens);
+    if (!strip->careful) {
+        values_all(work, domain, (const uint8_t *)work->tile, AKV_F32, strip->tokens);
         return;
     }
     whole_weights(work);
-    values_careful(work, domain, tokens);
+    values_careful(work, domain, strip->tokens);
 }
 static bool raw_values(struct akv_attend_work *work, const struct akv_strip *strip)
 {
-    if (work->rows > DIRECT_ROWS || work->v_dim != work->v_pad || work->careful)
+    if (work->rows > DIRECT_ROWS || work->v_dim != work->v_pad || strip->careful)
         return false;
     const uint8_t *from = strip->v + (size_t)strip->first * work->v_dim * akv_raw_bytes(strip->v_format);
     if (strip->v_format == AKV_F16)
