@@ -16,46 +16,20 @@
 #endif
 
 #ifdef AKV_CPU_SHAPE
-/* Sane values of a row, rotated or not, padded with zeros. */
-static inline akv_u32 read_row(float *x, __global const uchar *base, akv_u64 first, akv_u32 dtype,
-                               akv_u32 dim, akv_u32 flags)
-{
-    akv_u32 saw = load_sane(x, base, first, dtype, dim), i;
-    if (flags & AKV_FLAG_ROTATE)
-        akv_rotate_store(x, dim);
-    for (i = dim; i < akv_padded_dim(dim); i++)
-        x[i] = 0.0f;
-    return saw;
-}
-/* Codes of a row, 32 for each group; its scales go to the tile. */
-static inline void encode_row(const float *x, akv_u32 format, akv_u32 tokens, akv_u32 dim, akv_u32 t,
-                              __global uchar *tile, akv_u8 *code)
-{
-    akv_u32 padded = akv_padded_dim(dim), width = akv_scale_width(format), s, i;
-    for (s = 0u; s < akv_scale_count(format, dim); s++) {
-        akv_u32 first = s * width, end = AKV_MIN(first + width, padded);
-        akv_u32 amax = akv_amax(x + first, end - first, 0u);
-        akv_u32 scale = akv_scale_of(x + first, amax, format, SEARCH);
-        akv_scale_put(tile, format, ORDER, tokens, dim, t, s, scale);
-        for (i = first; i < end; i += 32u)
-            akv_group_codes(x + i, scale, format, code + i);
-    }
-}
 /* Row t of a ROW tile. */
 static inline akv_u32 write_row(__global const uchar *base, akv_u64 first, akv_u32 dtype, akv_u32 format,
                                 akv_u32 tokens, akv_u32 dim, akv_u32 t, akv_u32 flags,
                                 __global uchar *tile)
 {
-    float x[ROW_MAX];
-    akv_u8 code[ROW_MAX];
-    akv_u32 saw = 0u, g;
+    float16 x[VECTORS];
+    uchar16 code[VECTORS];
+    akv_u32 saw = 0u;
     if (akv_format_raw(format)) {
         copy_row(tile, (akv_u64)t * dim, format, base, first, dtype, 0u, dim);
     } else {
         saw = read_row(x, base, first, dtype, dim, flags);
-        encode_row(x, format, tokens, dim, t, tile, code);
-        for (g = 0u; g < akv_padded_dim(dim) / 32u; g++)
-            akv_row_put(tile, format, tokens, dim, t, g, code + g * 32u);
+        encode_row(x, format, AKV_ORDER_ROW, SEARCH, tokens, dim, t, tile, code);
+        put_row(tile, format, tokens, dim, t, code);
     }
     if (t + 1u == tokens)
         akv_tile_padding(tile, format, tokens, dim);
@@ -259,16 +233,17 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
     for (; first < end; first += 4u, t += 4u) { /* a run of rows never leaves its tile */
 #ifdef AKV_QUAD
         if (!akv_format_raw(format)) {
-            float x[ROW_MAX];
-            akv_u8 code[4][ROW_MAX], unit[32];
+            float16 x[VECTORS];
+            uchar16 code[4][VECTORS];
+            akv_u8 unit[32];
             akv_u32 i, u;
             for (i = 0u; i < 4u; i++) {
                 saw |= read_row(x, src, (akv_u64)(t + i) * dim, p.hot_type, dim, how);
-                encode_row(x, format, tokens, dim, t + i, tile, code[i]);
+                encode_row(x, format, AKV_ORDER_QUAD, SEARCH, tokens, dim, t + i, tile, code[i]);
             }
             for (u = 0u; u < akv_padded_dim(dim) / 8u; u++) {
                 for (i = 0u; i < 32u; i++)
-                    unit[i] = code[i & 3u][u * 8u + (i >> 2)];
+                    unit[i] = ((const akv_u8 *)code[i & 3u])[u * 8u + (i >> 2)];
                 akv_quad_put(tile, format, tokens, dim, t >> 2, u, unit);
             }
             if (t + 4u == tokens)

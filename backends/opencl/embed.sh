@@ -43,7 +43,7 @@ list=
 printf '/* Written by embed.sh from lib/kernel and kernels-cl: do not edit. */\n#include "cl.h"\n\n'
 # Word splitting of the lists is meant.
 # shellcheck disable=SC2046,SC2086
-program quant $(headers $arithmetic) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/quant.cl
+program quant $(headers $arithmetic) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/vector.cl kernels-cl/quant.cl
 # shellcheck disable=SC2046,SC2086
 program page $(headers $arithmetic) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/page.cl
 # shellcheck disable=SC2046,SC2086

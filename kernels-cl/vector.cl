@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The CPU shape's encoder in vectors of 16: the arithmetic of fp.h, rotate.h and quant.h, lane by lane, with
+ * the same roundings, hence the same bytes.  Head sizes are multiples of 16, scales span 32 and more. */
+#ifdef AKV_CPU_SHAPE
+#define VECTORS (ROW_MAX / 16)
+
+/* What the lanes saw, as all-ones masks. */
+typedef struct seen {
+    int16 nan, huge;
+} seen;
+
+static inline float16 sane_lanes(uint16 bits, seen *saw)
+{
+    uint16 a = bits & 0x7FFFFFFFu;
+    int16 nan = a > 0x7F800000u, huge = a > AKV_HUGE_BITS, tiny = a < AKV_TINY_BITS;
+    saw->nan |= nan;
+    saw->huge |= huge & ~nan;
+    bits = (bits & 0x80000000u) | min(a, (uint16)AKV_HUGE_BITS);
+    return as_float16(bits & ~as_uint16(nan | tiny));
+}
+/* Bits of f32 lanes; a NaN stays one, zeros lose their sign (they become +0 anyway).  A subnormal half
+ * a * 2^-24 is the exact difference of two normal floats. */
+static inline uint16 half_lanes(uint16 h)
+{
+    uint16 a = h & 0x7FFFu, bits = (a << 13) + 0x38000000u;
+    uint16 small = as_uint16(as_float16((a << 13) + 0x38800000u) - 0x1p-14f);
+    bits = select(bits, bits + 0x38000000u, a >= 0x7C00u);
+    bits = select(bits, small, a < 0x400u);
+    return bits | (h & 0x8000u) << 16;
+}
+/* Stages 1, 2, 4, 8 within a vector: the other lane of each pair, plus or minus mine. */
+static inline float16 stages_inside(float16 v)
+{
+    const uint s = 0x80000000u;
+    v = v.s1032547698badcfe + as_float16(as_uint16(v) ^ (uint16)(0, s, 0, s, 0, s, 0, s, 0, s, 0, s, 0, s, 0, s));
+    v = v.s23016745ab89efcd + as_float16(as_uint16(v) ^ (uint16)(0, 0, s, s, 0, 0, s, s, 0, 0, s, s, 0, 0, s, s));
+    v = v.s45670123cdef89ab + as_float16(as_uint16(v) ^ (uint16)(0, 0, 0, 0, s, s, s, s, 0, 0, 0, 0, s, s, s, s));
+    return v.s89abcdef01234567 + as_float16(as_uint16(v) ^ (uint16)(0, 0, 0, 0, 0, 0, 0, 0, s, s, s, s, s, s, s, s));
+}
+/* Sane values of a row, rotated or not, padded with zeros. */
+static inline akv_u32 read_row(float16 *x, __global const uchar *base, akv_u64 first, akv_u32 dtype,
+                               akv_u32 dim, akv_u32 flags)
+{
+    akv_u32 count = dim / 16u, i, j, stride, n = akv_rotate_block(dim) / 16u;
+    seen saw, ignored;
+    saw.nan = saw.huge = 0;
+    if (dtype == AKV_F32)
+        for (i = 0u; i < count; i++)
+            x[i] = sane_lanes(vload16(i, (__global const uint *)(base + first * 4u)), &saw);
+    else if (dtype == AKV_F16)
+        for (i = 0u; i < count; i++)
+            x[i] = sane_lanes(
+                half_lanes(convert_uint16(vload16(i, (__global const ushort *)(base + first * 2u)))), &saw);
+    else
+        for (i = 0u; i < count; i++)
+            x[i] = sane_lanes(
+                convert_uint16(vload16(i, (__global const ushort *)(base + first * 2u))) << 16, &saw);
+    if (flags & AKV_FLAG_ROTATE) {
+        float factor = akv_rotate_store_factor(dim);
+        for (i = 0u; i < count; i++)
+            x[i] = stages_inside(x[i]);
+        for (stride = 1u; stride < n; stride *= 2u)
+            for (i = 0u; i < count; i += 2u * stride)
+                for (j = i; j < i + stride; j++) {
+                    float16 a = x[j], b = x[j + stride];
+                    x[j] = a + b;
+                    x[j + stride] = a - b;
+                }
+        ignored = saw;
+        for (i = 0u; i < count; i++)
+            x[i] = sane_lanes(as_uint16(x[i] * factor), &ignored);
+    }
+    for (i = count; i < akv_padded_dim(dim) / 16u; i++)
+        x[i] = 0.0f;
+    return (any(saw.nan) ? AKV_SAW_NAN : 0u) | (any(saw.huge) ? AKV_SAW_HUGE : 0u);
+}
+static inline akv_u32 largest(uint16 v)
+{
+    uint8 a = max(v.lo, v.hi);
+    uint4 b = max(a.lo, a.hi);
+    uint2 c = max(b.lo, b.hi);
+    return max(c.x, c.y);
+}
+static inline akv_u32 added(uint16 v)
+{
+    uint8 a = v.lo + v.hi;
+    uint4 b = a.lo + a.hi;
+    uint2 c = b.lo + b.hi;
+    return c.x + c.y;
+}
+/* Nearest integer, ties to even, |x| < 2^22: the sum rounds at the units. */
+static inline int16 nearest(float16 x)
+{
+    return as_int16(x + 0x1.8p23f) - 0x4B400000;
+}
+/* akv_search_level of all levels, a lane each; below 2^15. */
+static inline short16 level_lanes(akv_u32 s, uint16 c, akv_u32 exponent)
+{
+    akv_u32 m = s < 8u ? s : 8u + (s & 7u);
+    akv_i32 q = s < 8u ? -17 : (akv_i32)(s >> 3) - 18, shift = q + 5 + 127 - (akv_i32)exponent;
+    if (shift >= 0)
+        return convert_short16((c * m) << (uint)shift);
+    if (shift < -31)
+        return 0;
+    return convert_short16((c * m + (1u << (-shift - 1))) >> (uint)-shift);
+}
+/* akv_search_scale. */
+static inline akv_u32 search_lanes(float16 x0, float16 x1, akv_u32 amax, akv_u32 format)
+{
+    akv_u32 levels = akv_levels(format), exponent = amax >> 23, best = 0u, best_error = 0xFFFFFFFFu;
+    akv_u32 previous = 256u, m, j;
+    float unit = akv_as_f32((266u - exponent) << 23);
+    if (amax == 0u)
+        return 0u;
+    uint16 book = 0u;
+    for (j = 0u; j < levels; j++)
+        ((akv_u32 *)&book)[j] = akv_codebook[levels - 2u + j];
+    short16 n0 = convert_short16(nearest(fabs(x0) * unit)), n1 = convert_short16(nearest(fabs(x1) * unit));
+    for (m = 0u; m < AKV_CANDIDATES; m++) {
+        akv_u32 s = akv_codebook_scale(amax, format, m), error;
+        ushort16 least0 = 0xFFFF, least1 = 0xFFFF;
+        if (s == previous)
+            continue;
+        previous = s;
+        short r[16];
+        vstore16(level_lanes(s, book, exponent), 0, r);
+        for (j = 0u; j < levels; j++) {
+            least0 = min(least0, as_ushort16(max(n0 - r[j], r[j] - n0)));
+            least1 = min(least1, as_ushort16(max(n1 - r[j], r[j] - n1)));
+        }
+        uint16 a = convert_uint16(least0), b = convert_uint16(least1);
+        error = added(a * a + b * b);
+        if (error < best_error) {
+            best_error = error;
+            best = s;
+        }
+    }
+    return best;
+}
+/* akv_group_codes, half a group. */
+static inline uchar16 code_lanes(float16 x, akv_u32 scale, akv_u32 format, const akv_u32 *threshold)
+{
+    akv_u32 levels, j;
+    if (!akv_format_codebook(format)) {
+        akv_reciprocal r = akv_reciprocal_of(akv_scale_value(format, scale));
+        float limit = format == AKV_I8 ? 127.0f : 31.0f;
+        float16 t = fma(x, (float16)r.hi, x * r.lo);
+        return convert_uchar16(as_uint16(nearest(clamp(t, -limit, limit)) + (format == AKV_I8 ? 0 : 32)) &
+                               255u);
+    }
+    levels = akv_levels(format);
+    uint16 bits = as_uint16(x), a = bits & 0x7FFFFFFFu, negative = bits >> 31;
+    uint16 even = a + negative, odd = a + 1u - negative;
+    int16 p = 0, code;
+    for (j = 0u; j + 1u < levels; j++)
+        p -= (j & 1u ? odd : even) > threshold[j];
+    code = select((int16)((int)levels) + p, (int16)((int)levels - 1) - p, negative != 0u);
+    return convert_uchar16(scale == 0u ? (int16)((int)levels) : code);
+}
+/* Codes of a row, 32 for each group; its scales go to the tile. */
+static inline void encode_row(const float16 *x, akv_u32 format, akv_u32 order, akv_u32 search,
+                              akv_u32 tokens, akv_u32 dim, akv_u32 t, __global uchar *tile, uchar16 *code)
+{
+    akv_u32 count = akv_padded_dim(dim) / 16u, width = akv_scale_width(format) / 16u, s, i, j;
+    akv_u32 threshold[16];
+    for (s = 0u; s < akv_scale_count(format, dim); s++) {
+        akv_u32 first = s * width, end = AKV_MIN(first + width, count), amax, scale;
+        uint16 a = 0u;
+        for (i = first; i < end; i++)
+            a = max(a, as_uint16(x[i]) & 0x7FFFFFFFu);
+        amax = largest(a);
+        if (!akv_format_codebook(format)) {
+            scale = akv_uniform_scale(amax, format);
+        } else {
+            scale = search ? search_lanes(x[first], x[first + 1u], amax, format)
+                           : akv_codebook_scale(amax, format, 0u);
+            float unit = akv_f32_from_ue5m3(scale) * 0x1p-8f;
+            akv_u32 levels = akv_levels(format);
+            for (j = 0u; j + 1u < levels; j++)
+                threshold[j] = akv_as_u32(
+                    (float)(akv_i32)(akv_codebook[levels - 2u + j] + akv_codebook[levels - 1u + j]) * unit);
+        }
+        akv_scale_put(tile, format, order, tokens, dim, t, s, scale);
+        for (i = first; i < end; i++)
+            code[i] = code_lanes(x[i], scale, format, threshold);
+    }
+}
+/* The codes of a group as words of a plane: neighbours join until they fill bytes. */
+static inline void plane_lanes(__global uchar *plane, akv_u32 bits, akv_u32 shift, akv_u32 word, akv_u32 step,
+                               uchar16 low, uchar16 high)
+{
+    akv_u32 mask = (1u << bits) - 1u, w;
+    uchar16 c0 = (low >> (uchar)shift) & (uchar)mask, c1 = (high >> (uchar)shift) & (uchar)mask;
+    if (bits == 8u) {
+        vstore4(as_uint4(c0), 0, (__global uint *)(plane + 4u * word)); /* step is 1 */
+        vstore4(as_uint4(c1), 1, (__global uint *)(plane + 4u * word));
+        return;
+    }
+    uchar16 a = (uchar16)(c0.even, c1.even) | (uchar16)(c0.odd, c1.odd) << (uchar)bits;
+    if (bits == 4u) {
+        uint4 v = as_uint4(a);
+        akv_store_u32(plane + 4u * word, v.x);
+        akv_store_u32(plane + 4u * (word + step), v.y);
+        akv_store_u32(plane + 4u * (word + 2u * step), v.z);
+        akv_store_u32(plane + 4u * (word + 3u * step), v.w);
+        return;
+    }
+    uchar8 b = a.even | a.odd << (uchar)(2u * bits);
+    if (bits == 2u) {
+        uint2 v = as_uint2(b);
+        akv_store_u32(plane + 4u * word, v.x);
+        akv_store_u32(plane + 4u * (word + step), v.y);
+        return;
+    }
+    w = as_uint(b.even | b.odd << (uchar)4);
+    akv_store_u32(plane + 4u * word, w);
+}
+static inline void put_row(__global uchar *tile, akv_u32 format, akv_u32 tokens, akv_u32 dim, akv_u32 t,
+                           const uchar16 *code)
+{
+    akv_u32 b0 = akv_format_plane0(format), b1 = akv_format_plane1(format), g;
+    for (g = 0u; g < akv_padded_dim(dim) / 32u; g++) {
+        plane_lanes(tile, b0, 0u, akv_row_word(b0, dim, t, g), akv_row_step(b0, dim), code[2u * g],
+                    code[2u * g + 1u]);
+        if (b1)
+            plane_lanes(tile + akv_plane1_offset(format, tokens, dim), b1, b0, akv_row_word(b1, dim, t, g),
+                        akv_row_step(b1, dim), code[2u * g], code[2u * g + 1u]);
+    }
+}
+#endif
