@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a launch must satisfy before a backend sees it: parameters in range, spans inside their memory,
- * rows and tiles inside their spans, nothing written that is also read.  What stands in device memory
- * (block tables, step descriptors) cannot be seen from here; the engine makes it. */
+/* What a launch must satisfy before a backend sees it: parameters in range, spans inside their
+ * memory, rows and tiles inside their spans, nothing written that is also read.  What stands in
+ * device memory (block tables, step descriptors) cannot be seen from here; the engine makes it. */
 #include "backend.h"
 #include <math.h>
 
@@ -13,11 +13,17 @@ struct arg_spec {
 };
 
 static const struct arg_spec arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
-    [AKV_K_ENCODE] = {{"rows", false, false, 1}, {"tile", true, false, 16}, {"flags", true, false, 4}},
+    [AKV_K_ENCODE] = {{"rows", false, false, 1},
+                      {"tile", true, false, 16},
+                      {"flags", true, false, 4}},
     [AKV_K_DECODE] = {{"tile", false, false, 16}, {"rows", true, false, 1}},
     [AKV_K_ROTATE] = {{"rows in", false, false, 4}, {"rows out", true, false, 4}},
-    [AKV_K_SEAL] = {{"layers", false, false, 4}, {"moves", false, false, 8}, {"flags", true, false, 4}},
-    [AKV_K_APPEND] = {{"descriptor", false, false, 16}, {"k", false, false, 1}, {"v", false, false, 1}},
+    [AKV_K_SEAL] = {{"layers", false, false, 4},
+                    {"moves", false, false, 8},
+                    {"flags", true, false, 4}},
+    [AKV_K_APPEND] = {{"descriptor", false, false, 16},
+                      {"k", false, false, 1},
+                      {"v", false, false, 1}},
     [AKV_K_GATHER] = {{"table", false, false, 4}, {"rows", true, false, 1}},
     [AKV_K_COPY] = {{"moves", false, false, 8}, {"linear", true, true, 16}},
     [AKV_K_ATTEND] = {{"descriptor", false, false, 16},
@@ -58,15 +64,16 @@ static anykv_status check_dim(const struct check *check, const char *field, akv_
 static anykv_status check_format(const struct check *check, const char *field, akv_u32 format)
 {
     if (format < AKV_F32 || format >= AKV_FORMATS)
-        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is not a format", check->kernel, field, format);
+        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is not a format", check->kernel, field,
+                      format);
     return ANYKV_OK;
 }
 
 static anykv_status check_raw(const struct check *check, const char *field, akv_u32 type)
 {
     if (type < AKV_F32 || type > AKV_BF16)
-        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is none of F32, F16, BF16", check->kernel, field,
-                      type);
+        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is none of F32, F16, BF16", check->kernel,
+                      field, type);
     return ANYKV_OK;
 }
 
@@ -74,7 +81,8 @@ static anykv_status check_flags(const struct check *check, const char *field, ak
                                 akv_u32 known)
 {
     if (flags & ~known)
-        return REFUSE(check, ANYKV_E_ARG, "%s.%s: 0x%x has unknown bits", check->kernel, field, flags);
+        return REFUSE(check, ANYKV_E_ARG, "%s.%s: 0x%x has unknown bits", check->kernel, field,
+                      flags);
     return ANYKV_OK;
 }
 
@@ -112,7 +120,8 @@ static anykv_status check_room(const struct check *check, unsigned arg, uint64_t
 
 /* ---- rows, tiles, pool ---- */
 
-/* Rows of argument `arg`: dtype, alignment, extent; where they are written, no two share an element. */
+/* Rows of argument `arg`: dtype, alignment, extent; where they are written, no two share an
+ * element. */
 static anykv_status check_rows(const struct check *check, unsigned arg, const akv_rows *rows,
                                uint64_t tokens, akv_u32 dim, bool written)
 {
@@ -128,13 +137,16 @@ static anykv_status check_rows(const struct check *check, unsigned arg, const ak
         return REFUSE(check, ANYKV_E_SHAPE, "%s.%s: strides %llu and %llu are too large",
                       check->kernel, what, (unsigned long long)rows->token_stride,
                       (unsigned long long)rows->head_stride);
-    uint64_t by_token = (tokens - 1) * rows->token_stride, by_head = (heads - 1) * rows->head_stride;
+    uint64_t by_token = (tokens - 1) * rows->token_stride,
+             by_head = (heads - 1) * rows->head_stride;
     elements += by_token + by_head;
-    if (written && ((tokens > 1 && rows->token_stride < dim) || (heads > 1 && rows->head_stride < dim) ||
-                    (tokens > 1 && heads > 1 && rows->token_stride < by_head + dim &&
-                     rows->head_stride < by_token + dim)))
-        return REFUSE(check, ANYKV_E_SHAPE, "%s.%s: strides %llu and %llu make written rows overlap",
-                      check->kernel, what, (unsigned long long)rows->token_stride,
+    if (written &&
+        ((tokens > 1 && rows->token_stride < dim) || (heads > 1 && rows->head_stride < dim) ||
+         (tokens > 1 && heads > 1 && rows->token_stride < by_head + dim &&
+          rows->head_stride < by_token + dim)))
+        return REFUSE(check, ANYKV_E_SHAPE,
+                      "%s.%s: strides %llu and %llu make written rows overlap", check->kernel, what,
+                      (unsigned long long)rows->token_stride,
                       (unsigned long long)rows->head_stride);
     uint64_t each = akv_raw_bytes(rows->dtype);
     if (check->launch && check->launch->arg[arg].offset % each)
@@ -144,12 +156,13 @@ static anykv_status check_rows(const struct check *check, unsigned arg, const ak
 }
 
 /* Rows in a tile: every index of an element must fit the 32-bit arithmetic of format.h. */
-static anykv_status check_tile(const struct check *check, akv_u32 format, uint64_t rows, akv_u32 dim,
-                               uint64_t *bytes_out)
+static anykv_status check_tile(const struct check *check, akv_u32 format, uint64_t rows,
+                               akv_u32 dim, uint64_t *bytes_out)
 {
     if (rows > AKV_MAX_TILE_ELEMENTS / akv_padded_dim(dim))
-        return REFUSE(check, ANYKV_E_SHAPE, "%s: %llu rows of %u, a tile has less than 2^29 elements",
-                      check->kernel, (unsigned long long)rows, dim);
+        return REFUSE(check, ANYKV_E_SHAPE,
+                      "%s: %llu rows of %u, a tile has less than 2^29 elements", check->kernel,
+                      (unsigned long long)rows, dim);
     *bytes_out = akv_tile_bytes(format, (akv_u32)rows, dim);
     return ANYKV_OK;
 }
@@ -157,12 +170,12 @@ static anykv_status check_tile(const struct check *check, akv_u32 format, uint64
 static anykv_status check_pool(const struct check *check, const akv_pool_map *map)
 {
     if (map->slabs == 0 || map->slabs > AKV_MAX_SLABS)
-        return REFUSE(check, ANYKV_E_ARG, "%s.pool.slabs: %u is not between 1 and %u", check->kernel,
-                      map->slabs, AKV_MAX_SLABS);
+        return REFUSE(check, ANYKV_E_ARG, "%s.pool.slabs: %u is not between 1 and %u",
+                      check->kernel, map->slabs, AKV_MAX_SLABS);
     if (map->chunk_bytes == 0 || map->chunk_bytes % 16 || map->chunk_bytes >> 48 ||
         map->chunks_per_slab == 0)
-        return REFUSE(check, ANYKV_E_ARG, "%s.pool: %u chunks of %llu bytes in a slab", check->kernel,
-                      map->chunks_per_slab, (unsigned long long)map->chunk_bytes);
+        return REFUSE(check, ANYKV_E_ARG, "%s.pool: %u chunks of %llu bytes in a slab",
+                      check->kernel, map->chunks_per_slab, (unsigned long long)map->chunk_bytes);
     for (unsigned k = 0; k < AKV_KINDS; k++) {
         uint64_t bytes = (uint64_t)map->block_bytes[k] * map->blocks_per_chunk[k];
         if (map->block_bytes[k] % 16 || bytes > map->chunk_bytes)
@@ -211,8 +224,9 @@ static anykv_status check_in_block(const struct check *check, const akv_pool_map
 
 static anykv_status check_encode(struct check *check, const akv_encode_params *p, bool decode)
 {
-    const akv_u32 known = decode ? AKV_FLAG_ROTATE | AKV_FLAG_SEARCH
-                                 : AKV_FLAG_ROTATE | AKV_FLAG_SEARCH | (15u << AKV_FLAG_PLANT_SHIFT);
+    const akv_u32 known = decode
+                              ? AKV_FLAG_ROTATE | AKV_FLAG_SEARCH
+                              : AKV_FLAG_ROTATE | AKV_FLAG_SEARCH | (15u << AKV_FLAG_PLANT_SHIFT);
     uint64_t bytes = 0;
     RETURN_IF(check_dim(check, "dim", p->dim));
     RETURN_IF(check_format(check, "format", p->format));
@@ -266,10 +280,10 @@ static anykv_status check_append(struct check *check, const akv_append_params *p
     RETURN_IF(check_rows(check, 2, &p->v, 1, p->v_dim, false));
     if (p->k.heads != p->v.heads)
         return REFUSE(check, ANYKV_E_ARG, "append: %u heads of k, %u of v", p->k.heads, p->v.heads);
-    RETURN_IF(check_in_block(check, &p->pool, 0, "k_offset", p->k_offset, p->hot_type, p->k.heads, 16,
-                             p->k_dim));
-    RETURN_IF(check_in_block(check, &p->pool, 0, "v_offset", p->v_offset, p->hot_type, p->v.heads, 16,
-                             p->v_dim));
+    RETURN_IF(check_in_block(check, &p->pool, 0, "k_offset", p->k_offset, p->hot_type, p->k.heads,
+                             16, p->k_dim));
+    RETURN_IF(check_in_block(check, &p->pool, 0, "v_offset", p->v_offset, p->hot_type, p->v.heads,
+                             16, p->v_dim));
     check->empty = p->max_tokens == 0;
     return ANYKV_OK;
 }
@@ -292,8 +306,9 @@ static anykv_status check_gather(struct check *check, const akv_gather_params *p
     }
     uint64_t have = (uint64_t)p->blocks * p->block_tokens;
     if (p->tokens && (p->first_row >= p->block_tokens || (uint64_t)p->first_row + p->tokens > have))
-        return REFUSE(check, ANYKV_E_SHAPE, "gather: rows %u to %llu of %u blocks of %u", p->first_row,
-                      (unsigned long long)p->first_row + p->tokens, p->blocks, p->block_tokens);
+        return REFUSE(check, ANYKV_E_SHAPE, "gather: rows %u to %llu of %u blocks of %u",
+                      p->first_row, (unsigned long long)p->first_row + p->tokens, p->blocks,
+                      p->block_tokens);
     check->empty = p->tokens == 0;
     return check_room(check, 0, (uint64_t)p->blocks * 4);
 }
@@ -374,8 +389,9 @@ static anykv_status check_attend(struct check *check, const akv_attend_params *p
         return REFUSE(check, ANYKV_E_ARG, "attend: scale %g, cap %g", (double)p->scale,
                       (double)p->cap);
     if (p->max_tokens == 0 || p->max_sequences == 0 || p->max_length == 0)
-        return REFUSE(check, ANYKV_E_ARG, "attend: declared maxima %u tokens, %u sequences, %u long",
-                      p->max_tokens, p->max_sequences, p->max_length);
+        return REFUSE(check, ANYKV_E_ARG,
+                      "attend: declared maxima %u tokens, %u sequences, %u long", p->max_tokens,
+                      p->max_sequences, p->max_length);
     if (p->bound_sequences > p->max_sequences || p->bound_seq_tokens > p->max_tokens ||
         p->bound_length > p->max_length)
         return REFUSE(check, ANYKV_E_ARG, "attend: bounds %u, %u, %u beyond the declared maxima",
@@ -445,17 +461,19 @@ static anykv_status check_overlap(const struct check *check)
                               arg_specs[launch->kernel][b].name);
         for (unsigned s = 0; (written || pool) && s < launch->slabs; s++)
             if (akv_spans_meet(check->device, &launch->arg[a], &launch->slab[s]))
-                return REFUSE(check, ANYKV_E_ARG, "%s: %s and slab %u overlap", check->kernel, name, s);
+                return REFUSE(check, ANYKV_E_ARG, "%s: %s and slab %u overlap", check->kernel, name,
+                              s);
     }
     for (unsigned s = 0; pool && s < launch->slabs; s++)
         for (unsigned t = s + 1; t < launch->slabs; t++)
             if (akv_spans_meet(check->device, &launch->slab[s], &launch->slab[t]))
-                return REFUSE(check, ANYKV_E_ARG, "%s: slabs %u and %u overlap", check->kernel, s, t);
+                return REFUSE(check, ANYKV_E_ARG, "%s: slabs %u and %u overlap", check->kernel, s,
+                              t);
     return ANYKV_OK;
 }
 
-anykv_status akv_check_params(struct akv_device *device, enum akv_kernel_id kernel, const void *params,
-                              bool *empty_out)
+anykv_status akv_check_params(struct akv_device *device, enum akv_kernel_id kernel,
+                              const void *params, bool *empty_out)
 {
     if ((unsigned)kernel >= AKV_KERNEL_COUNT)
         return akv_fail(device->context, ANYKV_E_ARG, "launch.kernel: %d is unknown", (int)kernel);
@@ -485,9 +503,9 @@ anykv_status akv_check_launch(struct akv_device *device, const struct akv_launch
             continue;
         RETURN_IF(akv_check_span(device, spec->name, &launch->arg[a]));
         if (launch->arg[a].offset % spec->align)
-            return akv_fail(device->context, ANYKV_E_ARG, "%s.%s: offset %llu is not a multiple of %u",
-                            kernel->name, spec->name, (unsigned long long)launch->arg[a].offset,
-                            spec->align);
+            return akv_fail(device->context, ANYKV_E_ARG,
+                            "%s.%s: offset %llu is not a multiple of %u", kernel->name, spec->name,
+                            (unsigned long long)launch->arg[a].offset, spec->align);
     }
     struct check check = {device, launch, kernel->name, false};
     RETURN_IF(check_kernel(&check, launch->kernel, launch->params));

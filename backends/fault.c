@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fault injection for the checked wrappers: the n-th backend call fails, at once or at the next wait. */
+/* Fault injection for the checked wrappers: the n-th backend call fails, at once or at the next
+ * wait. */
 #include "backend.h"
 #include <stdatomic.h>
 

@@ -138,7 +138,8 @@ static anykv_status open_auto(anykv_context *context, const struct devices *devi
     return akv_fail(context, ANYKV_E_NOT_FOUND, "device auto: there is no device");
 }
 
-/* A backend's first usable device, GPUs first; its first one (with the reason) when none is usable. */
+/* A backend's first usable device, GPUs first; its first one (with the reason) when none is usable.
+ */
 static const struct akv_device_info *first_of(const struct devices *devices, const char *backend)
 {
     const struct akv_device_info *best = NULL;

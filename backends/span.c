@@ -2,7 +2,8 @@
 /* Spans: are they inside their memory, do two of them share a byte. */
 #include "backend.h"
 
-anykv_status akv_check_span(struct akv_device *device, const char *what, const struct akv_span *span)
+anykv_status akv_check_span(struct akv_device *device, const char *what,
+                            const struct akv_span *span)
 {
     const struct akv_mem *mem = span->mem;
     if (!mem)
@@ -12,8 +13,9 @@ anykv_status akv_check_span(struct akv_device *device, const char *what, const s
     if (mem == device->host_window && span->offset == 0 && span->bytes)
         return akv_fail(device->context, ANYKV_E_ARG, "%s: NULL", what);
     if (span->offset > mem->bytes || span->bytes > mem->bytes - span->offset)
-        return akv_fail(device->context, ANYKV_E_SHAPE, "%s: %llu bytes at offset %llu, there are %llu",
-                        what, (unsigned long long)span->bytes, (unsigned long long)span->offset,
+        return akv_fail(device->context, ANYKV_E_SHAPE,
+                        "%s: %llu bytes at offset %llu, there are %llu", what,
+                        (unsigned long long)span->bytes, (unsigned long long)span->offset,
                         (unsigned long long)mem->bytes);
     return ANYKV_OK;
 }

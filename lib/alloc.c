@@ -4,7 +4,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#define ALIGN_LARGE 64u /* from this size on; it is also the largest alignment the hooks are asked for */
+#define ALIGN_LARGE                                                                                \
+    64u /* from this size on; it is also the largest alignment the hooks are asked for */
 #define ALIGN_SMALL 16u
 #define MAGIC_LIVE  0x616b764cu
 #define MAGIC_FREED 0x66726565u
@@ -25,8 +26,8 @@ bool akv_alloc_refused(void)
 {
     uint64_t number = atomic_fetch_add_explicit(&counted, 1, memory_order_relaxed) + 1;
     uint64_t n = atomic_load_explicit(&failing, memory_order_relaxed);
-    return n && (number == n ||
-                 (number > n && atomic_load_explicit(&failing_on, memory_order_relaxed)));
+    return n &&
+           (number == n || (number > n && atomic_load_explicit(&failing_on, memory_order_relaxed)));
 }
 
 void *akv_alloc(anykv_context *context, size_t count, size_t each)
@@ -34,8 +35,8 @@ void *akv_alloc(anykv_context *context, size_t count, size_t each)
     size_t bytes, total;
     if (akv_mul_overflows(count, each, &bytes) || akv_add_overflows(bytes, ALIGN_LARGE, &total) ||
         total > PTRDIFF_MAX) {
-        akv_fail(context, ANYKV_E_MEMORY, "memory: %zu times %zu bytes do not fit in ptrdiff_t", count,
-                 each);
+        akv_fail(context, ANYKV_E_MEMORY, "memory: %zu times %zu bytes do not fit in ptrdiff_t",
+                 count, each);
         return NULL;
     }
     uint32_t align = bytes >= ALIGN_LARGE ? ALIGN_LARGE : ALIGN_SMALL;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The codec: rows to packed bytes and back, without a cache.
  *
- * Where device memory is host memory the kernels work on the caller's rows and bytes in place; elsewhere
- * both go through device buffers that the codec keeps and lets grow. */
+ * Where device memory is host memory the kernels work on the caller's rows and bytes in place;
+ * elsewhere both go through device buffers that the codec keeps and lets grow. */
 #include "objects.h"
 
 /* A device buffer and a host buffer, each kept at the largest size that was wanted. */
@@ -47,7 +47,8 @@ static anykv_status check_options(anykv_context *context, const anykv_codec_opti
                     options->head_dim);
 }
 
-static akv_encode_params make_params(const anykv_codec *codec, const akv_rows *rows, uint32_t tokens)
+static akv_encode_params make_params(const anykv_codec *codec, const akv_rows *rows,
+                                     uint32_t tokens)
 {
     akv_u32 flags = 0, format = (akv_u32)codec->options.format;
     if (!akv_format_raw(format) && codec->options.transform == ANYKV_TRANSFORM_ROTATE)
@@ -178,8 +179,8 @@ static anykv_status check_call(const anykv_codec *codec, const anykv_view *rows,
                           decode, span_out);
 }
 
-/* Where the packed bytes stand while kernels work on them: in place if they can, else in device memory.
- * staged_out: the caller's bytes are elsewhere. */
+/* Where the packed bytes stand while kernels work on them: in place if they can, else in device
+ * memory. staged_out: the caller's bytes are elsewhere. */
 static anykv_status tile_span(anykv_codec *codec, const void *packed, uint64_t bytes,
                               struct akv_span *span_out, bool *staged_out)
 {
@@ -227,9 +228,9 @@ anykv_status anykv_codec_encode(anykv_codec *codec, const anykv_view *view, uint
         return ANYKV_OK;
     }
     struct akv_queue *queue = codec->device->queue;
-    struct akv_span flags = in_place(codec)
-                                ? akv_host_span(codec->device->device, &codec->saw, sizeof codec->saw)
-                                : (struct akv_span){codec->flags, 0, sizeof codec->saw};
+    struct akv_span flags =
+        in_place(codec) ? akv_host_span(codec->device->device, &codec->saw, sizeof codec->saw)
+                        : (struct akv_span){codec->flags, 0, sizeof codec->saw};
     akv_rows shape;
     bool rows_staged, tile_staged;
     status = tile_span(codec, packed, bytes, &tile, &tile_staged);

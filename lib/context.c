@@ -36,8 +36,7 @@ int anykv_feature(const char *name)
     return 0;
 }
 
-anykv_status anykv_context_create(const anykv_context_options *options,
-                                  anykv_context **context_out)
+anykv_status anykv_context_create(const anykv_context_options *options, anykv_context **context_out)
 {
     if (!context_out)
         return akv_fail(NULL, ANYKV_E_ARG, "context_out: NULL");

@@ -86,10 +86,11 @@ anykv_status anykv_device_open(anykv_context *context, const char *name,
 {
     if (!context || !name || !device_out)
         return akv_fail(context, ANYKV_E_ARG, "%s: NULL",
-                        !context ? "context" : !name ? "name" : "device_out");
+                        !context ? "context"
+                        : !name  ? "name"
+                                 : "device_out");
     anykv_device_options checked = ANYKV_DEVICE_OPTIONS_INIT;
-    anykv_status status =
-        akv_options(context, "device options", &checked, sizeof checked, options);
+    anykv_status status = akv_options(context, "device options", &checked, sizeof checked, options);
     if (status)
         return status;
     anykv_device *device = akv_alloc(context, 1, sizeof *device);
@@ -166,9 +167,8 @@ static anykv_status make_mem(anykv_device *device, void *native, bool adopt, uin
     if (!mem)
         return ANYKV_E_MEMORY;
     mem->device = device;
-    anykv_status status =
-        adopt ? akv_mem_adopt(device->device, native, bytes, &mem->mem)
-              : akv_mem_alloc(device->device, bytes, AKV_MEM_DEVICE, &mem->mem);
+    anykv_status status = adopt ? akv_mem_adopt(device->device, native, bytes, &mem->mem)
+                                : akv_mem_alloc(device->device, bytes, AKV_MEM_DEVICE, &mem->mem);
     if (status) {
         akv_free(device->context, mem);
         return status;
@@ -182,7 +182,8 @@ anykv_status anykv_mem_create(anykv_device *device, uint64_t bytes, anykv_mem **
     return make_mem(device, NULL, false, bytes, mem_out);
 }
 
-anykv_status anykv_mem_adopt(anykv_device *device, void *native, uint64_t bytes, anykv_mem **mem_out)
+anykv_status anykv_mem_adopt(anykv_device *device, void *native, uint64_t bytes,
+                             anykv_mem **mem_out)
 {
     return make_mem(device, native, true, bytes, mem_out);
 }

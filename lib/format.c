@@ -90,10 +90,11 @@ anykv_status anykv_format_pair_parse(const char *name, anykv_format *k_out, anyk
     const char *v_name = slash ? slash + 1 : name;
     anykv_format k, v;
     if (!find_format(name, k_length, &k) || !find_format(v_name, strlen(v_name), &v))
-        return akv_fail(NULL, ANYKV_E_ARG,
-                        "format pair: \"%.32s\" is neither a profile (q8 q6 q5 q4 q3 q2) nor K/V of "
-                        "F32 F16 BF16 I8 N6 N5 N4 N3 N2",
-                        name);
+        return akv_fail(
+            NULL, ANYKV_E_ARG,
+            "format pair: \"%.32s\" is neither a profile (q8 q6 q5 q4 q3 q2) nor K/V of "
+            "F32 F16 BF16 I8 N6 N5 N4 N3 N2",
+            name);
     *k_out = k;
     *v_out = v;
     return ANYKV_OK;
@@ -106,7 +107,8 @@ double anykv_format_bits(anykv_format format, uint32_t head_dim)
     akv_u32 number = (akv_u32)format;
     if (akv_format_raw(number))
         return 8.0 * akv_raw_bytes(number);
-    akv_u32 codes = akv_padded_dim(head_dim) * (akv_format_plane0(number) + akv_format_plane1(number));
+    akv_u32 codes =
+        akv_padded_dim(head_dim) * (akv_format_plane0(number) + akv_format_plane1(number));
     akv_u32 scales = 8u * akv_scale_count(number, head_dim) * akv_scale_bytes(number);
     return (double)(codes + scales) / head_dim;
 }

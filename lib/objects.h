@@ -12,7 +12,8 @@ struct anykv_context {
     uint32_t device_count;
 };
 
-/* One open device and its one queue.  Any thread may enqueue; the queue keeps the order of the calls. */
+/* One open device and its one queue.  Any thread may enqueue; the queue keeps the order of the
+ * calls. */
 struct anykv_device {
     anykv_context *context;
     struct akv_device *device;
@@ -42,12 +43,14 @@ static inline akv_rows akv_view_rows(const anykv_view *view, uint32_t heads)
 /* Rows of a checked host view to and from dense [tokens][heads][dim] memory of the same dtype, for
  * devices whose memory is not the host's; dense: they already are. */
 bool akv_view_dense(const anykv_view *view, uint32_t heads, uint32_t dim);
-void akv_view_pack(const anykv_view *view, uint32_t tokens, uint32_t heads, uint32_t dim, void *dense);
+void akv_view_pack(const anykv_view *view, uint32_t tokens, uint32_t heads, uint32_t dim,
+                   void *dense);
 void akv_view_unpack(const anykv_view *view, uint32_t tokens, uint32_t heads, uint32_t dim,
                      const void *dense);
 
-/* Waits for everything enqueued before a call that reads or writes the caller's memory returns.  After a
- * failure it waits once more, so that nothing in flight can touch that memory any longer. */
+/* Waits for everything enqueued before a call that reads or writes the caller's memory returns.
+ * After a failure it waits once more, so that nothing in flight can touch that memory any longer.
+ */
 anykv_status akv_device_finish(anykv_device *device);
 
 #endif

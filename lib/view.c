@@ -56,10 +56,9 @@ anykv_status akv_view_check(anykv_device *device, const char *what, const anykv_
         return akv_fail(context, ANYKV_E_ARG, "%s: neither data nor mem is set", what);
     uint64_t bytes, each = akv_raw_bytes((akv_u32)view->dtype);
     if (!extent(view, tokens, heads, dim, &bytes))
-        return akv_fail(context, ANYKV_E_SHAPE,
-                        "%s: strides %llu and %llu do not fit in the address space", what,
-                        (unsigned long long)view->token_stride,
-                        (unsigned long long)view->head_stride);
+        return akv_fail(
+            context, ANYKV_E_SHAPE, "%s: strides %llu and %llu do not fit in the address space",
+            what, (unsigned long long)view->token_stride, (unsigned long long)view->head_stride);
     if (write && rows_meet(view->token_stride, view->head_stride, tokens, heads, dim))
         return akv_fail(context, ANYKV_E_SHAPE,
                         "%s: strides %llu and %llu make written rows of %u elements overlap", what,
@@ -100,11 +99,12 @@ bool akv_view_dense(const anykv_view *view, uint32_t heads, uint32_t dim)
 /* Address of row (t, h) of a host view. */
 static uint8_t *row_at(const anykv_view *view, uint32_t t, uint32_t h)
 {
-    return (uint8_t *)view->data + (t * view->token_stride + h * view->head_stride) *
-                                       akv_raw_bytes((akv_u32)view->dtype);
+    return (uint8_t *)view->data +
+           (t * view->token_stride + h * view->head_stride) * akv_raw_bytes((akv_u32)view->dtype);
 }
 
-void akv_view_pack(const anykv_view *view, uint32_t tokens, uint32_t heads, uint32_t dim, void *dense)
+void akv_view_pack(const anykv_view *view, uint32_t tokens, uint32_t heads, uint32_t dim,
+                   void *dense)
 {
     size_t row = (size_t)dim * akv_raw_bytes((akv_u32)view->dtype);
     uint8_t *to = dense;

@@ -45,8 +45,8 @@ static inline uint32_t house_random(uint64_t *state)
     return (uint32_t)(*state >> 33);
 }
 
-/* Runs a scenario that returns its first failure, with each of its allocations failed once, then with
- * each and all later ones: it must end in E_MEMORY or in success, and leak nothing. */
+/* Runs a scenario that returns its first failure, with each of its allocations failed once, then
+ * with each and all later ones: it must end in E_MEMORY or in success, and leak nothing. */
 static inline void house_fail_allocations(const char *what, anykv_status (*scenario)(void))
 {
     uint64_t live = akv_alloc_live();
@@ -63,8 +63,9 @@ static inline void house_fail_allocations(const char *what, anykv_status (*scena
             cr_expect(status == ANYKV_E_MEMORY || (!repeat && status == ANYKV_OK),
                       "%s: allocation %llu of %llu failed, status %s", what, (unsigned long long)n,
                       (unsigned long long)sites, anykv_status_name(status));
-            cr_expect(akv_alloc_live() == live, "%s: allocation %llu of %llu failed and %llu leaked",
-                      what, (unsigned long long)n, (unsigned long long)sites,
+            cr_expect(akv_alloc_live() == live,
+                      "%s: allocation %llu of %llu failed and %llu leaked", what,
+                      (unsigned long long)n, (unsigned long long)sites,
                       (unsigned long long)(akv_alloc_live() - live));
         }
 }
@@ -86,8 +87,8 @@ static inline void house_fail_backend(const char *what, anykv_status (*scenario)
                 akv_fault_at(0, ANYKV_OK, false);
                 cr_expect(status == codes[c] || (late && status == ANYKV_OK),
                           "%s: backend call %llu of %llu failed %s, status %s", what,
-                          (unsigned long long)n, (unsigned long long)sites, late ? "late" : "at once",
-                          anykv_status_name(status));
+                          (unsigned long long)n, (unsigned long long)sites,
+                          late ? "late" : "at once", anykv_status_name(status));
                 cr_expect(akv_alloc_live() == live, "%s: backend call %llu of %llu leaked", what,
                           (unsigned long long)n, (unsigned long long)sites);
             }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The checked wrappers: every bad argument of memory, queue, event and registry calls; fault injection. */
+/* The checked wrappers: every bad argument of memory, queue, event and registry calls; fault
+ * injection. */
 #include "house.h"
 #include <stdlib.h>
 
@@ -126,7 +127,8 @@ Test(backend, memory)
         OK(akv_mem_alloc(rig.device, sizes[i], AKV_MEM_DEVICE, &mem));
         uint8_t *bytes = akv_mem_map(mem);
         cr_expect(bytes && (uintptr_t)bytes % 64 == 0 && mem->bytes == sizes[i]);
-        cr_expect(sizes[i] < (2u << 20) || (uintptr_t)bytes % (2u << 20) == 0, "huge page alignment");
+        cr_expect(sizes[i] < (2u << 20) || (uintptr_t)bytes % (2u << 20) == 0,
+                  "huge page alignment");
         for (uint64_t b = 0; b < sizes[i]; b += 511)
             cr_assert(bytes[b] == 0, "byte %llu of new memory is set", (unsigned long long)b);
         memset(bytes, 1, sizes[i]);
@@ -243,7 +245,8 @@ Test(fault, early_and_late)
         cr_expect_null(mem);
         /* A refused argument is no backend call. */
         akv_fault_at(1, ANYKV_E_DEVICE, false);
-        REFUSED(ANYKV_E_SHAPE, "put", akv_queue_put(rig.queue, (struct akv_span){rig.mem, 9999, 1}, in));
+        REFUSED(ANYKV_E_SHAPE, "put",
+                akv_queue_put(rig.queue, (struct akv_span){rig.mem, 9999, 1}, in));
         cr_expect(akv_fault_count() == 0);
         tear_down(&rig);
     }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* anykv_codec_*: bad input, round trips through every kind of view, threads and instruction sets. */
+/* anykv_codec_*: bad input, round trips through every kind of view, threads and instruction sets.
+ */
 #include "house.h"
 #include <math.h>
 #include <stdio.h>
@@ -22,7 +23,8 @@ static float gaussian(uint64_t *seed)
     return (float)(sum - 6.0);
 }
 
-static anykv_codec *make(anykv_device *device, anykv_format format, uint32_t dim, anykv_transform how)
+static anykv_codec *make(anykv_device *device, anykv_format format, uint32_t dim,
+                         anykv_transform how)
 {
     anykv_codec_options options = ANYKV_CODEC_OPTIONS_INIT;
     options.format = format;
@@ -51,8 +53,8 @@ Test(codec_api, round_trips)
                         rows[i] = gaussian(&seed);
                     anykv_codec *codec = make(device, format, dim, (anykv_transform)how);
                     OK(anykv_codec_bytes(codec, ROWS, &bytes));
-                    cr_expect(fabs((double)bytes * 8 / ROWS / dim - anykv_format_bits(format, dim)) <
-                              3.0 * 16 * 8 / ROWS / dim);
+                    cr_expect(fabs((double)bytes * 8 / ROWS / dim -
+                                   anykv_format_bits(format, dim)) < 3.0 * 16 * 8 / ROWS / dim);
                     uint8_t *packed = malloc(bytes + 1);
                     packed[bytes] = 0xA5;
                     anykv_view from = anykv_view_host(rows, ANYKV_F32, HEADS, dim);
@@ -75,8 +77,8 @@ Test(codec_api, round_trips)
     anykv_context_destroy(context);
 }
 
-/* The same rows through strided, transposed, unaligned, device and adopted views give the same bytes, and
- * a decode writes its rows and nothing between them. */
+/* The same rows through strided, transposed, unaligned, device and adopted views give the same
+ * bytes, and a decode writes its rows and nothing between them. */
 Test(codec_api, views)
 {
     enum { TOKENS = 6, HEADS = 4, DIM = 80, ROWS = TOKENS * HEADS, ROOM = 4 * ROWS * DIM };
@@ -85,15 +87,20 @@ Test(codec_api, views)
     anykv_context *context = house_context();
     anykv_device *device = house_device(context, 2);
     for (int i = 0; i < ROWS * DIM; i++) /* f16 between 2^-7 and 2^8 */
-        dense[i] = (uint16_t)((house_random(&seed) & 0x83FF) | (8 + house_random(&seed) % 15) << 10);
+        dense[i] =
+            (uint16_t)((house_random(&seed) & 0x83FF) | (8 + house_random(&seed) % 15) << 10);
     static const struct {
         uint64_t token, head;
-    } strides[] = {{HEADS * DIM, DIM}, {HEADS * DIM + 7, DIM}, {2 * HEADS * DIM, DIM + 3},
-                   {DIM, TOKENS * DIM}, {DIM + 1, 2 * TOKENS * DIM}};
+    } strides[] = {{HEADS * DIM, DIM},
+                   {HEADS * DIM + 7, DIM},
+                   {2 * HEADS * DIM, DIM + 3},
+                   {DIM, TOKENS * DIM},
+                   {DIM + 1, 2 * TOKENS * DIM}};
     for (anykv_format format = ANYKV_F32; format <= ANYKV_N2; format++) {
         anykv_codec *codec = make(device, format, DIM, ANYKV_TRANSFORM_ROTATE);
         OK(anykv_codec_bytes(codec, ROWS, &bytes));
-        uint8_t *reference = aligned_alloc(64, (bytes + 63) & ~(uint64_t)63), *packed = malloc(bytes + 64);
+        uint8_t *reference = aligned_alloc(64, (bytes + 63) & ~(uint64_t)63),
+                *packed = malloc(bytes + 64);
         anykv_view view = anykv_view_host(dense, ANYKV_F16, HEADS, DIM);
         OK(anykv_codec_encode(codec, &view, TOKENS, HEADS, reference, bytes, NULL));
         view.data = expected;
@@ -117,8 +124,9 @@ Test(codec_api, views)
                 }
                 uint8_t *odd = packed + (s + (size_t)where) % 5;
                 OK(anykv_codec_encode(codec, &view, TOKENS, HEADS, odd, bytes, NULL));
-                cr_expect(memcmp(odd, reference, bytes) == 0, "%s, strides %zu, place %d: bytes differ",
-                          anykv_format_name(format), s, where);
+                cr_expect(memcmp(odd, reference, bytes) == 0,
+                          "%s, strides %zu, place %d: bytes differ", anykv_format_name(format), s,
+                          where);
                 memset(wide, 0x5A, sizeof wide);
                 if (where)
                     OK(anykv_mem_put(mem, view.offset, wide, sizeof wide));
@@ -134,7 +142,8 @@ Test(codec_api, views)
                         memset(row, 0x5A, DIM * 2);
                     }
                 for (int i = 0; i < ROOM; i++)
-                    cr_assert(wide[i] == 0x5A5A, "%s, strides %zu, place %d: a decode wrote between rows",
+                    cr_assert(wide[i] == 0x5A5A,
+                              "%s, strides %zu, place %d: a decode wrote between rows",
                               anykv_format_name(format), s, where);
                 anykv_mem_destroy(mem);
             }
@@ -193,7 +202,8 @@ Test(codec_api, saw)
     static const struct {
         float value;
         uint32_t saw;
-    } cases[] = {{2.0f, 0}, {NAN, 1}, {INFINITY, 2}, {-1e38f, 2}, {1e-45f, 0}, {-0.0f, 0}, {1e30f, 0}};
+    } cases[] = {{2.0f, 0},   {NAN, 1},   {INFINITY, 2}, {-1e38f, 2},
+                 {1e-45f, 0}, {-0.0f, 0}, {1e30f, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         rows[7] = cases[i].value;
         OK(anykv_codec_encode(codec, &view, 1, 1, packed, bytes, &saw));
@@ -386,7 +396,8 @@ static void both_refuse(struct bench *bench, anykv_status code, const char *text
     memset(bench->rows, 0x11, sizeof bench->rows);
     REFUSED(code, text,
             anykv_codec_encode(bench->codec, view, tokens, heads, bench->packed, bytes, &saw));
-    REFUSED(code, text, anykv_codec_decode(bench->codec, bench->packed, bytes, tokens, heads, view));
+    REFUSED(code, text,
+            anykv_codec_decode(bench->codec, bench->packed, bytes, tokens, heads, view));
     OK(anykv_device_wait(bench->device, UINT64_MAX));
     cr_expect(saw == 99, "%s: saw_out was written", text);
     for (size_t i = 0; i < sizeof bench->packed; i++)
@@ -446,8 +457,8 @@ Test(codec_api, bad_calls)
     view = b.view;
     view.offset = 4;
     both_refuse(&b, ANYKV_E_ARG, "offset", &view, T, H, b.bytes);
-    static const uint64_t huge[] = {UINT64_MAX, (uint64_t)1 << 63, (uint64_t)1 << 62, (uint64_t)1 << 61,
-                                    UINT64_MAX / 3};
+    static const uint64_t huge[] = {UINT64_MAX, (uint64_t)1 << 63, (uint64_t)1 << 62,
+                                    (uint64_t)1 << 61, UINT64_MAX / 3};
     for (size_t i = 0; i < sizeof huge / sizeof huge[0]; i++) {
         view = b.view;
         view.token_stride = huge[i];
@@ -516,7 +527,8 @@ static anykv_status scenario(void)
     static uint8_t packed[T * H * D * 4 + 16];
     uint64_t bytes = 0;
     rows[5] = 3.0f;
-    anykv_view from = anykv_view_host(rows, ANYKV_F32, H, D), to = anykv_view_host(back, ANYKV_F32, H, D);
+    anykv_view from = anykv_view_host(rows, ANYKV_F32, H, D),
+               to = anykv_view_host(back, ANYKV_F32, H, D);
     anykv_status status = anykv_context_create(NULL, &context);
     if (!status)
         status = anykv_device_open(context, "cpu", &options, &device);
@@ -530,7 +542,8 @@ static anykv_status scenario(void)
         status = anykv_codec_create(device, &small, &codec);
     if (!status)
         status = anykv_codec_bytes(codec, T * H, &bytes);
-    for (int odd = 0; odd < 2 && !status; odd++) { /* in place, then through the codec's own buffer */
+    for (int odd = 0; odd < 2 && !status;
+         odd++) { /* in place, then through the codec's own buffer */
         uint8_t *into = packed + (16 - (uintptr_t)packed % 16) % 16 + odd;
         status = anykv_codec_encode(codec, &from, T, H, into, bytes, NULL);
         if (!status)

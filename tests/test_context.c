@@ -404,10 +404,10 @@ Test(format, pairs)
     static const struct {
         const char *name;
         anykv_format k, v;
-    } pairs[] = {{"q8", ANYKV_I8, ANYKV_I8},      {"q6", ANYKV_I8, ANYKV_N4},
-                 {"q5", ANYKV_N5, ANYKV_N4},      {"Q4", ANYKV_N4, ANYKV_N4},
-                 {"q3", ANYKV_N3, ANYKV_N3},      {"q2", ANYKV_N3, ANYKV_N2},
-                 {"I8/N4", ANYKV_I8, ANYKV_N4},   {"F16", ANYKV_F16, ANYKV_F16},
+    } pairs[] = {{"q8", ANYKV_I8, ANYKV_I8},       {"q6", ANYKV_I8, ANYKV_N4},
+                 {"q5", ANYKV_N5, ANYKV_N4},       {"Q4", ANYKV_N4, ANYKV_N4},
+                 {"q3", ANYKV_N3, ANYKV_N3},       {"q2", ANYKV_N3, ANYKV_N2},
+                 {"I8/N4", ANYKV_I8, ANYKV_N4},    {"F16", ANYKV_F16, ANYKV_F16},
                  {"bf16/n6", ANYKV_BF16, ANYKV_N6}};
     anykv_format k = ANYKV_F32, v = ANYKV_F32;
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
@@ -431,9 +431,9 @@ Test(format, bits)
     static const struct {
         anykv_format format;
         double bits;
-    } at_128[] = {{ANYKV_F32, 32},  {ANYKV_F16, 16},  {ANYKV_BF16, 16}, {ANYKV_I8, 8.125},
-                  {ANYKV_N6, 6.25}, {ANYKV_N5, 5.25}, {ANYKV_N4, 4.25}, {ANYKV_N3, 3.25},
-                  {ANYKV_N2, 2.25}};
+    } at_128[] = {{ANYKV_F32, 32},   {ANYKV_F16, 16},  {ANYKV_BF16, 16},
+                  {ANYKV_I8, 8.125}, {ANYKV_N6, 6.25}, {ANYKV_N5, 5.25},
+                  {ANYKV_N4, 4.25},  {ANYKV_N3, 3.25}, {ANYKV_N2, 2.25}};
     for (size_t i = 0; i < sizeof at_128 / sizeof at_128[0]; i++)
         cr_expect(anykv_format_bits(at_128[i].format, 128) == at_128[i].bits, "%s: %g",
                   anykv_format_name(at_128[i].format), anykv_format_bits(at_128[i].format, 128));

@@ -70,11 +70,12 @@ Test(device, names)
     OK(anykv_device_open(context, "auto", NULL, &device));
     anykv_device_close(device);
     device = NULL;
-    REFUSED(ANYKV_E_NOT_FOUND, "no such device", anykv_device_open(context, "cpu:1", NULL, &device));
+    REFUSED(ANYKV_E_NOT_FOUND, "no such device",
+            anykv_device_open(context, "cpu:1", NULL, &device));
     REFUSED(ANYKV_E_NOT_FOUND, "not an index", anykv_device_open(context, "cpu:", NULL, &device));
     REFUSED(ANYKV_E_NOT_FOUND, "not an index", anykv_device_open(context, "cpu:x", NULL, &device));
-    static const char *const unknown[] = {"", "CPU", "cpu ", "nonsense", "99999", "-1", ":",
-                                          "4294967296", "18446744073709551616"};
+    static const char *const unknown[] = {
+        "", "CPU", "cpu ", "nonsense", "99999", "-1", ":", "4294967296", "18446744073709551616"};
     for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++)
         REFUSED(ANYKV_E_NOT_FOUND, "device", anykv_device_open(context, unknown[i], NULL, &device));
     if (!anykv_feature("cuda"))
@@ -178,8 +179,15 @@ Test(mem, bad_sizes_and_ranges)
     OK(anykv_mem_create(device, 100, &mem));
     static const struct {
         uint64_t offset, bytes;
-    } wrong[] = {{0, 101}, {100, 1}, {101, 0}, {1, 100}, {UINT64_MAX, 1}, {UINT64_MAX, 2},
-                 {1, UINT64_MAX}, {UINT64_MAX, UINT64_MAX}, {64, UINT64_MAX - 63}};
+    } wrong[] = {{0, 101},
+                 {100, 1},
+                 {101, 0},
+                 {1, 100},
+                 {UINT64_MAX, 1},
+                 {UINT64_MAX, 2},
+                 {1, UINT64_MAX},
+                 {UINT64_MAX, UINT64_MAX},
+                 {64, UINT64_MAX - 63}};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         REFUSED(ANYKV_E_SHAPE, "it has 100",
                 anykv_mem_put(mem, wrong[i].offset, bytes, wrong[i].bytes));
@@ -363,7 +371,8 @@ Test(device, every_backend_call_fails_once)
     house_fail_backend("device", scenario);
 }
 
-/* In a child of fork() only destroying is legal, and it must not wait for threads that are not there. */
+/* In a child of fork() only destroying is legal, and it must not wait for threads that are not
+ * there. */
 Test(device, destroyed_after_fork)
 {
     anykv_context *context = house_context();
@@ -411,7 +420,8 @@ static unsigned count_threads(void)
 Test(device, closes_without_a_thread_left)
 {
     anykv_context *context = house_context();
-    anykv_device_close(house_device(context, 1)); /* a sanitizer starts its own thread with the first */
+    anykv_device_close(
+        house_device(context, 1)); /* a sanitizer starts its own thread with the first */
     unsigned before = count_threads();
     if (before == 0)
         cr_skip_test("no /proc to count threads in");

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Launches: one good launch of every kernel, and each thing that can be wrong with it, one at a time. */
+/* Launches: one good launch of every kernel, and each thing that can be wrong with it, one at a
+ * time. */
 #include "house.h"
 #include <math.h>
 
@@ -56,7 +57,10 @@ static void put_descriptor(struct lab *lab, struct akv_span span)
         akv_step_head head;
         akv_step_seq seq;
         akv_u32 token[TOKENS], table[4];
-    } step = {.head = {.sequences = 1, .tokens = TOKENS, .block_tokens = BLOCK, .table_entries = 1,
+    } step = {.head = {.sequences = 1,
+                       .tokens = TOKENS,
+                       .block_tokens = BLOCK,
+                       .table_entries = 1,
                        .max_tokens = TOKENS}};
     step.head.seq_offset = (akv_u32)((char *)&step.seq - (char *)&step);
     step.head.token_offset = (akv_u32)((char *)step.token - (char *)&step);
@@ -70,10 +74,17 @@ static void put_descriptor(struct lab *lab, struct akv_span span)
 static void seal_base(struct lab *lab)
 {
     akv_u32 raw = akv_tile_bytes(AKV_F16, BLOCK, DIM), packed = akv_tile_bytes(AKV_N4, BLOCK, DIM);
-    lab->params.seal = (akv_seal_params){.pool = pool_map(), .moves = 1, .layers = 1,
-                                         .kv_heads = HEADS, .block_tokens = BLOCK, .k_dim = DIM,
-                                         .v_dim = DIM, .hot_type = AKV_F16, .k_format = AKV_N4,
-                                         .v_format = AKV_N4, .k_flags = AKV_FLAG_ROTATE,
+    lab->params.seal = (akv_seal_params){.pool = pool_map(),
+                                         .moves = 1,
+                                         .layers = 1,
+                                         .kv_heads = HEADS,
+                                         .block_tokens = BLOCK,
+                                         .k_dim = DIM,
+                                         .v_dim = DIM,
+                                         .hot_type = AKV_F16,
+                                         .k_format = AKV_N4,
+                                         .v_format = AKV_N4,
+                                         .k_flags = AKV_FLAG_ROTATE,
                                          .v_flags = AKV_FLAG_SEARCH};
     akv_seal_layer layer = {0, HEADS * raw, 0, HEADS * packed};
     akv_move move = {0, CHUNK};
@@ -88,9 +99,15 @@ static void attend_base(struct lab *lab)
 {
     akv_u32 raw = akv_tile_bytes(AKV_F16, BLOCK, DIM), packed = akv_tile_bytes(AKV_N4, BLOCK, DIM);
     akv_attend_params *p = &lab->params.attend;
-    *p = (akv_attend_params){.pool = pool_map(), .kv_heads = HEADS, .q_heads = 2 * HEADS,
-                             .k_dim = DIM, .v_dim = DIM, .scale = 0.125f, .max_tokens = TOKENS,
-                             .max_sequences = 1, .max_length = 64};
+    *p = (akv_attend_params){.pool = pool_map(),
+                             .kv_heads = HEADS,
+                             .q_heads = 2 * HEADS,
+                             .k_dim = DIM,
+                             .v_dim = DIM,
+                             .scale = 0.125f,
+                             .max_tokens = TOKENS,
+                             .max_sequences = 1,
+                             .max_length = 64};
     p->q = p->out = dense(AKV_F32, 2 * HEADS);
     p->tiles.k_format[0] = p->tiles.v_format[0] = AKV_F16;
     p->tiles.v_offset[0] = HEADS * raw;
@@ -121,8 +138,8 @@ static void make(struct lab *lab, enum akv_kernel_id kernel)
     switch (kernel) {
     case AKV_K_ENCODE:
     case AKV_K_DECODE:
-        lab->params.encode = (akv_encode_params){dense(AKV_F16, HEADS), TOKENS, DIM, AKV_N4,
-                                                 AKV_FLAG_ROTATE};
+        lab->params.encode =
+            (akv_encode_params){dense(AKV_F16, HEADS), TOKENS, DIM, AKV_N4, AKV_FLAG_ROTATE};
         arg[kernel == AKV_K_DECODE] = cut(lab, TOKENS * HEADS * DIM * 2);
         arg[kernel == AKV_K_ENCODE] = cut(lab, tile);
         if (kernel == AKV_K_ENCODE)
@@ -137,8 +154,11 @@ static void make(struct lab *lab, enum akv_kernel_id kernel)
         seal_base(lab);
         break;
     case AKV_K_APPEND:
-        lab->params.append = (akv_append_params){.pool = pool_map(), .k_dim = DIM, .v_dim = DIM,
-                                                 .hot_type = AKV_F16, .max_tokens = TOKENS};
+        lab->params.append = (akv_append_params){.pool = pool_map(),
+                                                 .k_dim = DIM,
+                                                 .v_dim = DIM,
+                                                 .hot_type = AKV_F16,
+                                                 .max_tokens = TOKENS};
         lab->params.append.k = lab->params.append.v = dense(AKV_F32, HEADS);
         lab->params.append.v_offset = HEADS * BLOCK * DIM * 2;
         arg[0] = cut(lab, 1024);
@@ -147,8 +167,11 @@ static void make(struct lab *lab, enum akv_kernel_id kernel)
         arg[2] = cut(lab, TOKENS * HEADS * DIM * 4);
         break;
     case AKV_K_GATHER:
-        lab->params.gather = (akv_gather_params){.pool = pool_map(), .dim = DIM, .blocks = 2,
-                                                 .block_tokens = BLOCK, .first_row = 3,
+        lab->params.gather = (akv_gather_params){.pool = pool_map(),
+                                                 .dim = DIM,
+                                                 .blocks = 2,
+                                                 .block_tokens = BLOCK,
+                                                 .first_row = 3,
                                                  .tokens = 20};
         lab->params.gather.rows = dense(AKV_F32, HEADS);
         lab->params.gather.format[0] = AKV_F16;
@@ -157,8 +180,8 @@ static void make(struct lab *lab, enum akv_kernel_id kernel)
         arg[1] = cut(lab, 20 * HEADS * DIM * 4);
         break;
     case AKV_K_COPY:
-        lab->params.copy = (akv_copy_params){.pool = pool_map(), .moves = 1, .bytes = 4096,
-                                             .direction = AKV_COPY_POOL_LINEAR};
+        lab->params.copy = (akv_copy_params){
+            .pool = pool_map(), .moves = 1, .bytes = 4096, .direction = AKV_COPY_POOL_LINEAR};
         arg[0] = cut(lab, sizeof(akv_move));
         arg[1] = cut(lab, 4096);
         break;
@@ -215,7 +238,9 @@ Test(launch, good_ones_run)
 /* ---- one parameter field wrong ---- */
 
 #define FIELD(kernel, type, field, value, code, text)                                              \
-    {AKV_K_##kernel, offsetof(type, field), sizeof(((type *)0)->field), value, code, text}
+    {                                                                                              \
+        AKV_K_##kernel, offsetof(type, field), sizeof(((type *)0)->field), value, code, text       \
+    }
 
 static const struct wrong_field {
     enum akv_kernel_id kernel;
@@ -245,7 +270,8 @@ static const struct wrong_field {
     FIELD(ENCODE, akv_encode_params, rows.heads, UINT32_MAX, ANYKV_E_ARG, "heads"),
     FIELD(ENCODE, akv_encode_params, rows.token_stride, 2 * DIM + 1, ANYKV_E_SHAPE, "encode.rows"),
     FIELD(ENCODE, akv_encode_params, rows.token_stride, UINT64_MAX, ANYKV_E_SHAPE, "strides"),
-    FIELD(ENCODE, akv_encode_params, rows.token_stride, UINT64_MAX / 3 + 1, ANYKV_E_SHAPE, "strides"),
+    FIELD(ENCODE, akv_encode_params, rows.token_stride, UINT64_MAX / 3 + 1, ANYKV_E_SHAPE,
+          "strides"),
     FIELD(ENCODE, akv_encode_params, rows.head_stride, UINT64_MAX, ANYKV_E_SHAPE, "strides"),
     FIELD(ENCODE, akv_encode_params, rows.head_stride, (uint64_t)1 << 63, ANYKV_E_SHAPE, "strides"),
     FIELD(DECODE, akv_decode_params, rows.token_stride, DIM, ANYKV_E_SHAPE, "overlap"),
@@ -294,7 +320,8 @@ static const struct wrong_field {
     FIELD(APPEND, akv_append_params, k.dtype, 7, ANYKV_E_ARG, "dtype"),
     FIELD(APPEND, akv_append_params, k_offset, 8, ANYKV_E_SHAPE, "k_offset"),
     FIELD(APPEND, akv_append_params, v_offset, UINT32_MAX, ANYKV_E_SHAPE, "v_offset"),
-    FIELD(APPEND, akv_append_params, v_offset, 2 * HEADS *BLOCK *DIM * 2, ANYKV_E_SHAPE, "v_offset"),
+    FIELD(APPEND, akv_append_params, v_offset, 2 * HEADS * BLOCK * DIM * 2, ANYKV_E_SHAPE,
+          "v_offset"),
     FIELD(APPEND, akv_append_params, pool.blocks_per_chunk[0], 0, ANYKV_E_SHAPE, "kind 0"),
     FIELD(GATHER, akv_gather_params, dim, 17, ANYKV_E_ARG, "dim"),
     FIELD(GATHER, akv_gather_params, order, 2, ANYKV_E_ARG, "order"),
@@ -389,7 +416,8 @@ Test(launch, one_argument_wrong)
             struct akv_span good = lab.launch.arg[a];
             struct akv_span *arg = &lab.launch.arg[a];
             arg->mem = foreign;
-            REFUSED(ANYKV_E_ARG, "another device", akv_kernel_launch(lab.device->queue, &lab.launch));
+            REFUSED(ANYKV_E_ARG, "another device",
+                    akv_kernel_launch(lab.device->queue, &lab.launch));
             *arg = good;
             arg->offset = ROOM;
             REFUSED(ANYKV_E_SHAPE, "there are", akv_kernel_launch(lab.device->queue, &lab.launch));
@@ -400,9 +428,11 @@ Test(launch, one_argument_wrong)
             REFUSED(ANYKV_E_SHAPE, "there are", akv_kernel_launch(lab.device->queue, &lab.launch));
             *arg = good;
             arg->offset += 1;
-            REFUSED(ANYKV_E_ARG, "not a multiple", akv_kernel_launch(lab.device->queue, &lab.launch));
+            REFUSED(ANYKV_E_ARG, "not a multiple",
+                    akv_kernel_launch(lab.device->queue, &lab.launch));
             *arg = good;
-            /* One byte short; the descriptor's need is only its head, rows of a step at least one. */
+            /* One byte short; the descriptor's need is only its head, rows of a step at least one.
+             */
             if (!((all[k] == AKV_K_APPEND || all[k] == AKV_K_ATTEND) && a <= 2) && !optional) {
                 arg->bytes -= 1;
                 REFUSED(ANYKV_E_SHAPE, "are needed",
@@ -456,7 +486,7 @@ Test(launch, overlap)
     static const struct {
         enum akv_kernel_id kernel;
         unsigned arg;
-    } slabs[] = {{AKV_K_SEAL, 0}, {AKV_K_SEAL, 2}, {AKV_K_APPEND, 0}, {AKV_K_APPEND, 1},
+    } slabs[] = {{AKV_K_SEAL, 0},   {AKV_K_SEAL, 2}, {AKV_K_APPEND, 0}, {AKV_K_APPEND, 1},
                  {AKV_K_GATHER, 1}, {AKV_K_COPY, 1}, {AKV_K_ATTEND, 2}, {AKV_K_ATTEND, 6}};
     for (size_t i = 0; i < sizeof slabs / sizeof slabs[0]; i++) {
         make(&lab, slabs[i].kernel);

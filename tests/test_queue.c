@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The CPU's queue: order, asynchrony, events between queues, hand-out of work, floating-point modes. */
+/* The CPU's queue: order, asynchrony, events between queues, hand-out of work, floating-point
+ * modes. */
 #include "backends/cpu/device.h"
 #include "backends/cpu/kat.h"
 #include "house.h"
@@ -133,8 +134,8 @@ static void *open_later(void *argument)
     return NULL;
 }
 
-/* More commands than the ring holds, and more staged bytes than there is room for: the caller waits, and
- * order and bytes stay right. */
+/* More commands than the ring holds, and more staged bytes than there is room for: the caller
+ * waits, and order and bytes stay right. */
 Test(queue, back_pressure)
 {
     enum { COMMANDS = 1000, BYTES = 16384 };
@@ -364,7 +365,8 @@ Test(queue, every_item_once_and_phases_apart)
 #if defined(__SSE2__)
 static unsigned seen_csr;
 
-static void look_at_csr(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
+static void look_at_csr(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                        uint64_t count)
 {
     (void)args, (void)phase, (void)first, (void)count;
     seen_csr = _mm_getcsr();
@@ -400,7 +402,8 @@ Test(queue, bytes_do_not_depend_on_the_callers_mode)
     static uint8_t packed[2][ROWS * DIM * 2];
     uint64_t seed = 3;
     for (int i = 0; i < ROWS * DIM; i++) {
-        uint32_t bits = (house_random(&seed) & 0x807FFFFFu) | (100 + house_random(&seed) % 40) << 23;
+        uint32_t bits = (house_random(&seed) & 0x807FFFFFu) | (100 + house_random(&seed) % 40)
+                                                                  << 23;
         memcpy(&rows[i], &bits, 4);
     }
     for (anykv_format format = ANYKV_I8; format <= ANYKV_N2; format++)
@@ -431,7 +434,8 @@ Test(queue, bytes_do_not_depend_on_the_callers_mode)
 
 /* ---- known-answer test ---- */
 
-static void broken_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
+static void broken_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                       uint64_t count)
 {
     akv_cpu_encode_scalar.run(args, phase, first, count);
     args->arg[1][0] ^= 1;

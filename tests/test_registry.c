@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which device a name means, with backends that are made up: the registry's own text is compiled here
- * against them. */
+/* Which device a name means, with backends that are made up: the registry's own text is compiled
+ * here against them. */
 #include "house.h"
 #include <stdlib.h>
 
 #undef AKV_WITH_OPENCL
 #undef AKV_WITH_CUDA
-#define AKV_WITH_OPENCL  1
-#define AKV_WITH_CUDA    1
-#define akv_backends     fake_backends
-#define akv_backend_cpu  fake_cpu
+#define AKV_WITH_OPENCL    1
+#define AKV_WITH_CUDA      1
+#define akv_backends       fake_backends
+#define akv_backend_cpu    fake_cpu
 #define akv_backend_opencl fake_opencl
-#define akv_backend_cuda fake_cuda
-#define akv_devices_list fake_devices_list
-#define akv_native_queue fake_native_queue
-#define akv_device_open  fake_device_open
+#define akv_backend_cuda   fake_cuda
+#define akv_devices_list   fake_devices_list
+#define akv_native_queue   fake_native_queue
+#define akv_device_open    fake_device_open
 anykv_status fake_devices_list(anykv_context *context, struct akv_device_info **infos_out,
                                uint32_t *count_out);
 void *fake_native_queue(const struct akv_device *device, const anykv_device_options *options);
@@ -78,8 +78,8 @@ static void add(unsigned which, const char *name, const char *uuid, uint32_t cap
                 bool cpu_opencl)
 {
     struct akv_device_info *info = &fakes[which][fake_count[which]];
-    *info = (struct akv_device_info){.index = fake_count[which]++, .caps = caps, .usable = usable,
-                                     .is_cpu_opencl = cpu_opencl};
+    *info = (struct akv_device_info){
+        .index = fake_count[which]++, .caps = caps, .usable = usable, .is_cpu_opencl = cpu_opencl};
     snprintf(info->name, sizeof info->name, "%s", name);
     snprintf(info->uuid, sizeof info->uuid, "%s", uuid);
     if (!usable)
@@ -199,7 +199,8 @@ Test(registry, a_backend_without_usable_devices_gives_the_reason)
     anykv_context *context = start();
     struct akv_device *device;
     add(2, "Sleeping GPU", "", AKV_CAP_GPU, false, false);
-    REFUSED(ANYKV_E_DEVICE, "Sleeping GPU is asleep", akv_device_open(context, "cuda", NULL, &device));
+    REFUSED(ANYKV_E_DEVICE, "Sleeping GPU is asleep",
+            akv_device_open(context, "cuda", NULL, &device));
     REFUSED(ANYKV_E_NOT_FOUND, "no such device", akv_device_open(context, "opencl", NULL, &device));
     finish(context);
 }

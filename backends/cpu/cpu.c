@@ -124,13 +124,16 @@ static void cpu_check(struct akv_device *device, enum akv_kernel_id id, const vo
 {
     const struct akv_cpu_kernel *kernel = akv_cpu_device_of(device)->kernel[id];
     *check_out = (struct akv_check){true, akv_kernels[id].class_, 0, NULL};
-    check_out->reason = !kernel ? "this build lacks the kernel" : kernel->refuse ? kernel->refuse(params) : NULL;
+    check_out->reason = !kernel          ? "this build lacks the kernel"
+                        : kernel->refuse ? kernel->refuse(params)
+                                         : NULL;
     check_out->supported = !check_out->reason;
     if (check_out->supported && kernel->scratch)
         check_out->scratch_bytes = kernel->scratch(params);
 }
 
-static anykv_status cpu_prepare(struct akv_device *device, enum akv_kernel_id id, const void *params)
+static anykv_status cpu_prepare(struct akv_device *device, enum akv_kernel_id id,
+                                const void *params)
 {
     struct akv_check check;
     cpu_check(device, id, params, &check);

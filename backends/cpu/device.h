@@ -29,8 +29,8 @@ struct akv_cpu_device {
     akv_cond event_cond;
 };
 
-/* Counts of records: an event is done when as many were carried out as were asked for.  All fields are
- * guarded by the device's event_lock. */
+/* Counts of records: an event is done when as many were carried out as were asked for.  All fields
+ * are guarded by the device's event_lock. */
 struct akv_cpu_event {
     struct akv_event base;
     uint64_t recorded, finished;
@@ -50,21 +50,23 @@ static inline uint8_t *akv_cpu_address(const struct akv_span *span)
     return (uint8_t *)((uintptr_t)mem->address + (uintptr_t)span->offset);
 }
 
-/* In a child of fork() there are no threads to wait for, and locks may be held by them for ever: objects
- * are then only freed. */
+/* In a child of fork() there are no threads to wait for, and locks may be held by them for ever:
+ * objects are then only freed. */
 static inline bool akv_cpu_forked(const struct akv_cpu_device *device)
 {
     return getpid() != device->owner;
 }
 
-/* ---- team.c: threads that share one piece of work at a time with the thread that hands it out ---- */
+/* ---- team.c: threads that share one piece of work at a time with the thread that hands it out
+ * ---- */
 struct akv_cpu_team;
 typedef void akv_cpu_work(const void *job, uint64_t first, uint64_t count);
 anykv_status akv_cpu_team_create(anykv_context *context, uint32_t helpers,
                                  struct akv_cpu_team **team_out);
 void akv_cpu_team_destroy(struct akv_cpu_team *team, bool forked);
 /* Runs work(job, …) over [0, items) in ranges, each once; returns when all is done. */
-void akv_cpu_team_run(struct akv_cpu_team *team, akv_cpu_work *work, const void *job, uint64_t items);
+void akv_cpu_team_run(struct akv_cpu_team *team, akv_cpu_work *work, const void *job,
+                      uint64_t items);
 
 /* ---- queue.c ---- */
 anykv_status akv_cpu_queue_create(struct akv_device *device, void *native,

@@ -21,16 +21,14 @@ uint32_t akv_cpu_isa_levels(uint32_t isa_mask)
 #endif
 #if defined(AKV_HAVE_AVX2)
     if ((isa_mask & ANYKV_ISA_AVX2) && __builtin_cpu_supports("avx2") &&
-        __builtin_cpu_supports("fma") && has_f16c() &&
-        __builtin_cpu_supports("bmi2"))
+        __builtin_cpu_supports("fma") && has_f16c() && __builtin_cpu_supports("bmi2"))
         levels |= 1u << AKV_ISA_AVX2;
 #endif
 #if defined(AKV_HAVE_AVX512)
     if ((isa_mask & ANYKV_ISA_AVX512) && __builtin_cpu_supports("avx512f") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
-        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma") &&
-        has_f16c())
+        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma") && has_f16c())
         levels |= 1u << AKV_ISA_AVX512;
 #endif
 #if defined(AKV_HAVE_NEON)
@@ -58,32 +56,35 @@ void akv_cpu_select(struct akv_cpu_device *device, uint32_t levels)
 }
 
 const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COUNT] = {
-    [AKV_ISA_SCALAR] = {
-        [AKV_K_ENCODE] = &akv_cpu_encode_scalar,
-        [AKV_K_DECODE] = &akv_cpu_decode_scalar,
-        [AKV_K_ROTATE] = &akv_cpu_rotate_scalar,
-        [AKV_K_SEAL] = &akv_cpu_seal_scalar,
-        [AKV_K_APPEND] = &akv_cpu_append_scalar,
-        [AKV_K_GATHER] = &akv_cpu_gather_scalar,
-        [AKV_K_COPY] = &akv_cpu_copy_scalar,
-        [AKV_K_ATTEND] = &akv_cpu_attend_scalar,
-    },
+    [AKV_ISA_SCALAR] =
+        {
+            [AKV_K_ENCODE] = &akv_cpu_encode_scalar,
+            [AKV_K_DECODE] = &akv_cpu_decode_scalar,
+            [AKV_K_ROTATE] = &akv_cpu_rotate_scalar,
+            [AKV_K_SEAL] = &akv_cpu_seal_scalar,
+            [AKV_K_APPEND] = &akv_cpu_append_scalar,
+            [AKV_K_GATHER] = &akv_cpu_gather_scalar,
+            [AKV_K_COPY] = &akv_cpu_copy_scalar,
+            [AKV_K_ATTEND] = &akv_cpu_attend_scalar,
+        },
 #if defined(AKV_HAVE_AVX2)
-    [AKV_ISA_AVX2] = {
-        [AKV_K_ENCODE] = &akv_cpu_encode_avx2,
-        [AKV_K_DECODE] = &akv_cpu_decode_avx2,
-        [AKV_K_SEAL] = &akv_cpu_seal_avx2,
-        [AKV_K_GATHER] = &akv_cpu_gather_avx2,
-        [AKV_K_ATTEND] = &akv_cpu_attend_avx2,
-    },
+    [AKV_ISA_AVX2] =
+        {
+            [AKV_K_ENCODE] = &akv_cpu_encode_avx2,
+            [AKV_K_DECODE] = &akv_cpu_decode_avx2,
+            [AKV_K_SEAL] = &akv_cpu_seal_avx2,
+            [AKV_K_GATHER] = &akv_cpu_gather_avx2,
+            [AKV_K_ATTEND] = &akv_cpu_attend_avx2,
+        },
 #endif
 #if defined(AKV_HAVE_AVX512)
-    [AKV_ISA_AVX512] = {
-        [AKV_K_ENCODE] = &akv_cpu_encode_avx512,
-        [AKV_K_DECODE] = &akv_cpu_decode_avx512,
-        [AKV_K_SEAL] = &akv_cpu_seal_avx512,
-        [AKV_K_GATHER] = &akv_cpu_gather_avx512,
-        [AKV_K_ATTEND] = &akv_cpu_attend_avx512,
-    },
+    [AKV_ISA_AVX512] =
+        {
+            [AKV_K_ENCODE] = &akv_cpu_encode_avx512,
+            [AKV_K_DECODE] = &akv_cpu_decode_avx512,
+            [AKV_K_SEAL] = &akv_cpu_seal_avx512,
+            [AKV_K_GATHER] = &akv_cpu_gather_avx512,
+            [AKV_K_ATTEND] = &akv_cpu_attend_avx512,
+        },
 #endif
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* CPU kernels of the page family: append and copy.  An item of append is one new token, an item of copy
- * a run of COPY_PIECE bytes of one move. */
+/* CPU kernels of the page family: append and copy.  An item of append is one new token, an item of
+ * copy a run of COPY_PIECE bytes of one move. */
 #include "cpu.h"
 #include "../../lib/kernel/page.h"
 
@@ -25,7 +25,8 @@ static void append_row(uint8_t *dst, akv_u32 dst_type, const uint8_t *src, uint6
         akv_convert_element(dst, i, dst_type, src, index + i, src_type);
 }
 
-static void append_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
+static void append_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                       uint64_t count)
 {
     (void)phase;
     const akv_append_params *p = args->params;
@@ -60,7 +61,8 @@ static uint64_t copy_items(const struct akv_cpu_args *args, uint32_t phase)
     return (uint64_t)p->moves * copy_pieces(p);
 }
 
-static void copy_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
+static void copy_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                     uint64_t count)
 {
     (void)phase;
     const akv_copy_params *p = args->params;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Known-answer test of the CPU device, run when it is opened: the chosen kernels encode and decode rows
- * whose bytes are known.  A miscompiled build or a broken processor is refused here, with the format. */
+/* Known-answer test of the CPU device, run when it is opened: the chosen kernels encode and decode
+ * rows whose bytes are known.  A miscompiled build or a broken processor is refused here, with the
+ * format. */
 #include "device.h"
 #include "fpenv.h"
 #include "kat.h"
@@ -68,7 +69,8 @@ anykv_status akv_cpu_kat(struct akv_cpu_device *device)
 {
     static const struct {
         uint32_t format;
-        uint64_t hash; /* of the packed and the decoded bytes; portable code gives it on every machine */
+        uint64_t
+            hash; /* of the packed and the decoded bytes; portable code gives it on every machine */
     } known[] = {
         {AKV_I8, UINT64_C(0xFEC6670E0BECE101)}, {AKV_N6, UINT64_C(0x94E224AD7D1F147B)},
         {AKV_N5, UINT64_C(0xFC1B18BF0147CD91)}, {AKV_N4, UINT64_C(0x1ABC3F8A82A4E8AF)},

@@ -6,10 +6,12 @@
 
 #define HUGE_PAGE ((size_t)2 << 20)
 
-/* Maps `bytes` rounded up to pages; large ones start at a huge page, so that all of it can be huge. */
+/* Maps `bytes` rounded up to pages; large ones start at a huge page, so that all of it can be huge.
+ */
 static uint8_t *map(size_t bytes, size_t *mapped_out)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), align = bytes >= HUGE_PAGE ? HUGE_PAGE : page, whole;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), align = bytes >= HUGE_PAGE ? HUGE_PAGE : page,
+           whole;
     if (bytes > SIZE_MAX - 2 * HUGE_PAGE)
         return NULL;
     size_t rounded = (bytes + page - 1) & ~(page - 1);

@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The CPU's queue: a ring of commands that one thread at a time, the leader, carries out in order, with
- * a team of helpers for the parallel ones.  The leader is the dispatcher thread, or a caller that waits
- * for ever anyway: it would need longer to wake the dispatcher than to do a small command itself.  With
- * 0 threads a command is carried out inside the call.
+/* The CPU's queue: a ring of commands that one thread at a time, the leader, carries out in order,
+ * with a team of helpers for the parallel ones.  The leader is the dispatcher thread, or a caller
+ * that waits for ever anyway: it would need longer to wake the dispatcher than to do a small
+ * command itself.  With 0 threads a command is carried out inside the call.
  *
- * Nothing is allocated after creation: the ring, the staging bytes of small puts and the team are made
- * once; a full ring makes the caller wait.  Locks, in their order: enqueue_lock (producers; guards
- * `head` for writing, the slot being filled and `staged`), sleep_lock (a leaf: guards only the sleep
- * of dispatcher and waiters). */
+ * Nothing is allocated after creation: the ring, the staging bytes of small puts and the team are
+ * made once; a full ring makes the caller wait.  Locks, in their order: enqueue_lock (producers;
+ * guards `head` for writing, the slot being filled and `staged`), sleep_lock (a leaf: guards only
+ * the sleep of dispatcher and waiters). */
 #include "device.h"
 #include "fpenv.h"
 
 #define RING_COMMANDS 256u
 #define STAGE_BYTES   ((uint64_t)1 << 20)
-#define STAGE_PUT     ((uint64_t)64 << 10) /* larger puts are read in place while the caller waits */
+#define STAGE_PUT     ((uint64_t)64 << 10)  /* larger puts are read in place, the caller waits */
 #define PIECE_BYTES   ((uint64_t)256 << 10) /* of a copy that several threads share */
 
-/* Pauses before a thread sleeps: the dispatcher between commands, a caller that waits.  A wake-up costs
- * about 50 microseconds on a virtual machine, a spin of this length 10 to 20. */
+/* Pauses before a thread sleeps: the dispatcher between commands, a caller that waits.  A wake-up
+ * costs about 50 microseconds on a virtual machine, a spin of this length 10 to 20. */
 #define SPINS_DISPATCH 400u
 #define SPINS_WAIT     200u
 
@@ -440,7 +440,8 @@ static void destroy_locks(struct akv_cpu_queue *queue)
     akv_mutex_destroy(&queue->enqueue_lock);
 }
 
-anykv_status akv_cpu_queue_create(struct akv_device *base, void *native, struct akv_queue **queue_out)
+anykv_status akv_cpu_queue_create(struct akv_device *base, void *native,
+                                  struct akv_queue **queue_out)
 {
     struct akv_cpu_device *device = akv_cpu_device_of(base);
     anykv_context *context = base->context;
@@ -456,7 +457,8 @@ anykv_status akv_cpu_queue_create(struct akv_device *base, void *native, struct 
     queue->stage = akv_alloc(context, device->threads ? STAGE_BYTES : 1, 1);
     if (!queue->stage)
         goto free_ring;
-    status = akv_cpu_team_create(context, device->threads > 1 ? device->threads - 1 : 0, &queue->team);
+    status =
+        akv_cpu_team_create(context, device->threads > 1 ? device->threads - 1 : 0, &queue->team);
     if (status)
         goto free_stage;
     status = make_locks(context, queue);

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A team of threads that shares one piece of work at a time.
  *
- * The leader writes the work, opens the gate and takes ranges itself; a helper that sees the gate open
- * enters and takes ranges too.  The leader closes the gate when nothing is left and waits only for the
- * helpers inside: one that slept through small work costs nothing.  Ranges start large and shrink, so
- * that tiny items are amortised and huge ones still spread evenly.  While helpers sleep the leader
- * starts with single items instead, and wakes them once the work has proved to be worth it. */
+ * The leader writes the work, opens the gate and takes ranges itself; a helper that sees the gate
+ * open enters and takes ranges too.  The leader closes the gate when nothing is left and waits only
+ * for the helpers inside: one that slept through small work costs nothing.  Ranges start large and
+ * shrink, so that tiny items are amortised and huge ones still spread evenly.  While helpers sleep
+ * the leader starts with single items instead, and wakes them once the work has proved to be worth
+ * it. */
 #include "device.h"
 #include "fpenv.h"
 
 /* Pauses that an idle helper spins before it sleeps: about 15 microseconds, the gap between the
  * launches of a layer; longer would take a core from the caller's own work. */
 #define SPINS_IDLE 400u
-/* Work that the leader finishes alone within this time wakes nobody: a sleeper needs longer to come. */
+/* Work that the leader finishes alone within this time wakes nobody: a sleeper needs longer to
+ * come. */
 #define WAKE_NS 10000u
 
 /* The gate: generation in bits 63:32, open in bit 31, helpers inside in bits 30:0. */
@@ -120,7 +122,8 @@ static void *helper(void *argument)
     return NULL;
 }
 
-void akv_cpu_team_run(struct akv_cpu_team *team, akv_cpu_work *work, const void *job, uint64_t items)
+void akv_cpu_team_run(struct akv_cpu_team *team, akv_cpu_work *work, const void *job,
+                      uint64_t items)
 {
     if (items == 0)
         return;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Page kernels: where a new row of a step goes, and which bytes a copy moves.
  *
- * Contract (class EXACT): append writes each new token's row into the sequence's kind-0 block, converted
- * to the hot type by the integer code of fp.h (equal types copy bits, NaN included); copy moves bytes.
- * Nothing else of a block is written.  A token whose block is not in the table is skipped. */
+ * Contract (class EXACT): append writes each new token's row into the sequence's kind-0 block,
+ * converted to the hot type by the integer code of fp.h (equal types copy bits, NaN included); copy
+ * moves bytes. Nothing else of a block is written.  A token whose block is not in the table is
+ * skipped. */
 #ifndef AKV_KERNEL_PAGE_H
 #define AKV_KERNEL_PAGE_H
 #include "fp.h"
@@ -30,8 +31,8 @@ AKV_FN akv_u32 akv_page_entry(const AKV_GLOBAL akv_u8 *descriptor, akv_u32 token
 AKV_FN akv_u64 akv_page_row(const akv_pool_map *pool, akv_u32 entry, akv_u32 offset, akv_u32 type,
                             akv_u32 block_tokens, akv_u32 dim, akv_u32 head, akv_u32 row)
 {
-    return akv_block_address(pool, entry) + offset + head * akv_tile_bytes(type, block_tokens, dim) +
-           row * dim * akv_raw_bytes(type);
+    return akv_block_address(pool, entry) + offset +
+           head * akv_tile_bytes(type, block_tokens, dim) + row * dim * akv_raw_bytes(type);
 }
 
 /* Index of the first element of row (token, head) in the caller's rows. */
