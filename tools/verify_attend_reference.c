@@ -104,15 +104,21 @@ bool attend_reference(struct verify *v, struct attend_case *c)
     return good;
 }
 
-/* Without AKV_ATTEND_PRECISE a device may take the query of quantised keys as int8 and the weights of
- * quantised values as 8-bit numbers; a GPU may take queries and weights as f16 whatever the rows are. */
+/* Formats whose codes meet integer queries and weights; N6 and the raw ones are always decoded. */
+static bool integer_codes(uint32_t format)
+{
+    return !akv_format_raw(format) && format != AKV_N6;
+}
+
+/* What a device may be off by without AKV_ATTEND_PRECISE: integer queries and weights where the formats
+ * allow it; a GPU may take both as f16 whatever the rows are. */
 static double approximation(const struct attend_case *c, bool gpu)
 {
     if (c->flags & AKV_ATTEND_PRECISE)
         return 0.0;
-    return akv_format_raw(c->format[0]) && akv_format_raw(c->format[1])
-               ? (gpu ? 0x1p-9 : 0.0)
-               : 0.03;
+    if (integer_codes(c->format[0]) || integer_codes(c->format[1]))
+        return 0.03;
+    return gpu ? 0x1p-9 : 0.0;
 }
 
 double attend_bound(const struct attend_case *c, bool gpu)
