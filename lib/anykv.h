@@ -202,6 +202,7 @@ typedef struct anykv_device_options {
 
 /* Opens a device: "auto" (ANYKV_DEVICE from the environment if set, else the first usable GPU, else
  * the CPU; never a CPU under OpenCL), a backend's name, a device's name or uuid, or its index.
+ * On the CPU a call that waits may do the work it waits for itself: it needs 512 KiB of stack.
  * E_NOT_FOUND: no such device; E_DEVICE: it is there but refused, with the reason.  Thread: free. */
 ANYKV_API anykv_status anykv_device_open(anykv_context *context, const char *name,
                                          const anykv_device_options *options,

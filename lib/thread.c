@@ -76,6 +76,25 @@ void akv_cond_broadcast(akv_cond *cond)
     pthread_cond_broadcast(&cond->c);
 }
 
+/* Kernels keep tiles on the stack (a quarter of a megabyte), more than some systems give a thread.
+ */
+#define STACK_BYTES ((size_t)2 << 20)
+
+static int start(pthread_t *thread, void *(*run)(void *), void *argument)
+{
+    pthread_attr_t attributes;
+    size_t bytes = 0;
+    int error = pthread_attr_init(&attributes);
+    if (error)
+        return error;
+    if (pthread_attr_getstacksize(&attributes, &bytes) == 0 && bytes < STACK_BYTES)
+        error = pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    if (!error)
+        error = pthread_create(thread, &attributes, run, argument);
+    pthread_attr_destroy(&attributes);
+    return error;
+}
+
 anykv_status akv_thread_start(anykv_context *context, akv_thread *thread, void *(*run)(void *),
                               void *argument)
 {
@@ -84,7 +103,7 @@ anykv_status akv_thread_start(anykv_context *context, akv_thread *thread, void *
     sigfillset(&all);
     int error = akv_alloc_refused() ? ENOMEM : pthread_sigmask(SIG_SETMASK, &all, &before);
     if (!error) {
-        error = pthread_create(&thread->t, NULL, run, argument);
+        error = start(&thread->t, run, argument);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
     if (error)
