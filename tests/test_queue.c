@@ -309,6 +309,41 @@ Test(queue, many_producers)
     }
 }
 
+/* Once it is made, a queue allocates nothing: every call works while every allocation fails. */
+Test(queue, nothing_is_allocated_by_commands)
+{
+    for (uint32_t threads = 0; threads <= 2; threads++) {
+        struct rig rig;
+        struct akv_mem *mem;
+        struct akv_event *event;
+        static uint8_t bytes[1 << 18];
+        set_up(&rig, threads);
+        own = (struct akv_cpu_kernel){1, one_item, wait_at_gate, NULL, NULL};
+        atomic_store(&gate_open, 1);
+        OK(akv_mem_alloc(rig.device->device, sizeof bytes, AKV_MEM_DEVICE, &mem));
+        OK(akv_event_create(rig.device->device, &event));
+        struct akv_span all = {mem, 0, sizeof bytes}, few = {mem, 0, 100};
+        akv_alloc_fail_at(1, true);
+        for (int i = 0; i < 300; i++) {
+            OK(launch_on(&rig, rig.queue));
+            OK(akv_queue_put(rig.queue, i % 50 ? few : all, bytes));
+            OK(akv_queue_fill(rig.queue, few, 1));
+            OK(akv_queue_copy(rig.queue, few, (struct akv_span){mem, 4096, 100}));
+            OK(akv_event_record(event, rig.queue));
+            OK(akv_event_await(event, rig.queue));
+            OK(akv_queue_get(rig.queue, bytes, few));
+        }
+        OK(akv_queue_wait(rig.queue, UINT64_MAX));
+        OK(akv_event_wait(event, UINT64_MAX));
+        cr_expect(akv_alloc_count() == 0, "threads %u: %llu allocations", threads,
+                  (unsigned long long)akv_alloc_count());
+        akv_alloc_fail_at(0, false);
+        akv_event_destroy(event);
+        akv_mem_free(mem);
+        tear_down(&rig);
+    }
+}
+
 /* ---- hand-out of work ---- */
 
 enum { MOST_ITEMS = 100000 };
