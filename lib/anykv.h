@@ -407,7 +407,8 @@ typedef struct anykv_stats {
     uint64_t blocks_named, blocks_sealed, blocks_evicted, blocks_copied, blocks_moved;
     uint64_t lookups, lookup_tokens, hit_tokens;
     uint64_t budget_refusals; /* begins that found nothing to free */
-    uint32_t saw;             /* sticky: bit 0 a NaN, bit 1 a huge value entered a quantised block */
+    uint32_t saw;             /* sticky: bit 0 a NaN, bit 1 a huge value entered a quantised block; as of
+                               * the last call that waited for the device */
 } anykv_stats;
 /* One consistent snapshot; set size first.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out);

@@ -112,7 +112,9 @@ struct anykv_cache {
     uint32_t move_from[AKV_MOVES], move_to[AKV_MOVES];
     uint64_t epoch, clean_epoch; /* of enqueued writes; of those known to be complete */
     anykv_status failure;      /* for anykv_cache_wait */
-    uint32_t saw;
+    uint32_t saw;              /* sticky, as of the last wait */
+    uint32_t saw_read;         /* io's: where the device's flags arrive */
+    bool sealed_since_wait;
     anykv_stats count;         /* the counters among its fields */
     char reason[256];
 };

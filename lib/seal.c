@@ -54,6 +54,7 @@ static anykv_status flush(anykv_cache *cache, uint32_t group, uint32_t count)
     if (status || count == 0)
         return status;
     const uint64_t epoch = ++cache->epoch;
+    cache->sealed_since_wait = true;
     for (uint32_t i = 0; i < count; i++) {
         struct akv_block *block = akv_pool_block(&cache->pool, cache->move_from[i]);
         block->epoch = epoch;

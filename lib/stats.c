@@ -3,14 +3,6 @@
 #include "cache.h"
 #include <stdio.h>
 
-/* The sticky flags of the quantising kernels; the wait makes them final. */
-static anykv_status read_saw(anykv_cache *cache, uint32_t *saw_out)
-{
-    anykv_status status = akv_queue_get(cache->device->queue, saw_out,
-                                        akv_fixed_span(cache, cache->plan.flags_at, sizeof *saw_out));
-    return status ? status : akv_cache_drain(cache, UINT64_MAX);
-}
-
 static void count_blocks(const anykv_cache *cache, anykv_stats *stats)
 {
     const struct akv_pool *pool = &cache->pool;
@@ -34,9 +26,6 @@ anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out)
         return akv_fail(cache->context, ANYKV_E_ARG,
                         "stats_out.size: %zu is not between %zu and %zu (set it first)", size,
                         sizeof size, sizeof *stats_out);
-    uint32_t saw = 0;
-    akv_mutex_lock(&cache->io);
-    anykv_status status = read_saw(cache, &saw);
     akv_mutex_lock(&cache->lock);
     anykv_stats stats = cache->count;
     stats.size = size;
@@ -46,13 +35,8 @@ anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out)
     stats.used_bytes = stats.fixed_bytes + akv_pool_used_bytes(&cache->pool);
     stats.peak_bytes = stats.fixed_bytes + cache->pool.used_bytes_peak;
     count_blocks(cache, &stats);
-    if (!status)
-        cache->saw |= saw;
     stats.saw = cache->saw;
     akv_mutex_unlock(&cache->lock);
-    akv_mutex_unlock(&cache->io);
-    if (status)
-        return status;
     memcpy(stats_out, &stats, size);
     return ANYKV_OK;
 }

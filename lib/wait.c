@@ -61,8 +61,14 @@ anykv_status akv_cache_drain(anykv_cache *cache, uint64_t timeout_ns)
 {
     akv_mutex_lock(&cache->lock);
     const uint64_t epoch = cache->epoch;
+    const bool sealed = cache->sealed_since_wait;
     akv_mutex_unlock(&cache->lock);
-    anykv_status status = akv_queue_wait(cache->device->queue, timeout_ns);
+    anykv_status status = ANYKV_OK;
+    if (sealed) /* what the quantising kernels saw comes along with a wait that is made anyway */
+        status = akv_queue_get(cache->device->queue, &cache->saw_read,
+                               akv_fixed_span(cache, cache->plan.flags_at, sizeof cache->saw_read));
+    if (!status)
+        status = akv_queue_wait(cache->device->queue, timeout_ns);
     if (status == ANYKV_E_TIMEOUT)
         return status;
     if (status) {
@@ -78,8 +84,13 @@ anykv_status akv_cache_drain(anykv_cache *cache, uint64_t timeout_ns)
         cache->failure = status;
         mark_lost(cache);
         akv_explain(cache, "a device failure: sequences with unfinished writes are dead");
-    } else if (epoch > cache->clean_epoch) {
-        cache->clean_epoch = epoch;
+    } else {
+        if (epoch > cache->clean_epoch)
+            cache->clean_epoch = epoch;
+        if (sealed)
+            cache->saw |= cache->saw_read;
+        if (cache->epoch == epoch)
+            cache->sealed_since_wait = false;
     }
     akv_mutex_unlock(&cache->lock);
     return status;

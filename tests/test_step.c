@@ -206,6 +206,32 @@ Test(step, open_steps_keep_shared_blocks_as_they_are)
     stop();
 }
 
+/* Odd values reach a quantised block: a NaN and an infinity, noted once the device is known to be done. */
+Test(step, notes_odd_values)
+{
+    start(1, 0);
+    anykv_seq *seq = engine_seq(engine.cache);
+    engine_run(seq, 100, 48);
+    OK(anykv_cache_wait(engine.cache, UINT64_MAX));
+    cr_expect(engine_stats(engine.cache).saw == 0);
+    const float odd[2] = {NAN, INFINITY};
+    for (uint32_t i = 0; i < 2; i++) {
+        float rows[16 * 2 * 64];
+        for (uint32_t k = 0; k < 16 * 2 * 64; k++)
+            rows[k] = k == 700 ? odd[i] : 0.5f;
+        anykv_step *step = begin_one(seq, 16);
+        for (uint32_t l = 0; l < 2; l++) {
+            const anykv_view view = anykv_view_host(rows, ANYKV_F32, l + 1, 64);
+            OK(anykv_step_append(step, l, &view, &view));
+        }
+        OK(anykv_step_end(step, NULL, NULL));
+        OK(anykv_cache_wait(engine.cache, UINT64_MAX));
+        cr_expect(engine_stats(engine.cache).saw == (i ? 3u : 1u), "saw %u", engine_stats(engine.cache).saw);
+    }
+    anykv_seq_destroy(seq);
+    stop();
+}
+
 /* ---- attention through the engine ---- */
 
 Test(step, results_do_not_depend_on_neighbours)
