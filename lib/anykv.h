@@ -392,7 +392,7 @@ ANYKV_API anykv_status anykv_cache_estimate(anykv_device *device, const anykv_la
  * is below the minimum, which the detail names.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout,
                                           const anykv_cache_options *options, anykv_cache **cache_out);
-/* All sequences must have been destroyed.  Thread: setup. */
+/* Waits for the device.  All sequences must have been destroyed.  Thread: setup. */
 ANYKV_API void anykv_cache_destroy(anykv_cache *cache);
 
 typedef struct anykv_stats {
@@ -412,13 +412,16 @@ typedef struct anykv_stats {
 } anykv_stats;
 /* One consistent snapshot; set size first.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out);
-/* Changes the budget; lowering evicts and compacts at once.  E_BUDGET: what is referenced does not fit,
- * nothing changed.  Thread: free. */
+/* Changes the budget; lowering evicts and compacts at once and gives device memory back in the parts in
+ * which it was taken (quarters of the pool), so that what is held never exceeds the budget; raising adds
+ * such parts, to about twice the first budget.  E_BUDGET: what is referenced does not fit; E_BUSY: an
+ * open step uses blocks that would have to move: no row is lost.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_set_budget(anykv_cache *cache, uint64_t budget_bytes);
 /* Evicts every block that no sequence references.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_trim_memory(anykv_cache *cache);
 /* Waits for the cache's asynchronous work; a device failure since the last call is returned here once,
- * and the sequences of the steps it hit are dead.  Thread: free. */
+ * and the sequences whose rows were not known to be complete are dead (E_DEAD), their names withdrawn.
+ * E_TIMEOUT.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_wait(anykv_cache *cache, uint64_t timeout_ns);
 /* Why the last eviction, miss or refusal happened, as text; always terminated.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_explain(anykv_cache *cache, char *text, size_t text_bytes);
@@ -451,7 +454,8 @@ ANYKV_API anykv_status anykv_seq_create(anykv_cache *cache, const anykv_seq_opti
 ANYKV_API void anykv_seq_destroy(anykv_seq *seq);
 ANYKV_API anykv_status anykv_seq_length(const anykv_seq *seq, uint64_t *tokens_out);
 
-/* Longest cached prefix of tokens, at most all but one; acquires its blocks and sets the length.
+/* Longest cached prefix of tokens in whole blocks, at most all but one token; acquires its blocks and
+ * sets the length.  Of layers with a window only the blocks that the window still sees are needed.
  * E_STATE: the sequence is not empty. */
 ANYKV_API anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t count,
                                        uint64_t *matched_out);
@@ -459,19 +463,25 @@ ANYKV_API anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, u
 ANYKV_API anykv_status anykv_cache_lookup(anykv_cache *cache, const anykv_seq_options *options,
                                           const uint32_t *tokens, uint64_t count,
                                           uint64_t *matched_out);
-/* Tokens of positions that step_end was not given; names their whole blocks.  E_ARG: not next in turn. */
+/* Tokens of the positions behind the last named one, for steps that ended without (step_end's tokens
+ * are passed over while earlier ones are missing); names their whole blocks.  The first block published
+ * under a key stays: a sequence that computed the same tokens keeps its own rows.  E_ARG: more than the
+ * sequence has; E_STATE: private, in a step, or after a removal. */
 ANYKV_API anykv_status anykv_seq_name(anykv_seq *seq, const uint32_t *tokens, uint64_t count);
-/* A copy that shares all whole blocks; a partial last block is copied when one of the two writes. */
+/* A copy that shares all whole blocks; a partial last block is copied when one of the two writes.
+ * E_STATE: in a step. */
 ANYKV_API anykv_status anykv_seq_fork(anykv_seq *seq, anykv_seq **seq_out);
 /* Drops positions from `tokens` on.  E_ARG: longer than the sequence; E_STATE: in a step, or the cut
- * falls inside a sealed block whose rows must be kept. */
+ * falls inside a sealed or removed block whose rows must be kept, or a window would see rows again that
+ * were freed (named ones come back while they are cached). */
 ANYKV_API anykv_status anykv_seq_trim(anykv_seq *seq, uint64_t tokens);
 /* Removes whole blocks [first, first + count) positions (multiples of block_tokens): they are no longer
  * attended; positions of the others stay.  The sequence then names no further blocks. */
 ANYKV_API anykv_status anykv_seq_remove(anykv_seq *seq, uint64_t first, uint64_t count);
 /* Hint: will not be continued.  Its blocks go first when memory is short. */
 ANYKV_API anykv_status anykv_seq_done(anykv_seq *seq);
-/* Keeps the sequence's named blocks from eviction until unpinned, also after it is destroyed. */
+/* Keeps the sequence's named blocks, those named later included, from eviction until unpinned, also after
+ * it is destroyed: then any sequence that matched them unpins them with pinned 0. */
 ANYKV_API anykv_status anykv_seq_pin(anykv_seq *seq, int pinned);
 
 /* Block tables for a caller's own kernels.  entries: u32 (kind, index; docs/format.md) of a layer
@@ -493,7 +503,7 @@ typedef struct anykv_step anykv_step;
 
 /* Reserves every block that counts[i] new tokens of seqs[i] can need, for all layers.  counts[i] may
  * be 0.  E_BUDGET: not enough, with the bytes needed in the detail, nothing changed; E_BUSY: a sequence
- * is in another step; E_SHAPE: beyond max_sequences, max_step_tokens or max_seq_tokens. */
+ * is in another step, or four steps of the cache are open; E_SHAPE: beyond max_sequences, max_step_tokens or max_seq_tokens. */
 ANYKV_API anykv_status anykv_step_begin(anykv_cache *cache, anykv_seq *const *seqs,
                                         const uint32_t *counts, uint32_t n, anykv_step **step_out);
 /* Appends the step's new keys and values of one layer to its sequences.
