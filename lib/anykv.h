@@ -503,7 +503,8 @@ typedef struct anykv_step anykv_step;
 
 /* Reserves every block that counts[i] new tokens of seqs[i] can need, for all layers.  counts[i] may
  * be 0.  E_BUDGET: not enough, with the bytes needed in the detail, nothing changed; E_BUSY: a sequence
- * is in another step, or four steps of the cache are open; E_SHAPE: beyond max_sequences, max_step_tokens or max_seq_tokens. */
+ * is in another step, or four steps of the cache are open; E_SHAPE: beyond max_sequences,
+ * max_step_tokens or max_seq_tokens. */
 ANYKV_API anykv_status anykv_step_begin(anykv_cache *cache, anykv_seq *const *seqs,
                                         const uint32_t *counts, uint32_t n, anykv_step **step_out);
 /* Appends the step's new keys and values of one layer to its sequences.
