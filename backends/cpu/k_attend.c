@@ -254,6 +254,7 @@ static void finish_pending(const struct akv_attend_ops *ops, struct akv_attend_w
         const struct ahead *ahead = &pending->ahead[n];
         uint32_t domain = akv_format_raw(strip->v_format) ? 0u : 1u;
         work->at = n * AKV_STRIP;
+        work->factor = work->factors[n];
         work->used[domain] = true;
         ask_for(work, ahead, ahead->tiles->v, ahead->tiles->v_bytes);
         if (!(ops->direct_values && ops->direct_values(work, strip))) {
@@ -510,7 +511,7 @@ static void softmax(struct akv_attend_work *work)
         akv_softmax_factors f = akv_softmax_merge(&state, most, l);
         work->m[r] = state.m;
         work->l[r] = state.l;
-        work->factor[r] = f.take;
+        work->factors[0][r] = work->factors[1][r] = f.take; /* one maximum for the span */
         for (uint32_t d = 0; d < 2; d++)
             if (work->used[d] && f.keep != 1.0f)
                 for (uint32_t i = 0; i < work->v_pad; i++)

@@ -58,10 +58,11 @@ struct akv_attend_work {
     /* [0] as the rows came (raw formats), [1] in the stored domain; times scale; [row][k_pad] */
     _Alignas(64) float q[2][AKV_WORK_FLOATS];
     _Alignas(64) float sum[2][AKV_WORK_FLOATS];            /* [row][v_pad] */
-    _Alignas(64) float s[AKV_WORK_ROWS][AKV_SPAN];         /* scores, then e^(score - span maximum) */
+    _Alignas(64) float s[AKV_WORK_ROWS][AKV_SPAN];         /* scores, then e^(score - strip maximum) */
     uint32_t at;                 /* place of the strip in hand within the span, 0 or 16 */
     _Alignas(64) float m[AKV_WORK_ROWS], l[AKV_WORK_ROWS];
-    _Alignas(64) float factor[AKV_WORK_ROWS];              /* e^(span maximum - m) */
+    _Alignas(64) float factors[AKV_SPAN / AKV_STRIP][AKV_WORK_ROWS]; /* e^(strip maximum - m) */
+    const float *factor;         /* of the strip in hand */
     _Alignas(64) float tile[AKV_STRIP * AKV_MAX_HEAD_DIM]; /* decoded rows, [token][padded dim] */
     struct akv_query_codes codes[AKV_QUERY_ORDERS];
 };
@@ -86,7 +87,7 @@ struct akv_attend_ops {
     void (*scores)(struct akv_attend_work *work, uint32_t domain, uint32_t tokens);
     /* Clamp and soft cap of a strip's scores. */
     void (*shape)(struct akv_attend_work *work);
-    /* Span maxima, weights, m, l, factor; turns the sums down where m grew. */
+    /* Maxima, weights, m, l, factors; turns the sums down where m grew. */
     void (*softmax)(struct akv_attend_work *work);
     /* sum[domain] += factor * s[row][at + token] * work->tile. */
     void (*values)(struct akv_attend_work *work, uint32_t domain, const struct akv_strip *strip);

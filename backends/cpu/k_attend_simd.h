@@ -6,7 +6,7 @@
 #include "k_attend_decode.h"
 
 #define ALWAYS static inline __attribute__((always_inline))
-#define SPAN_VECTORS (AKV_SPAN / VN)
+#define STRIPS (AKV_SPAN / AKV_STRIP)
 
 /* e^x for x <= 0; 0 for -inf and NaN.  The polynomial of akv_exp2. */
 ALWAYS V v_exp(V x)
@@ -159,36 +159,47 @@ static void simd_shape(struct akv_attend_work *work)
 
 static void simd_softmax(struct akv_attend_work *work)
 {
-    _Alignas(64) float most[AKV_WORK_ROWS], keep[AKV_WORK_ROWS], sum[AKV_WORK_ROWS];
+    _Alignas(64) float most[STRIPS][AKV_WORK_ROWS], keep[AKV_WORK_ROWS], sum[STRIPS][AKV_WORK_ROWS];
     const V none = V_SET(akv_minus_infinity());
     bool turned = false;
-    for (uint32_t r = 0; r < work->rows; r++) {
-        V x = V_MAX(V_LOAD(&work->s[r][0]), none); /* NaN: -inf */
-        UNROLL for (uint32_t n = 1; n < SPAN_VECTORS; n++)
-            x = V_MAX(V_LOAD(&work->s[r][n * VN]), x);
-        most[r] = V_HMAX(x);
-    }
+    for (uint32_t r = 0; r < work->rows; r++)
+        UNROLL for (uint32_t n = 0; n < STRIPS; n++)
+        {
+            V x = none; /* and where a score is NaN */
+            UNROLL for (uint32_t a = 0; a < AKV_STRIP; a += VN) x =
+                V_MAX(V_LOAD(&work->s[r][n * AKV_STRIP + a]), x);
+            most[n][r] = V_HMAX(x);
+        }
     for (uint32_t r = work->rows; r % VN != 0; r++)
-        most[r] = akv_minus_infinity();
+        UNROLL for (uint32_t n = 0; n < STRIPS; n++) most[n][r] = akv_minus_infinity();
     for (uint32_t r = 0; r < work->rows; r += VN) {
-        V m = V_LOAD(work->m + r), x = V_LOAD(most + r), larger = V_MAX(m, x);
+        V m = V_LOAD(work->m + r), larger = m;
+        UNROLL for (uint32_t n = 0; n < STRIPS; n++) larger = V_MAX(larger, V_LOAD(most[n] + r));
         /* -inf - -inf is NaN, which gives 0: nothing there, nothing to keep. */
         V_STORE(keep + r, v_exp(V_SUB(m, larger)));
-        V_STORE(work->factor + r, v_exp(V_SUB(x, larger)));
+        UNROLL for (uint32_t n = 0; n < STRIPS; n++)
+            V_STORE(work->factors[n] + r, v_exp(V_SUB(V_LOAD(most[n] + r), larger)));
         V_STORE(work->m + r, larger);
         turned |= V_ANY_GT(larger, m);
     }
-    for (uint32_t r = 0; r < work->rows; r++) {
-        V base = V_SET(most[r]), l = V_SET(0.0f);
-        UNROLL for (uint32_t n = 0; n < SPAN_VECTORS; n++) {
-            V e = v_exp(V_SUB(V_LOAD(&work->s[r][n * VN]), base));
-            V_STORE(&work->s[r][n * VN], e);
-            l = V_ADD(l, e);
-        }
-        sum[r] = V_HSUM(l);
-    }
     for (uint32_t r = 0; r < work->rows; r++)
-        work->l[r] = work->l[r] * keep[r] + sum[r] * work->factor[r];
+        UNROLL for (uint32_t n = 0; n < STRIPS; n++)
+        {
+            V base = V_SET(most[n][r]), l = V_SET(0.0f);
+            UNROLL for (uint32_t a = 0; a < AKV_STRIP; a += VN)
+            {
+                float *at = &work->s[r][n * AKV_STRIP + a];
+                V e = v_exp(V_SUB(V_LOAD(at), base));
+                V_STORE(at, e);
+                l = V_ADD(l, e);
+            }
+            sum[n][r] = V_HSUM(l);
+        }
+    for (uint32_t r = 0; r < work->rows; r++) {
+        float l = work->l[r] * keep[r];
+        UNROLL for (uint32_t n = 0; n < STRIPS; n++) l += sum[n][r] * work->factors[n][r];
+        work->l[r] = l;
+    }
     if (!turned)
         return;
     for (uint32_t d = 0; d < 2; d++)
@@ -238,7 +249,7 @@ ALWAYS void values_block(struct akv_attend_work *work, uint32_t domain, const ui
     else
         values_rows(work, domain, from, format, tokens, r, rows, 32u / VN);
 }
-/* Weights of the strip: e^(s - m) instead of e^(s - span maximum). */
+/* Weights of the strip: e^(s - m) instead of e^(s - strip maximum). */
 static void whole_weights(struct akv_attend_work *work)
 {
     for (uint32_t n = 0; n < work->rows; n++)
