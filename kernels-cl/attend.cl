@@ -210,7 +210,7 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
             query[1][r][d] = query[0][r][d];
         }
         if (p.k_flags & AKV_FLAG_ROTATE)
-            akv_rotate_read(query[1][r], p.k_dim);
+            rotate_back(query[1][r], p.k_dim);
         for (d = 0u; d < p.v_dim; d++)
             sum[0][r][d] = sum[1][r][d] = 0.0f;
         all[r] = akv_softmax_empty();
@@ -286,7 +286,7 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
     for (r = 0u; r < rows; r++) {
         akv_u32 i = (first_row + r) / c.repeat, head = kv * c.repeat + (first_row + r) % c.repeat;
         if (p.v_flags & AKV_FLAG_ROTATE)
-            akv_rotate_read(sum[1][r], p.v_dim);
+            rotate_back(sum[1][r], p.v_dim);
         if (c.parts > 1u) {
             __global float *to = slot_of(scratch + scratch_at, &p, &c, i, head, part, slots);
             to[0] = all[r].m;

@@ -154,10 +154,18 @@ static inline void load_group(float *x, __global const uchar *tile, akv_u32 form
                               akv_u32 tokens, akv_u32 dim, akv_u32 t, akv_u32 g)
 {
     akv_u8 code[32];
-    akv_u32 i, b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
+    akv_u32 i, j, b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
     akv_u32 scale = akv_scale_get(tile, format, order, tokens, dim, t, g * 32u / akv_scale_width(format));
     float unit = akv_code_unit(format, scale);
-    if (order == AKV_ORDER_ROW) {
+    if (order == AKV_ORDER_ROW && b0 == 8u) {
+        __global const uint4 *from = (__global const uint4 *)(tile + t * akv_padded_dim(dim) + g * 32u);
+        uint8 v = (uint8)(from[0], from[1]);
+        akv_u32 w[8];
+        vstore8(v, 0, w);
+        for (i = 0u; i < 8u; i++)
+            for (j = 0u; j < 4u; j++)
+                code[i * 4u + j] = (akv_u8)(w[i] >> (j * 8u));
+    } else if (order == AKV_ORDER_ROW) {
         akv_row_get(tile, format, tokens, dim, t, g, code);
     } else {
         for (i = 0u; i < 32u; i++)
@@ -166,11 +174,57 @@ static inline void load_group(float *x, __global const uchar *tile, akv_u32 form
         if (b1)
             quad_codes(tile + akv_plane1_offset(format, tokens, dim), b1, b0, tokens, t, g, code);
     }
+#ifdef AKV_CPU_SHAPE
+    if (akv_format_codebook(format)) { /* every value once, then look-ups */
+        float value[32];
+        for (i = 0u; i < 2u * akv_levels(format); i++)
+            value[i] = akv_code_value(format, i, unit);
+        for (i = 0u; i < 32u; i++)
+            x[i] = value[code[i]];
+        return;
+    }
+#endif
     for (i = 0u; i < 32u; i++)
         x[i] = akv_code_value(format, code[i], unit);
 }
 
-#ifndef AKV_CPU_SHAPE
+#ifdef AKV_CPU_SHAPE
+/* ---- CPU shape: the rotation of rotate.h in vectors of 16 ---- */
+/* Stages 1, 2, 4, 8 within a vector: the other lane of each pair, plus or minus mine. */
+static inline float16 stages_inside(float16 v)
+{
+    const uint s = 0x80000000u;
+    v = v.s1032547698badcfe + as_float16(as_uint16(v) ^ (uint16)(0, s, 0, s, 0, s, 0, s, 0, s, 0, s, 0, s, 0, s));
+    v = v.s23016745ab89efcd + as_float16(as_uint16(v) ^ (uint16)(0, 0, s, s, 0, 0, s, s, 0, 0, s, s, 0, 0, s, s));
+    v = v.s45670123cdef89ab + as_float16(as_uint16(v) ^ (uint16)(0, 0, 0, 0, s, s, s, s, 0, 0, 0, 0, s, s, s, s));
+    return v.s89abcdef01234567 + as_float16(as_uint16(v) ^ (uint16)(0, 0, 0, 0, 0, 0, 0, 0, s, s, s, s, s, s, s, s));
+}
+/* All stages of a row, without the factor. */
+static inline void stages_of(float16 *x, akv_u32 dim)
+{
+    akv_u32 count = dim / 16u, n = akv_rotate_block(dim) / 16u, i, j, stride;
+    for (i = 0u; i < count; i++)
+        x[i] = stages_inside(x[i]);
+    for (stride = 1u; stride < n; stride *= 2u)
+        for (i = 0u; i < count; i += 2u * stride)
+            for (j = i; j < i + stride; j++) {
+                float16 a = x[j], b = x[j + stride];
+                x[j] = a + b;
+                x[j + stride] = a - b;
+            }
+}
+/* akv_rotate_read. */
+static inline void rotate_back(float *row, akv_u32 dim)
+{
+    float16 x[ROW_MAX / 16];
+    akv_u32 i;
+    for (i = 0u; i < dim / 16u; i++)
+        x[i] = vload16(i, row);
+    stages_of(x, dim);
+    for (i = 0u; i < dim / 16u; i++)
+        vstore16(x[i] * akv_rotate_read_factor(dim), i, row);
+}
+#else
 /* ---- GPU shape.  A work-item owns group `group` of row `row` of the work-group; partners of one row
  * exchange through local memory, element-major, so that neighbours touch neighbouring banks. ---- */
 #define EXCHANGE 16 /* elements exchanged at a time: 16 * WG * 4 = 8 KiB */
@@ -289,6 +343,21 @@ static inline akv_u32 load_mine(float *x, __global const uchar *base, akv_u64 fi
         x[i] = akv_as_f32(akv_sane(bits));
     }
     return saw;
+}
+/* Codes of my group of a ROW tile; bytes in two wide stores. */
+static inline void put_mine(__global uchar *tile, akv_u32 format, akv_u32 tokens, akv_u32 dim, akv_u32 t,
+                            akv_u32 g, const akv_u8 *code)
+{
+    akv_u32 i, w[8];
+    __global uint4 *to = (__global uint4 *)(tile + t * akv_padded_dim(dim) + g * 32u);
+    if (akv_format_plane0(format) != 8u) {
+        akv_row_put(tile, format, tokens, dim, t, g, code);
+        return;
+    }
+    for (i = 0u; i < 8u; i++)
+        w[i] = akv_plane_word(code, 8u, 0u, i);
+    to[0] = (uint4)(w[0], w[1], w[2], w[3]);
+    to[1] = (uint4)(w[4], w[5], w[6], w[7]);
 }
 static inline void store_mine(const float *x, __global uchar *base, akv_u64 first, akv_u32 dtype,
                               akv_u32 count, akv_u32 wide)

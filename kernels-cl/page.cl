@@ -108,7 +108,7 @@ __kernel SHAPE void akv_k_gather(__global const uchar *table, ulong table_at, __
         for (i = 0u; i < akv_padded_dim(dim) / 32u; i++)
             load_group(x + i * 32u, tile, FORMAT_OR(row.format), ORDER, p.block_tokens, dim, row.t, i);
         if (p.flags & AKV_FLAG_ROTATE)
-            akv_rotate_read(x, dim);
+            rotate_back(x, dim);
         store_row(x, rows, row.to, p.rows.dtype, dim);
 #endif
     }

@@ -88,7 +88,7 @@ __kernel SHAPE void akv_k_encode(__global const uchar *rows, ulong rows_at, __gl
         scale = akv_scale_of(x, amax, format, SEARCH);
         akv_group_codes(x, scale, format, code);
         if (mine) {
-            akv_row_put(packed, format, count, dim, r, at.group, code);
+            put_mine(packed, format, count, dim, r, at.group, code);
             if (at.group * 32u % akv_scale_width(format) == 0u)
                 akv_scale_put(packed, format, AKV_ORDER_ROW, count, dim, r,
                               at.group * 32u / akv_scale_width(format), scale);
@@ -123,7 +123,7 @@ __kernel SHAPE void akv_k_decode(__global const uchar *packed, ulong packed_at, 
         for (g = 0u; g < akv_padded_dim(dim) / 32u; g++)
             load_group(x + g * 32u, packed, format, AKV_ORDER_ROW, count, dim, r, g);
         if (p.flags & AKV_FLAG_ROTATE)
-            akv_rotate_read(x, dim);
+            rotate_back(x, dim);
         store_row(x, rows, to, p.rows.dtype, dim);
     }
 #else
@@ -173,7 +173,7 @@ __kernel SHAPE void akv_k_rotate(__global const uchar *in, ulong in_at, __global
         } else {
             for (i = 0u; i < dim; i++)
                 x[i] = akv_as_f32(akv_load_u32(in + ((akv_u64)r * dim + i) * 4u));
-            akv_rotate_read(x, dim);
+            rotate_back(x, dim);
         }
         store_row(x, out, (akv_u64)r * dim, AKV_F32, dim);
     }
@@ -285,7 +285,7 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
         }
 #else
         if (mine)
-            akv_row_put(tile, format, tokens, dim, t, at.group, code);
+            put_mine(tile, format, tokens, dim, t, at.group, code);
 #endif
         scrub(swap, at.item);
     }

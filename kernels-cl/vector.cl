@@ -28,20 +28,11 @@ static inline uint16 half_lanes(uint16 h)
     bits = select(bits, small, a < 0x400u);
     return bits | (h & 0x8000u) << 16;
 }
-/* Stages 1, 2, 4, 8 within a vector: the other lane of each pair, plus or minus mine. */
-static inline float16 stages_inside(float16 v)
-{
-    const uint s = 0x80000000u;
-    v = v.s1032547698badcfe + as_float16(as_uint16(v) ^ (uint16)(0, s, 0, s, 0, s, 0, s, 0, s, 0, s, 0, s, 0, s));
-    v = v.s23016745ab89efcd + as_float16(as_uint16(v) ^ (uint16)(0, 0, s, s, 0, 0, s, s, 0, 0, s, s, 0, 0, s, s));
-    v = v.s45670123cdef89ab + as_float16(as_uint16(v) ^ (uint16)(0, 0, 0, 0, s, s, s, s, 0, 0, 0, 0, s, s, s, s));
-    return v.s89abcdef01234567 + as_float16(as_uint16(v) ^ (uint16)(0, 0, 0, 0, 0, 0, 0, 0, s, s, s, s, s, s, s, s));
-}
 /* Sane values of a row, rotated or not, padded with zeros. */
 static inline akv_u32 read_row(float16 *x, __global const uchar *base, akv_u64 first, akv_u32 dtype,
                                akv_u32 dim, akv_u32 flags)
 {
-    akv_u32 count = dim / 16u, i, j, stride, n = akv_rotate_block(dim) / 16u;
+    akv_u32 count = dim / 16u, i;
     seen saw, ignored;
     saw.nan = saw.huge = 0;
     if (dtype == AKV_F32)
@@ -57,15 +48,7 @@ static inline akv_u32 read_row(float16 *x, __global const uchar *base, akv_u64 f
                 convert_uint16(vload16(i, (__global const ushort *)(base + first * 2u))) << 16, &saw);
     if (flags & AKV_FLAG_ROTATE) {
         float factor = akv_rotate_store_factor(dim);
-        for (i = 0u; i < count; i++)
-            x[i] = stages_inside(x[i]);
-        for (stride = 1u; stride < n; stride *= 2u)
-            for (i = 0u; i < count; i += 2u * stride)
-                for (j = i; j < i + stride; j++) {
-                    float16 a = x[j], b = x[j + stride];
-                    x[j] = a + b;
-                    x[j + stride] = a - b;
-                }
+        stages_of(x, dim);
         ignored = saw;
         for (i = 0u; i < count; i++)
             x[i] = sane_lanes(as_uint16(x[i] * factor), &ignored);

@@ -59,10 +59,10 @@ struct akv_cl_device {
     cl_context context;        /* retained where it is the caller's */
     cl_command_queue internal; /* mapping and filling of new memory; guarded by `lock` */
     enum akv_cl_shape shape;
-    cl_uint units;    /* compute units */
-    size_t max_group; /* work-items in a group, at most 256 */
-    bool scrub;       /* local memory is overwritten before a kernel ends */
-    akv_mutex lock;   /* guards programs and internal; never held while a program is built */
+    cl_uint units;  /* compute units */
+    bool denormals; /* float arithmetic keeps them */
+    bool scrub;     /* local memory is overwritten before a kernel ends */
+    akv_mutex lock; /* guards programs and internal; never held while a program is built */
     struct akv_cl_program *programs;
     char identity[64]; /* hexadecimal digest of platform, device and driver */
 };
