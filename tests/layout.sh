@@ -39,7 +39,7 @@ allow 'backends/[a-z0-9_]+\.[ch]' "$any_c" \
     "[a-z0-9_]+\.h|\.\./lib/(anykv|internal)\.h|(\.\./lib/)?kernel/[a-z0-9_]+\.(h|def)" "backends/*.c"
 # A device kernel's shape (group sizes) is known to its host side.
 shapes='(\.\./)+kernels-c[lu]/[a-z0-9_]+\.h'
-backend_own="[a-z0-9_]+\.(h|def|inc)|(\.\./backends/|\.\./)?backend\.h|\.\./span\.h|(\.\./\.\./lib/)?(anykv|internal)\.h|(\.\./\.\./lib/)?kernel/[a-z0-9_]+\.(h|def)"
+backend_own="[a-z0-9_]+\.(h|def|inc)|(\.\./backends/|\.\./)?backend\.h|\.\./(span|known)\.h|(\.\./\.\./lib/)?(anykv|internal)\.h|(\.\./\.\./lib/)?kernel/[a-z0-9_]+\.(h|def)"
 allow 'backends/cpu/.*\.[ch]' "[a-z0-9_/]+\.h" "$backend_own" "the CPU backend"
 allow 'backends/opencl/.*\.[ch]' '[a-z0-9_/]+\.h|CL/[a-z_]+\.h' "$shapes|$backend_own" "the OpenCL backend"
 allow 'backends/cuda/.*\.[ch]' '[a-z0-9_/]+\.h' "$shapes|$backend_own" "the CUDA backend"

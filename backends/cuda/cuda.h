@@ -71,6 +71,8 @@ anykv_status akv_cuda_open(anykv_context *context, uint32_t index, const anykv_d
                            struct akv_device **device_out);
 void akv_cuda_close(struct akv_device *device);
 anykv_status akv_cuda_memory_info(struct akv_device *device, uint64_t *total_out, uint64_t *free_out);
+/* kat.c */
+anykv_status akv_cuda_kat(struct akv_cuda_device *device);
 /* memory.c */
 anykv_status akv_cuda_mem_alloc(struct akv_device *device, uint64_t bytes, enum akv_mem_kind kind,
                                 struct akv_mem **mem_out);

@@ -160,6 +160,11 @@ anykv_status akv_cuda_open(anykv_context *context, uint32_t index, const anykv_d
     if (status)
         goto undo_mutex;
     device->decode = has_decode(device);
+    status = akv_cuda_kat(device);
+    if (status) {
+        akv_cuda_close(&device->base);
+        return status;
+    }
     *device_out = &device->base;
     return ANYKV_OK;
 undo_mutex:
