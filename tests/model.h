@@ -37,6 +37,7 @@ struct model {
     struct model_seq seqs[MODEL_SEQS];
     struct model_name *names;
     uint32_t name_count, name_capacity;
+    uint32_t depth;         /* steps that are open around the operation */
     uint64_t counts[16];    /* of operations that succeeded, for the report */
 };
 

@@ -48,7 +48,9 @@ static void check_failure(struct model *model, anykv_status status, const char *
 {
     akv_alloc_fail_at(0, false);
     akv_fault_at(0, ANYKV_OK, false);
-    if (!model->faults)
+    if (status == ANYKV_E_BUSY)
+        cr_assert(model->depth, "%s: busy with no step open", what);
+    else if (!model->faults)
         cr_assert(status == ANYKV_E_BUDGET && model->tight, "%s: %s: %s", what,
                   anykv_status_name(status), anykv_error_detail());
     else
@@ -245,6 +247,25 @@ static void commit(struct model *model, struct model_seq *seq, uint32_t accepted
     model_slide(model, seq);
 }
 
+static void one_operation(struct model *model);
+
+/* Something happens to other sequences while the step is open. */
+static void meanwhile(struct model *model, struct model_seq **seqs, uint32_t n)
+{
+    if (model->depth == 2 || model_below(model, 3))
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        seqs[i]->in_step = true;
+    model->depth++;
+    for (uint32_t count = 1 + model_below(model, 3); count > 0; count--) {
+        one_operation(model);
+        audit(model->engine.cache, "inside a step");
+    }
+    model->depth--;
+    for (uint32_t i = 0; i < n; i++)
+        seqs[i]->in_step = false;
+}
+
 static void op_step(struct model *model)
 {
     struct model_seq *seqs[3];
@@ -280,7 +301,10 @@ static void op_step(struct model *model)
         check_failure(model, status, "begin");
         return;
     }
+    meanwhile(model, seqs, n);
     status = engine_append(step, seeds);
+    if (!status)
+        meanwhile(model, seqs, n);
     if (!status && model_below(model, 2))
         status = attend_all(model, step, seqs);
     if (status || model_below(model, 10) == 0) {

@@ -388,7 +388,13 @@ Test(seq, tables_and_stored_blocks)
 {
     start_with(0, 16, 4u << 20);
     anykv_seq *seq = engine_seq(engine.cache);
-    engine_run(seq, 100, 54); /* blocks: sink, sealed, recent, partial */
+    engine_run(seq, 100, 48);
+    const uint32_t more = 16, kept = 6; /* the rejected rows stand behind the kept ones */
+    uint64_t more_seeds[16] = {1, 2, 3};
+    anykv_step *step;
+    OK(anykv_step_begin(engine.cache, &seq, &more, 1, &step));
+    OK(engine_append(step, more_seeds));
+    OK(anykv_step_end(step, &kept, NULL)); /* blocks: sink, sealed, recent, partial */
     uint32_t entries[4];
     uint64_t count = 3, first = 9;
     REFUSED(ANYKV_E_SHAPE, "room for 3", anykv_seq_table(seq, 0, entries, &count, &first));
