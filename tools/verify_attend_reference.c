@@ -110,8 +110,8 @@ static bool integer_codes(uint32_t format)
     return !akv_format_raw(format) && format != AKV_N6;
 }
 
-/* What a device may be off by without AKV_ATTEND_PRECISE: integer queries and weights where the formats
- * allow it; a GPU may take both as f16 whatever the rows are. */
+/* What a device may be off by without AKV_ATTEND_PRECISE: integer queries and weights where the
+ * formats allow it; a GPU may take both as f16 whatever the rows are. */
 static double approximation(const struct attend_case *c, bool gpu)
 {
     if (c->flags & AKV_ATTEND_PRECISE)
