@@ -51,8 +51,8 @@ static void make_loose(anykv_cache *cache, uint32_t id)
     block->loose = true;
 }
 
-/* A block that only its node holds can be evicted: with the node while that is idle, alone (loose) while
- * others use the node without the block, as when it fell behind their window. */
+/* A block that only its node holds can be evicted: with the node while that is idle, alone (loose)
+ * while others use the node without the block, as when it fell behind their window. */
 void akv_cache_settle(anykv_cache *cache, uint32_t id)
 {
     struct akv_block *block = akv_pool_block(&cache->pool, id);
@@ -174,12 +174,12 @@ static anykv_status refuse(anykv_cache *cache, const uint32_t *need)
     const unsigned long long bytes = akv_pool_need_bytes(&cache->pool, need);
     const unsigned long long room = akv_pool_room_bytes(&cache->pool);
     cache->count.budget_refusals++;
-    akv_explain(cache, "refused a step: its blocks take %llu bytes, %llu of %llu can be freed", bytes,
-                room, (unsigned long long)cache->budget_bytes);
+    akv_explain(cache, "refused a step: its blocks take %llu bytes, %llu of %llu can be freed",
+                bytes, room, (unsigned long long)cache->budget_bytes);
     return akv_fail(cache->context, ANYKV_E_BUDGET,
                     "budget_bytes: the step needs %llu bytes of blocks, at most %llu can be made "
-                    "available of %llu in chunks of %llu", bytes, room,
-                    (unsigned long long)cache->budget_bytes,
+                    "available of %llu in chunks of %llu",
+                    bytes, room, (unsigned long long)cache->budget_bytes,
                     (unsigned long long)cache->pool.chunk_bytes);
 }
 
@@ -269,9 +269,11 @@ static anykv_status empty_slabs(anykv_cache *cache, uint32_t keep, uint32_t keep
             return akv_fail(cache->context, ANYKV_E_BUSY,
                             "budget_bytes: an open step uses blocks in the part to be freed");
     if (!akv_pool_could_fit(pool, cache->need, true, keep_chunks))
-        return akv_fail(cache->context, ANYKV_E_BUDGET,
-                        "budget_bytes: sequences hold more than the %llu bytes of blocks that would be "
-                        "left", (unsigned long long)(keep_chunks * cache->plan.chunk_bytes));
+        return akv_fail(
+            cache->context, ANYKV_E_BUDGET,
+            "budget_bytes: sequences hold more than the %llu bytes of blocks that would be "
+            "left",
+            (unsigned long long)(keep_chunks * cache->plan.chunk_bytes));
     for (uint32_t s = keep; s < cache->slabs; s++)
         akv_pool_doom_slab(pool, s, true);
     anykv_status status = ANYKV_OK;
@@ -314,11 +316,12 @@ anykv_status anykv_cache_set_budget(anykv_cache *cache, uint64_t budget_bytes)
         keep_chunks += slab_chunks(cache, keep++);
     const bool shrink = keep < cache->slabs;
     if (keep_chunks < plan->minimum_chunks)
-        status = akv_fail(cache->context, ANYKV_E_BUDGET,
-                          "budget_bytes: %llu is too low; the pool gives memory back in parts of %llu "
-                          "bytes and needs %llu at least", (unsigned long long)budget_bytes,
-                          (unsigned long long)cache->slab_bytes[0],
-                          (unsigned long long)(plan->fixed_bytes + cache->slab_bytes[0]));
+        status =
+            akv_fail(cache->context, ANYKV_E_BUDGET,
+                     "budget_bytes: %llu is too low; the pool gives memory back in parts of %llu "
+                     "bytes and needs %llu at least",
+                     (unsigned long long)budget_bytes, (unsigned long long)cache->slab_bytes[0],
+                     (unsigned long long)(plan->fixed_bytes + cache->slab_bytes[0]));
     else if (shrink)
         status = empty_slabs(cache, keep, keep_chunks);
     else
@@ -327,8 +330,8 @@ anykv_status anykv_cache_set_budget(anykv_cache *cache, uint64_t budget_bytes)
         cache->budget_bytes = budget_bytes;
     akv_mutex_unlock(&cache->lock);
     if (!status && shrink) {
-        /* The doomed slabs are out of use; their memory goes when nothing reads it any more.  A device
-         * failure is kept for anykv_cache_wait. */
+        /* The doomed slabs are out of use; their memory goes when nothing reads it any more.  A
+         * device failure is kept for anykv_cache_wait. */
         (void)akv_cache_drain(cache, UINT64_MAX);
         akv_mutex_lock(&cache->lock);
         while (cache->slabs > keep) {

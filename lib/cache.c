@@ -50,7 +50,8 @@ static anykv_status make_pool(anykv_cache *cache)
 static anykv_status make_step(anykv_cache *cache, uint32_t slot)
 {
     struct anykv_step *step = &cache->steps[slot];
-    const uint32_t sequences = cache->plan.options.max_sequences, groups = cache->layout->group_count;
+    const uint32_t sequences = cache->plan.options.max_sequences,
+                   groups = cache->layout->group_count;
     step->cache = cache;
     step->slot = slot;
     step->seqs = akv_alloc(cache->context, sequences, sizeof(anykv_seq *));
@@ -94,9 +95,9 @@ static anykv_status fill_fixed(anykv_cache *cache)
             layers[count++] = (akv_seal_layer){place->offset[0][0], place->offset[0][1],
                                                place->offset[1][0], place->offset[1][1]};
         }
-    anykv_status status = akv_queue_put(
-        cache->device->queue,
-        akv_fixed_span(cache, cache->plan.seal_at, count * sizeof *layers), layers);
+    anykv_status status =
+        akv_queue_put(cache->device->queue,
+                      akv_fixed_span(cache, cache->plan.seal_at, count * sizeof *layers), layers);
     akv_free(cache->context, layers);
     if (!status)
         status = akv_queue_fill(cache->device->queue,
@@ -151,8 +152,8 @@ static anykv_status make_parts(anykv_cache *cache)
     cache->prefix.on_idle = akv_cache_on_idle;
     cache->prefix.user = cache;
     if (!status) {
-        cache->need = akv_alloc(context, cache->layout->group_count * AKV_POOL_KINDS,
-                                sizeof *cache->need);
+        cache->need =
+            akv_alloc(context, cache->layout->group_count * AKV_POOL_KINDS, sizeof *cache->need);
         status = cache->need ? ANYKV_OK : ANYKV_E_MEMORY;
     }
     for (uint32_t slot = 0; slot < AKV_OPEN_STEPS && !status; slot++)
@@ -160,8 +161,7 @@ static anykv_status make_parts(anykv_cache *cache)
     if (!status)
         status = akv_mem_alloc(device, cache->plan.device_bytes, AKV_MEM_DEVICE, &cache->fixed);
     if (!status && cache->plan.staged)
-        status =
-            akv_mem_alloc(device, cache->plan.staging_bytes, AKV_MEM_PINNED, &cache->pinned);
+        status = akv_mem_alloc(device, cache->plan.staging_bytes, AKV_MEM_PINNED, &cache->pinned);
     if (!status)
         status = make_pool(cache);
     if (!status)
@@ -176,7 +176,9 @@ anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout
 {
     if (!device || !layout || !cache_out)
         return akv_fail(device ? device->context : NULL, ANYKV_E_ARG, "%s: NULL",
-                        !device ? "device" : !layout ? "layout" : "cache_out");
+                        !device   ? "device"
+                        : !layout ? "layout"
+                                  : "cache_out");
     anykv_context *context = device->context;
     anykv_cache *cache = akv_alloc(context, 1, sizeof *cache);
     if (!cache)
@@ -190,13 +192,14 @@ anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout
     const struct akv_plan *plan = &cache->plan;
     cache->budget_bytes = plan->options.budget_bytes;
     if (plan->chunks < plan->minimum_chunks) {
-        status = akv_fail(context, ANYKV_E_BUDGET,
-                          "budget_bytes: %llu is below the minimum of %llu: %llu fixed and %u chunks of "
-                          "%llu", (unsigned long long)cache->budget_bytes,
-                          (unsigned long long)(plan->fixed_bytes +
-                                               plan->minimum_chunks * plan->chunk_bytes),
-                          (unsigned long long)plan->fixed_bytes, plan->minimum_chunks,
-                          (unsigned long long)plan->chunk_bytes);
+        status = akv_fail(
+            context, ANYKV_E_BUDGET,
+            "budget_bytes: %llu is below the minimum of %llu: %llu fixed and %u chunks of "
+            "%llu",
+            (unsigned long long)cache->budget_bytes,
+            (unsigned long long)(plan->fixed_bytes + plan->minimum_chunks * plan->chunk_bytes),
+            (unsigned long long)plan->fixed_bytes, plan->minimum_chunks,
+            (unsigned long long)plan->chunk_bytes);
         goto free_cache;
     }
     status = akv_layout_copy(layout, &cache->layout);

@@ -3,12 +3,12 @@
  *
  * Locks, in the order in which they are taken:
  *   io    one transfer between caller's memory and device at a time: the staging area, the gather
- *         table, and every wait for the queue.  Held while waiting; that is what it is for.  A wait that
- *         reports a failure marks what was lost before it lets the lock go, so no other waiter can take
- *         bad rows for good ones.
- *   lock  everything else in the cache: pool, prefix index, lists, counters, the sequences' tables and
- *         the lists of moves on the device.  Kernels that name pool blocks are enqueued under it, so
- *         that the queue sees relocations and reads in one order.  Never held while waiting. */
+ *         table, and every wait for the queue.  Held while waiting; that is what it is for.  A wait
+ * that reports a failure marks what was lost before it lets the lock go, so no other waiter can
+ * take bad rows for good ones. lock  everything else in the cache: pool, prefix index, lists,
+ * counters, the sequences' tables and the lists of moves on the device.  Kernels that name pool
+ * blocks are enqueued under it, so that the queue sees relocations and reads in one order.  Never
+ * held while waiting. */
 #ifndef AKV_CACHE_H
 #define AKV_CACHE_H
 #include "layout.h"
@@ -20,50 +20,53 @@
 #define AKV_MOVES         256u /* blocks in one launch of seal or copy */
 #define AKV_GATHER_BLOCKS 256u /* blocks in one launch of gather */
 
-/* What a cache takes and where it stands; the same for anykv_cache_estimate and anykv_cache_create. */
+/* What a cache takes and where it stands; the same for anykv_cache_estimate and anykv_cache_create.
+ */
 struct akv_plan {
     anykv_cache_options options;
     uint64_t chunk_bytes;
-    uint32_t chunks;            /* of the pool at creation */
+    uint32_t chunks; /* of the pool at creation */
     uint32_t chunks_per_slab;
     uint32_t minimum_chunks;
-    uint32_t max_blocks;        /* positions' blocks of one sequence */
-    bool staged;                /* host rows go through the staging area */
+    uint32_t max_blocks; /* positions' blocks of one sequence */
+    bool staged;         /* host rows go through the staging area */
     /* The fixed device memory: offsets of its parts. */
-    uint64_t step_bytes;        /* descriptors of one open step, all layer groups */
+    uint64_t step_bytes; /* descriptors of one open step, all layer groups */
     uint64_t moves_at, seal_at, gather_at, flags_at, scratch_at, staging_at;
     uint64_t scratch_bytes, staging_bytes;
-    uint64_t device_bytes;      /* sum of the above */
-    uint64_t fixed_bytes;       /* with the pinned staging area */
+    uint64_t device_bytes; /* sum of the above */
+    uint64_t fixed_bytes;  /* with the pinned staging area */
 };
 anykv_status akv_plan_make(anykv_device *device, const anykv_layout *layout,
                            const anykv_cache_options *options, struct akv_plan *plan_out);
-/* Bytes of one step's descriptor of a group at the declared maxima, and most entries of its tables. */
-uint64_t akv_plan_step_bytes(const struct akv_plan *plan, const anykv_layout *layout, uint32_t group);
+/* Bytes of one step's descriptor of a group at the declared maxima, and most entries of its tables.
+ */
+uint64_t akv_plan_step_bytes(const struct akv_plan *plan, const anykv_layout *layout,
+                             uint32_t group);
 /* Where a group's descriptor stands in a step's. */
 uint64_t akv_step_image_at(const anykv_cache *cache, uint32_t group);
 
 struct anykv_seq {
     anykv_cache *cache;
-    anykv_seq *prev, *next;    /* all sequences of the cache */
-    anykv_step *step;          /* the open step it is in, or NULL */
-    uint64_t tenant;           /* digest of the salt; whose bytes its blocks hold */
+    anykv_seq *prev, *next; /* all sequences of the cache */
+    anykv_step *step;       /* the open step it is in, or NULL */
+    uint64_t tenant;        /* digest of the salt; whose bytes its blocks hold */
     akv_digest root;
-    uint32_t length;           /* positions */
-    bool private_;             /* names and matches nothing */
-    bool closed;               /* blocks were removed: names nothing further */
-    bool dead;                 /* a device failure hit its rows */
+    uint32_t length; /* positions */
+    bool private_;   /* names and matches nothing */
+    bool closed;     /* blocks were removed: names nothing further */
+    bool dead;       /* a device failure hit its rows */
     bool done, pinned;
-    bool destroyed;            /* by the caller, while in a step */
-    bool tail_held;            /* its last, partial blocks count it in `holds` */
-    uint32_t *tokens;          /* [token_capacity]: ids of positions below named */
+    bool destroyed;   /* by the caller, while in a step */
+    bool tail_held;   /* its last, partial blocks count it in `holds` */
+    uint32_t *tokens; /* [token_capacity]: ids of positions below named */
     uint32_t named, token_capacity;
-    uint32_t *nodes;           /* [node_capacity]: prefix nodes of its named whole blocks */
+    uint32_t *nodes; /* [node_capacity]: prefix nodes of its named whole blocks */
     uint32_t node_count, node_capacity;
-    uint32_t *table;           /* [groups][table_capacity]: block ids by logical number, or AKV_NO_ID */
+    uint32_t *table; /* [groups][table_capacity]: block ids by logical number, or AKV_NO_ID */
     uint32_t table_capacity;
-    uint32_t *first;           /* [groups]: blocks below were freed behind the window */
-    uint32_t *sealed;          /* [groups]: blocks below need no sealing any more */
+    uint32_t *first;  /* [groups]: blocks below were freed behind the window */
+    uint32_t *sealed; /* [groups]: blocks below need no sealing any more */
 };
 
 struct akv_id_list {
@@ -78,12 +81,12 @@ struct anykv_step {
     uint32_t slot;
     uint32_t serial;
     uint32_t n, tokens;
-    uint32_t most_tokens;      /* of one sequence */
-    uint32_t longest;          /* positions of one sequence, new ones included */
-    uint32_t missing;          /* layers not yet appended */
-    anykv_seq **seqs;          /* [max_sequences] */
+    uint32_t most_tokens; /* of one sequence */
+    uint32_t longest;     /* positions of one sequence, new ones included */
+    uint32_t missing;     /* layers not yet appended */
+    anykv_seq **seqs;     /* [max_sequences] */
     uint32_t *counts;
-    uint32_t *old_tails;       /* [max_sequences * groups]: shared block that was copied, or AKV_NO_ID */
+    uint32_t *old_tails; /* [max_sequences * groups]: shared block that was copied, or AKV_NO_ID */
     struct akv_id_list *spare; /* [groups]: packed blocks reserved for the end */
     uint8_t *appended;         /* [layers] */
     uint8_t *image;            /* the descriptors as put on the device */
@@ -107,15 +110,15 @@ struct anykv_cache {
     uint64_t sequences_made;
     struct anykv_step steps[AKV_OPEN_STEPS];
     uint32_t serial;
-    uint32_t *need;            /* [classes]: scratch of begin */
+    uint32_t *need; /* [classes]: scratch of begin */
     akv_move moves[AKV_MOVES];
     uint32_t move_from[AKV_MOVES], move_to[AKV_MOVES];
     uint64_t epoch, clean_epoch; /* of enqueued writes; of those known to be complete */
-    anykv_status failure;      /* for anykv_cache_wait */
-    uint32_t saw;              /* sticky, as of the last wait */
-    uint32_t saw_read;         /* io's: where the device's flags arrive */
+    anykv_status failure;        /* for anykv_cache_wait */
+    uint32_t saw;                /* sticky, as of the last wait */
+    uint32_t saw_read;           /* io's: where the device's flags arrive */
     bool sealed_since_wait;
-    anykv_stats count;         /* the counters among its fields */
+    anykv_stats count; /* the counters among its fields */
     char reason[256];
 };
 
@@ -212,15 +215,15 @@ anykv_status akv_seal_step(anykv_step *step);
 struct akv_stage_out {
     const anykv_view *view; /* or NULL: plain bytes */
     void *bytes;
-    uint64_t count;         /* bytes on the device */
+    uint64_t count; /* bytes on the device */
     uint32_t tokens, heads, dim;
-    uint64_t at;            /* in the staging area */
+    uint64_t at; /* in the staging area */
 };
 /* One call's host rows; io is held. */
 struct akv_stage {
     anykv_cache *cache;
-    uint64_t used;          /* bytes of the staging area */
-    bool host;              /* host memory takes part: wait before returning */
+    uint64_t used; /* bytes of the staging area */
+    bool host;     /* host memory takes part: wait before returning */
     uint32_t outs;
     struct akv_stage_out out[3];
 };
@@ -231,8 +234,8 @@ anykv_status akv_stage_rows(struct akv_stage *stage, const char *what, const any
 /* The same for dense host memory. */
 anykv_status akv_stage_bytes(struct akv_stage *stage, const void *bytes, uint64_t count, bool write,
                              struct akv_span *span_out);
-/* After the launch: waits where host memory takes part and hands received rows out.  `status` is the
- * launch's; what was enqueued is waited for all the same. */
+/* After the launch: waits where host memory takes part and hands received rows out.  `status` is
+ * the launch's; what was enqueued is waited for all the same. */
 anykv_status akv_stage_finish(struct akv_stage *stage, anykv_status status);
 
 #endif

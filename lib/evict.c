@@ -8,7 +8,8 @@ anykv_status akv_evict_init(struct akv_evict *evict, anykv_context *context, any
     evict->context = context;
     evict->policy = akv_policy_find(policy);
     if (!evict->policy)
-        return akv_fail(context, ANYKV_E_ARG, "policy: %d is none of the known policies", (int)policy);
+        return akv_fail(context, ANYKV_E_ARG, "policy: %d is none of the known policies",
+                        (int)policy);
     return ANYKV_OK;
 }
 

@@ -15,7 +15,7 @@ anykv_status anykv_seq_table(const anykv_seq *seq, uint32_t layer, uint32_t *ent
 {
     if (seq && (!count_in_out || !first_position_out || (!entries && *count_in_out)))
         return akv_fail(seq->cache->context, ANYKV_E_ARG, "%s: NULL",
-                        !count_in_out          ? "count_in_out"
+                        !count_in_out         ? "count_in_out"
                         : !first_position_out ? "first_position_out"
                                               : "entries");
     anykv_status status = akv_seq_enter(seq, false);
@@ -30,9 +30,10 @@ anykv_status anykv_seq_table(const anykv_seq *seq, uint32_t layer, uint32_t *ent
     const uint64_t count = end > first ? end - first : 0, capacity = *count_in_out;
     *count_in_out = count;
     if (count > capacity)
-        return akv_seq_leave(seq, akv_fail(cache->context, ANYKV_E_SHAPE,
-                                           "count_in_out: room for %llu entries, there are %llu",
-                                           (unsigned long long)capacity, (unsigned long long)count));
+        return akv_seq_leave(seq,
+                             akv_fail(cache->context, ANYKV_E_SHAPE,
+                                      "count_in_out: room for %llu entries, there are %llu",
+                                      (unsigned long long)capacity, (unsigned long long)count));
     for (uint64_t i = 0; i < count; i++) {
         const uint32_t id = akv_seq_table(seq, group)[first + i];
         entries[i] = id == AKV_NO_ID ? AKV_NO_BLOCK : akv_pool_block(&cache->pool, id)->entry;
@@ -60,8 +61,8 @@ static anykv_status list_blocks(const anykv_seq *seq, uint32_t group, uint32_t f
 }
 
 /* One launch: rows [first, first + count) into `rows`; io is held. */
-static anykv_status gather_piece(const anykv_seq *seq, uint32_t layer, uint32_t side, uint32_t first,
-                                 uint32_t count, const anykv_view *rows)
+static anykv_status gather_piece(const anykv_seq *seq, uint32_t layer, uint32_t side,
+                                 uint32_t first, uint32_t count, const anykv_view *rows)
 {
     anykv_cache *cache = seq->cache;
     const uint32_t size = akv_block_tokens(cache), group = cache->layout->places[layer].group;
@@ -74,8 +75,8 @@ static anykv_status gather_piece(const anykv_seq *seq, uint32_t layer, uint32_t 
     params.tokens = count;
     struct akv_stage stage = {.cache = cache};
     struct akv_span span;
-    anykv_status status = akv_stage_rows(&stage, "rows", rows, count, params.rows.heads, params.dim, true,
-                                         &span, &params.rows);
+    anykv_status status = akv_stage_rows(&stage, "rows", rows, count, params.rows.heads, params.dim,
+                                         true, &span, &params.rows);
     if (status)
         return status;
     akv_mutex_lock(&cache->lock);
@@ -106,7 +107,8 @@ static anykv_status check_gather(const anykv_seq *seq, uint32_t layer, int side,
     if (status)
         return status;
     if (side != 0 && side != 1)
-        return akv_fail(cache->context, ANYKV_E_ARG, "side: %d is neither 0 (keys) nor 1 (values)", side);
+        return akv_fail(cache->context, ANYKV_E_ARG, "side: %d is neither 0 (keys) nor 1 (values)",
+                        side);
     if (first > seq->length || count > seq->length - first)
         return akv_fail(cache->context, ANYKV_E_ARG,
                         "first, count: %llu and %llu go beyond the sequence's %u tokens",
@@ -114,7 +116,8 @@ static anykv_status check_gather(const anykv_seq *seq, uint32_t layer, int side,
     if (!rows)
         return akv_fail(cache->context, ANYKV_E_ARG, "rows: NULL");
     if (!rows->data)
-        return akv_fail(cache->context, ANYKV_E_ARG, "rows.data: NULL; gather writes host memory only");
+        return akv_fail(cache->context, ANYKV_E_ARG,
+                        "rows.data: NULL; gather writes host memory only");
     const struct akv_group *group = &cache->layout->groups[cache->layout->places[layer].group];
     struct akv_span span;
     return akv_view_check(cache->device, "rows", rows, (uint32_t)count, group->kv_heads,
@@ -161,8 +164,8 @@ static void clear_tail(const struct akv_group *group, uint32_t rows, uint8_t *bl
         for (uint32_t side = 0; side < 2; side++)
             for (uint32_t h = 0; h < group->kv_heads; h++) {
                 const uint32_t tile = group->tile_bytes[AKV_KIND_HOT][side];
-                const uint32_t row = (side == 0 ? group->k_dim : group->v_dim) *
-                                     akv_raw_bytes(group->hot_type);
+                const uint32_t row =
+                    (side == 0 ? group->k_dim : group->v_dim) * akv_raw_bytes(group->hot_type);
                 memset(block + rows * row, 0, tile - rows * row);
                 block += tile;
             }

@@ -8,31 +8,32 @@
 #define AKV_MAX_LAYERS  1024u
 #define AKV_LAYER_HEADS 1024u
 
-/* Layers with equal records (q heads aside) that own their rows: one block holds a run of positions of
- * all of them.  Layer j of the group has its tiles layer_bytes[kind]*j behind the block's start. */
+/* Layers with equal records (q heads aside) that own their rows: one block holds a run of positions
+ * of all of them.  Layer j of the group has its tiles layer_bytes[kind]*j behind the block's start.
+ */
 struct akv_group {
     uint32_t layers;
-    uint32_t window;         /* 0: global */
+    uint32_t window; /* 0: global */
     uint32_t kv_heads, k_dim, v_dim;
-    uint32_t format[2];      /* of sealed tiles: keys, values */
+    uint32_t format[2]; /* of sealed tiles: keys, values */
     uint32_t hot_type;
-    uint32_t rotate[2];      /* AKV_FLAG_ROTATE or 0, of sealed tiles */
-    bool sealable;           /* sealing changes something */
-    uint32_t tile_bytes[2][2];  /* [kind][side] */
-    uint32_t layer_bytes[2]; /* [kind] */
-    uint32_t block_bytes[2]; /* [kind], a multiple of 16; 0: the kind is not used */
+    uint32_t rotate[2];        /* AKV_FLAG_ROTATE or 0, of sealed tiles */
+    bool sealable;             /* sealing changes something */
+    uint32_t tile_bytes[2][2]; /* [kind][side] */
+    uint32_t layer_bytes[2];   /* [kind] */
+    uint32_t block_bytes[2];   /* [kind], a multiple of 16; 0: the kind is not used */
 };
 
 /* Where a layer's rows stand; a layer that reads another's rows has that one's place. */
 struct akv_place {
     uint32_t group;
-    uint32_t offset[2][2];   /* [kind][side] of head 0's tile in the block */
+    uint32_t offset[2][2]; /* [kind][side] of head 0's tile in the block */
     bool owner;
 };
 
 struct anykv_layout {
     anykv_context *context;
-    anykv_layer *layers;     /* copies; their rope_turns point into turns */
+    anykv_layer *layers; /* copies; their rope_turns point into turns */
     uint64_t *turns;
     uint32_t count;
     anykv_layout_options options; /* weights points to a copy */

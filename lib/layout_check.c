@@ -40,8 +40,8 @@ static bool dim_known(uint32_t dim)
 static void check_dim(struct report *report, uint32_t l, const char *field, uint32_t dim)
 {
     if (!dim_known(dim))
-        say(report, "layers[%u].%s: %u is none of 64, 80, 96, 112, 128, 192, 256, 512, 576", l, field,
-            dim);
+        say(report, "layers[%u].%s: %u is none of 64, 80, 96, 112, 128, 192, 256, 512, 576", l,
+            field, dim);
 }
 
 static void check_format(struct report *report, uint32_t l, const char *field, anykv_format format)
@@ -55,7 +55,8 @@ static void check_transform(struct report *report, uint32_t l, const char *field
                             anykv_transform transform)
 {
     if (transform != ANYKV_TRANSFORM_NONE && transform != ANYKV_TRANSFORM_ROTATE)
-        say(report, "layers[%u].%s: %d is neither 0 (none) nor 1 (rotate)", l, field, (int)transform);
+        say(report, "layers[%u].%s: %d is neither 0 (none) nor 1 (rotate)", l, field,
+            (int)transform);
 }
 
 static bool turns_equal(const anykv_layer *a, const anykv_layer *b)
@@ -71,7 +72,8 @@ bool akv_layer_same_rows(const anykv_layer *a, const anykv_layer *b)
 {
     return a->kv_heads == b->kv_heads && a->k_dim == b->k_dim && a->v_dim == b->v_dim &&
            a->k_format == b->k_format && a->v_format == b->v_format && a->hot_type == b->hot_type &&
-           a->k_transform == b->k_transform && a->v_transform == b->v_transform && turns_equal(a, b);
+           a->k_transform == b->k_transform && a->v_transform == b->v_transform &&
+           turns_equal(a, b);
 }
 
 static void check_source(struct report *report, const anykv_layer *layers, uint32_t l)
@@ -87,8 +89,10 @@ static void check_source(struct report *report, const anykv_layer *layers, uint3
     if (source->source != ANYKV_OWN_ROWS)
         say(report, "layers[%u].source: layer %u owns no rows itself", l, layer->source);
     if (!akv_layer_same_rows(layer, source))
-        say(report, "layers[%u].source: heads, sizes, formats, transforms or rotary pairs differ from "
-                    "layer %u's", l, layer->source);
+        say(report,
+            "layers[%u].source: heads, sizes, formats, transforms or rotary pairs differ from "
+            "layer %u's",
+            l, layer->source);
     if (source->window && (layer->window == 0 || layer->window > source->window))
         say(report, "layers[%u].window: %u sees further than the %u tokens that layer %u keeps", l,
             layer->window, source->window, layer->source);
@@ -102,7 +106,8 @@ static void check_layer(struct report *report, const anykv_layer *layers, uint32
         say(report, "layers[%u].kv_heads: %u is not between 1 and %u", l, layer->kv_heads,
             AKV_LAYER_HEADS);
     if (layer->q_heads < 1 || layer->q_heads > AKV_LAYER_HEADS)
-        say(report, "layers[%u].q_heads: %u is not between 1 and %u", l, layer->q_heads, AKV_LAYER_HEADS);
+        say(report, "layers[%u].q_heads: %u is not between 1 and %u", l, layer->q_heads,
+            AKV_LAYER_HEADS);
     else if (kv_heads_fit && layer->q_heads % layer->kv_heads != 0)
         say(report, "layers[%u].q_heads: %u is not a multiple of kv_heads, %u", l, layer->q_heads,
             layer->kv_heads);
@@ -117,8 +122,8 @@ static void check_layer(struct report *report, const anykv_layer *layers, uint32
     check_transform(report, l, "k_transform", layer->k_transform);
     check_transform(report, l, "v_transform", layer->v_transform);
     if (layer->rope_pairs > layer->k_dim / 2)
-        say(report, "layers[%u].rope_pairs: %u is more than half of k_dim, %u", l, layer->rope_pairs,
-            layer->k_dim);
+        say(report, "layers[%u].rope_pairs: %u is more than half of k_dim, %u", l,
+            layer->rope_pairs, layer->k_dim);
     else if (layer->rope_pairs && !layer->rope_turns)
         say(report, "layers[%u].rope_turns: NULL with %u rope_pairs", l, layer->rope_pairs);
     check_source(report, layers, l);

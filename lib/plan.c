@@ -36,7 +36,8 @@ static anykv_status check_options(anykv_context *context, const anykv_cache_opti
 /* ---- fixed memory ---- */
 
 /* Most table entries of all sequences of a step in a group. */
-static uint64_t table_entries(const struct akv_plan *plan, const anykv_layout *layout, uint32_t group)
+static uint64_t table_entries(const struct akv_plan *plan, const anykv_layout *layout,
+                              uint32_t group)
 {
     const uint64_t tokens = layout->options.block_tokens, window = layout->groups[group].window;
     const uint64_t sequences = plan->options.max_sequences;
@@ -48,7 +49,8 @@ static uint64_t table_entries(const struct akv_plan *plan, const anykv_layout *l
     return behind < all ? behind : all;
 }
 
-uint64_t akv_plan_step_bytes(const struct akv_plan *plan, const anykv_layout *layout, uint32_t group)
+uint64_t akv_plan_step_bytes(const struct akv_plan *plan, const anykv_layout *layout,
+                             uint32_t group)
 {
     return sizeof(akv_step_head) + (uint64_t)plan->options.max_sequences * sizeof(akv_step_seq) +
            round_up((uint64_t)plan->options.max_step_tokens * 4, 16) +
@@ -56,7 +58,8 @@ uint64_t akv_plan_step_bytes(const struct akv_plan *plan, const anykv_layout *la
 }
 
 /* Host rows of the largest call: append, attend or a piece of gather. */
-static uint64_t staging_need(const struct akv_plan *plan, const anykv_layout *layout, uint64_t align)
+static uint64_t staging_need(const struct akv_plan *plan, const anykv_layout *layout,
+                             uint64_t align)
 {
     const uint64_t tokens = plan->options.max_step_tokens;
     const uint64_t rows = (uint64_t)AKV_GATHER_BLOCKS * layout->options.block_tokens;
@@ -108,7 +111,8 @@ uint64_t akv_step_image_at(const anykv_cache *cache, uint32_t group)
 {
     uint64_t at = 0;
     for (uint32_t g = 0; g < group; g++)
-        at += round_up(akv_plan_step_bytes(&cache->plan, cache->layout, g), alignment(cache->device));
+        at +=
+            round_up(akv_plan_step_bytes(&cache->plan, cache->layout, g), alignment(cache->device));
     return at;
 }
 
@@ -121,10 +125,12 @@ static anykv_status place_fixed(anykv_device *device, const anykv_layout *layout
     for (uint32_t g = 0; g < layout->group_count; g++) {
         const uint64_t bytes = akv_plan_step_bytes(plan, layout, g);
         if (bytes > UINT32_MAX)
-            return akv_fail(device->context, ANYKV_E_ARG,
-                            "max_sequences: block tables of %u sequences of %u tokens take %llu bytes, "
-                            "the limit is %u", plan->options.max_sequences,
-                            plan->options.max_seq_tokens, (unsigned long long)bytes, UINT32_MAX);
+            return akv_fail(
+                device->context, ANYKV_E_ARG,
+                "max_sequences: block tables of %u sequences of %u tokens take %llu bytes, "
+                "the limit is %u",
+                plan->options.max_sequences, plan->options.max_seq_tokens,
+                (unsigned long long)bytes, UINT32_MAX);
         plan->step_bytes += round_up(bytes, align);
         seal_layers += layout->groups[g].layers;
     }
@@ -149,9 +155,11 @@ static anykv_status place_fixed(anykv_device *device, const anykv_layout *layout
     plan->device_bytes = at;
     plan->fixed_bytes = at + plan->staging_bytes;
     if (info->max_alloc && at > info->max_alloc)
-        return akv_fail(device->context, ANYKV_E_UNSUPPORTED,
-                        "max_step_tokens, max_sequences: %llu fixed bytes, the device allocates at most "
-                        "%llu at once", (unsigned long long)at, (unsigned long long)info->max_alloc);
+        return akv_fail(
+            device->context, ANYKV_E_UNSUPPORTED,
+            "max_step_tokens, max_sequences: %llu fixed bytes, the device allocates at most "
+            "%llu at once",
+            (unsigned long long)at, (unsigned long long)info->max_alloc);
     return ANYKV_OK;
 }
 
@@ -170,7 +178,8 @@ static uint64_t waste_of(const anykv_layout *layout, uint64_t chunk)
     return most;
 }
 
-/* The fewest largest blocks in a chunk that waste little in every class, not too many for the budget. */
+/* The fewest largest blocks in a chunk that waste little in every class, not too many for the
+ * budget. */
 static uint64_t choose_chunk(const anykv_layout *layout, uint64_t room)
 {
     uint64_t block = 0, best = 0, best_waste = UINT64_MAX;
@@ -269,12 +278,13 @@ anykv_status akv_plan_make(anykv_device *device, const anykv_layout *layout,
 }
 
 anykv_status anykv_cache_estimate(anykv_device *device, const anykv_layout *layout,
-                                  const anykv_cache_options *options,
-                                  anykv_estimate *estimate_out)
+                                  const anykv_cache_options *options, anykv_estimate *estimate_out)
 {
     if (!device || !layout || !estimate_out)
         return akv_fail(device ? device->context : NULL, ANYKV_E_ARG, "%s: NULL",
-                        !device ? "device" : !layout ? "layout" : "estimate_out");
+                        !device   ? "device"
+                        : !layout ? "layout"
+                                  : "estimate_out");
     const size_t size = estimate_out->size;
     if (size < sizeof size || size > sizeof *estimate_out)
         return akv_fail(device->context, ANYKV_E_ARG,

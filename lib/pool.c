@@ -9,7 +9,8 @@
 
 static uint32_t *list_of(struct akv_pool *pool, const struct akv_chunk *chunk)
 {
-    return chunk->class_ == AKV_CHUNK_FREE ? &pool->free_list : &pool->class_[chunk->class_].partial;
+    return chunk->class_ == AKV_CHUNK_FREE ? &pool->free_list
+                                           : &pool->class_[chunk->class_].partial;
 }
 
 static void link_chunk(struct akv_pool *pool, uint32_t c)
@@ -89,8 +90,7 @@ static anykv_status grow(struct akv_pool *pool, uint32_t count)
     if (count <= old)
         return ANYKV_OK;
     const size_t per = pool->slots_per_chunk, old_slots = old * per, slots = count * per;
-    struct akv_chunk *chunks =
-        akv_resize(pool->context, pool->chunks, old, count, sizeof *chunks);
+    struct akv_chunk *chunks = akv_resize(pool->context, pool->chunks, old, count, sizeof *chunks);
     if (!chunks)
         return ANYKV_E_MEMORY;
     pool->chunks = chunks;
@@ -98,7 +98,8 @@ static anykv_status grow(struct akv_pool *pool, uint32_t count)
     if (!slot)
         return ANYKV_E_MEMORY;
     pool->slot = slot;
-    uint64_t *tenant = akv_resize(pool->context, pool->slot_tenant, old_slots, slots, sizeof *tenant);
+    uint64_t *tenant =
+        akv_resize(pool->context, pool->slot_tenant, old_slots, slots, sizeof *tenant);
     if (!tenant)
         return ANYKV_E_MEMORY;
     pool->slot_tenant = tenant;
@@ -272,7 +273,8 @@ uint32_t akv_pool_alloc(struct akv_pool *pool, uint32_t group, uint32_t kind, ui
 }
 
 /* Chunk and slot of a block. */
-static uint32_t chunk_of(const struct akv_pool *pool, const struct akv_block *block, uint32_t *slot_out)
+static uint32_t chunk_of(const struct akv_pool *pool, const struct akv_block *block,
+                         uint32_t *slot_out)
 {
     const uint32_t per = pool->class_[akv_pool_class_of(block)].per_chunk;
     const uint32_t index = block->entry & 0x0FFFFFFFu;
@@ -378,9 +380,8 @@ uint64_t akv_pool_address(const struct akv_pool *pool, uint32_t group, uint32_t 
     const struct akv_pool_class *class_ = &pool->class_[AKV_CLASS(group, entry >> 28)];
     const uint32_t index = entry & 0x0FFFFFFFu;
     const uint32_t chunk = index / class_->per_chunk, slab = chunk / pool->chunks_per_slab;
-    return (uint64_t)slab << 56 |
-           ((uint64_t)(chunk % pool->chunks_per_slab) * pool->chunk_bytes +
-            (uint64_t)(index % class_->per_chunk) * class_->block_bytes);
+    return (uint64_t)slab << 56 | ((uint64_t)(chunk % pool->chunks_per_slab) * pool->chunk_bytes +
+                                   (uint64_t)(index % class_->per_chunk) * class_->block_bytes);
 }
 
 /* ---- room ---- */
@@ -400,7 +401,8 @@ bool akv_pool_fits(const struct akv_pool *pool, const uint32_t *need)
         uint64_t open = 0;
         if (class_->partial != AKV_NO_ID) {
             /* Free slots of doomed chunks do not count, so the listed chunks are walked. */
-            for (uint32_t k = class_->partial; k != AKV_NO_ID && open < need[c]; k = pool->chunks[k].next)
+            for (uint32_t k = class_->partial; k != AKV_NO_ID && open < need[c];
+                 k = pool->chunks[k].next)
                 open += class_->per_chunk - pool->chunks[k].used;
         }
         if (need[c] > open)

@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Block pool: chunks cut into blocks of one class, block ids with reference counts, and the exact ledger.
+/* Block pool: chunks cut into blocks of one class, block ids with reference counts, and the exact
+ * ledger.
  *
- * A class is a (layer group, kind).  A block id stays the same while its place and kind change: sealing
- * moves a block to another class, relocation to another chunk.  The pool is bookkeeping only and owns no
- * device memory; `anykv replay` uses one with a single class.
+ * A class is a (layer group, kind).  A block id stays the same while its place and kind change:
+ * sealing moves a block to another class, relocation to another chunk.  The pool is bookkeeping
+ * only and owns no device memory; `anykv replay` uses one with a single class.
  *
- * Chunks are numbered as the kernels number them: chunk c lies in slab c / chunks_per_slab.  The numbers
- * of absent slabs are absent chunks.  Not thread-safe: the owner locks. */
+ * Chunks are numbered as the kernels number them: chunk c lies in slab c / chunks_per_slab.  The
+ * numbers of absent slabs are absent chunks.  Not thread-safe: the owner locks. */
 #ifndef AKV_POOL_H
 #define AKV_POOL_H
 #include "evict.h" /* AKV_NO_ID */
 #include "kernel/params.h"
 
-#define AKV_KIND_HOT    0u
-#define AKV_KIND_SEALED 1u
-#define AKV_POOL_KINDS  2u
-#define AKV_CLASS(group, kind) ((group) * AKV_POOL_KINDS + (kind))
+#define AKV_KIND_HOT           0u
+#define AKV_KIND_SEALED        1u
+#define AKV_POOL_KINDS         2u
+#define AKV_CLASS(group, kind) ((group)*AKV_POOL_KINDS + (kind))
 
 #define AKV_TENANT_NONE   UINT64_C(0) /* never used since the chunk exists */
 #define AKV_TENANT_MIXED  UINT64_MAX
@@ -29,10 +30,10 @@ struct akv_block {
     uint32_t node;       /* prefix node that holds it, or AKV_NO_ID; the cache's */
     uint32_t prev, next; /* neighbours in the cache's list of loose blocks; free records: next */
     uint32_t group;
-    uint32_t mark;       /* scratch of the cache: serial of the step that counted it */
-    bool idle;           /* only an idle node or the loose list holds it: it can be evicted */
-    bool loose;          /* in the list of loose blocks */
-    uint64_t epoch;      /* of the last write, for device failures; the cache's */
+    uint32_t mark;  /* scratch of the cache: serial of the step that counted it */
+    bool idle;      /* only an idle node or the loose list holds it: it can be evicted */
+    bool loose;     /* in the list of loose blocks */
+    uint64_t epoch; /* of the last write, for device failures; the cache's */
 };
 
 struct akv_chunk {
@@ -48,11 +49,11 @@ struct akv_chunk {
 #define AKV_CHUNK_ABSENT 0xFFFFFFFDu
 
 struct akv_pool_class {
-    uint32_t block_bytes;   /* 0: class unused */
+    uint32_t block_bytes; /* 0: class unused */
     uint32_t per_chunk;
     uint32_t chunks, locked_chunks;
-    uint32_t partial;       /* list of chunks with free slots */
-    uint64_t used, idle;    /* blocks */
+    uint32_t partial;    /* list of chunks with free slots */
+    uint64_t used, idle; /* blocks */
 };
 
 struct akv_pool_shape {
@@ -74,16 +75,17 @@ struct akv_pool {
     uint64_t used_bytes_peak;
     struct akv_pool_class *class_; /* [classes] */
     struct akv_chunk *chunks;      /* [chunk_count] */
-    uint32_t *slot;                /* [chunk_count * slots_per_chunk]: block id, or the next free slot */
-    uint64_t *slot_tenant;         /* same: whose bytes stand there */
-    struct akv_block *blocks;      /* records; never more than slots */
+    uint32_t *slot;           /* [chunk_count * slots_per_chunk]: block id, or the next free slot */
+    uint64_t *slot_tenant;    /* same: whose bytes stand there */
+    struct akv_block *blocks; /* records; never more than slots */
     uint32_t block_capacity, block_free;
 };
 
 anykv_status akv_pool_init(struct akv_pool *pool, anykv_context *context,
                            const struct akv_pool_shape *shape);
 void akv_pool_finish(struct akv_pool *pool);
-/* Adds a slab of `chunks` chunks (at most chunks_per_slab) as number `slab`.  E_MEMORY: unchanged. */
+/* Adds a slab of `chunks` chunks (at most chunks_per_slab) as number `slab`.  E_MEMORY: unchanged.
+ */
 anykv_status akv_pool_add_slab(struct akv_pool *pool, uint32_t slab, uint32_t chunks);
 /* Takes a slab away whose chunks are all free or doomed and empty. */
 void akv_pool_drop_slab(struct akv_pool *pool, uint32_t slab);
@@ -96,7 +98,8 @@ static inline uint64_t akv_pool_used_bytes(const struct akv_pool *pool)
 /* ---- blocks ---- */
 
 /* A block of the class with one reference, or AKV_NO_ID where no slot and no chunk is free.
- * scrub_out: the bytes belonged to another tenant and must be overwritten before they can be read. */
+ * scrub_out: the bytes belonged to another tenant and must be overwritten before they can be read.
+ */
 uint32_t akv_pool_alloc(struct akv_pool *pool, uint32_t group, uint32_t kind, uint64_t tenant,
                         bool *scrub_out);
 static inline struct akv_block *akv_pool_block(const struct akv_pool *pool, uint32_t block)
@@ -115,7 +118,8 @@ void akv_pool_unlock(struct akv_pool *pool, uint32_t block);
 void akv_pool_set_idle(struct akv_pool *pool, uint32_t block, bool idle);
 /* Whose bytes stand in the block's place from now on. */
 void akv_pool_set_tenant(struct akv_pool *pool, uint32_t block, uint64_t tenant);
-/* Exchanges the places of two blocks of one group: `block` becomes what `other` was and the reverse. */
+/* Exchanges the places of two blocks of one group: `block` becomes what `other` was and the
+ * reverse. */
 void akv_pool_swap(struct akv_pool *pool, uint32_t block, uint32_t other);
 static inline uint32_t akv_block_kind(const struct akv_block *block)
 {
@@ -133,22 +137,23 @@ uint64_t akv_pool_address(const struct akv_pool *pool, uint32_t group, uint32_t 
 
 /* ---- room ---- */
 
-/* Is there room for need[class] further blocks: as things stand; and after evicting every idle block
- * (without_idle) and emptying chunks by relocation. */
+/* Is there room for need[class] further blocks: as things stand; and after evicting every idle
+ * block (without_idle) and emptying chunks by relocation. */
 bool akv_pool_fits(const struct akv_pool *pool, const uint32_t *need);
 bool akv_pool_could_fit(const struct akv_pool *pool, const uint32_t *need, bool without_idle,
                         uint32_t limit_chunks);
-/* Bytes that need[] takes at least, and bytes that are left for it (idle blocks and holes counted). */
+/* Bytes that need[] takes at least, and bytes that are left for it (idle blocks and holes counted).
+ */
 uint64_t akv_pool_need_bytes(const struct akv_pool *pool, const uint32_t *need);
 uint64_t akv_pool_room_bytes(const struct akv_pool *pool);
 
 /* The chunk to empty next so that need[] fits, AKV_NO_ID: none can be emptied. */
 uint32_t akv_pool_sparse_chunk(const struct akv_pool *pool, const uint32_t *need);
-/* Plans the relocation of up to `capacity` blocks of a chunk: src and dst addresses and the block ids,
- * without changing anything but reserving the places; returns their number (0: empty or no place).
- * Then either commit, after the copy was enqueued, or undo. */
-uint32_t akv_pool_plan_moves(struct akv_pool *pool, uint32_t chunk, uint32_t capacity, akv_move *moves,
-                             uint32_t *from, uint32_t *to);
+/* Plans the relocation of up to `capacity` blocks of a chunk: src and dst addresses and the block
+ * ids, without changing anything but reserving the places; returns their number (0: empty or no
+ * place). Then either commit, after the copy was enqueued, or undo. */
+uint32_t akv_pool_plan_moves(struct akv_pool *pool, uint32_t chunk, uint32_t capacity,
+                             akv_move *moves, uint32_t *from, uint32_t *to);
 void akv_pool_commit_moves(struct akv_pool *pool, const uint32_t *from, const uint32_t *to,
                            uint32_t count);
 void akv_pool_undo_moves(struct akv_pool *pool, const uint32_t *to, uint32_t count);

@@ -26,7 +26,8 @@ akv_digest akv_prefix_key(const akv_digest *parent, const uint32_t *tokens, uint
     akv_sha256 state;
     akv_sha256_init(&state);
     akv_sha256_update(&state, parent->byte, sizeof parent->byte);
-    akv_sha256_update(&state, tokens, (size_t)count * sizeof *tokens); /* little-endian hosts only */
+    akv_sha256_update(&state, tokens,
+                      (size_t)count * sizeof *tokens); /* little-endian hosts only */
     return akv_sha256_final(&state);
 }
 
@@ -84,7 +85,8 @@ static uint32_t find_slot(const struct akv_prefix *prefix, const akv_digest *key
 static void clear_slot(struct akv_prefix *prefix, uint32_t hole)
 {
     const uint32_t mask = prefix->slot_mask;
-    for (uint32_t at = (hole + 1) & mask; prefix->slots[at].node != AKV_NO_ID; at = (at + 1) & mask) {
+    for (uint32_t at = (hole + 1) & mask; prefix->slots[at].node != AKV_NO_ID;
+         at = (at + 1) & mask) {
         const uint32_t home = slot_of(&prefix->nodes[prefix->slots[at].node].key) & mask;
         if (((at - home) & mask) < ((at - hole) & mask))
             continue; /* its home lies behind the hole */

@@ -1,21 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prefix index: key of a whole block → node, in a tree; counts users and pins, and feeds the eviction
- * policy with the leaves that nobody uses.
+/* Prefix index: key of a whole block → node, in a tree; counts users and pins, and feeds the
+ * eviction policy with the leaves that nobody uses.
  *
  * A node names one block position of a chain: its key, its parent's node, and one block id for each
- * layer group (AKV_NO_ID where that group's block is not held).  Block ids are opaque here, so the index
- * works without a cache: `anykv replay` uses it with groups = 0 or 1 and keys of its own
+ * layer group (AKV_NO_ID where that group's block is not held).  Block ids are opaque here, so the
+ * index works without a cache: `anykv replay` uses it with groups = 0 or 1 and keys of its own
  * (akv_prefix_key_of).  A request of replay is:
  *
  *     for each id in order       node = akv_prefix_find(); hit while found, then akv_prefix_hold()
- *     for each further id        evict while full: victim = akv_prefix_victim(); akv_prefix_remove();
- *                                akv_prefix_insert(), which holds the new node
- *     deepest first              akv_prefix_touch()
- *     deepest first              akv_prefix_drop()
+ *     for each further id        evict while full: victim = akv_prefix_victim();
+ * akv_prefix_remove(); akv_prefix_insert(), which holds the new node deepest first
+ * akv_prefix_touch() deepest first              akv_prefix_drop()
  *
  * A node is busy while it has a user, a pin or a busy child; a node that is not busy is idle.  The
- * policy's candidates are the idle nodes without children: leaves go before their parents, and every
- * idle node can be reached by evicting idle nodes only.
+ * policy's candidates are the idle nodes without children: leaves go before their parents, and
+ * every idle node can be reached by evicting idle nodes only.
  *
  * Not thread-safe: the owner locks. */
 #ifndef AKV_PREFIX_H
@@ -24,19 +23,19 @@
 
 struct akv_node {
     akv_digest key;
-    uint32_t parent;        /* AKV_NO_ID: first block of a chain; next free node while unused */
-    uint32_t children;      /* in the index now */
-    uint32_t fan_out;       /* children ever seen, saturating; for `done` hints */
-    uint32_t users;         /* sequences, or requests of replay */
+    uint32_t parent;   /* AKV_NO_ID: first block of a chain; next free node while unused */
+    uint32_t children; /* in the index now */
+    uint32_t fan_out;  /* children ever seen, saturating; for `done` hints */
+    uint32_t users;    /* sequences, or requests of replay */
     uint32_t pins;
     uint32_t busy_children;
-    bool used;              /* false: on the free list */
-    bool withdrawn;         /* no longer found by its key */
+    bool used;      /* false: on the free list */
+    bool withdrawn; /* no longer found by its key */
 };
 
 struct akv_prefix_slot {
-    uint32_t tag;           /* part of the key's hash */
-    uint32_t node;          /* AKV_NO_ID: empty */
+    uint32_t tag;  /* part of the key's hash */
+    uint32_t node; /* AKV_NO_ID: empty */
 };
 
 struct akv_prefix {
@@ -56,7 +55,8 @@ struct akv_prefix {
 anykv_status akv_prefix_init(struct akv_prefix *prefix, anykv_context *context, uint32_t groups,
                              anykv_policy policy);
 void akv_prefix_finish(struct akv_prefix *prefix);
-/* Room for `more` further nodes: the next `more` inserts cannot fail.  E_MEMORY: nothing changed. */
+/* Room for `more` further nodes: the next `more` inserts cannot fail.  E_MEMORY: nothing changed.
+ */
 anykv_status akv_prefix_reserve(struct akv_prefix *prefix, uint32_t more);
 
 /* ---- keys (docs/format.md, "Keys and identity") ---- */
@@ -68,11 +68,13 @@ akv_digest akv_prefix_key(const akv_digest *parent, const uint32_t *tokens, uint
 akv_digest akv_prefix_key_of(uint64_t id);
 
 /* ---- lookup and change ---- */
-uint32_t akv_prefix_find(const struct akv_prefix *prefix, const akv_digest *key); /* AKV_NO_ID: a miss */
+uint32_t akv_prefix_find(const struct akv_prefix *prefix,
+                         const akv_digest *key); /* AKV_NO_ID: a miss */
 /* Starts the memory access that find will need. */
 void akv_prefix_prefetch(const struct akv_prefix *prefix, const akv_digest *key);
-/* New node below parent (AKV_NO_ID: a first block), with no blocks, held once, touched.  The key must
- * not be in the index.  Allocates unless reserved: AKV_NO_ID means E_MEMORY (detail recorded). */
+/* New node below parent (AKV_NO_ID: a first block), with no blocks, held once, touched.  The key
+ * must not be in the index.  Allocates unless reserved: AKV_NO_ID means E_MEMORY (detail recorded).
+ */
 uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uint32_t parent);
 void akv_prefix_hold(struct akv_prefix *prefix, uint32_t node);
 void akv_prefix_drop(struct akv_prefix *prefix, uint32_t node);

@@ -37,8 +37,7 @@ anykv_status akv_stage_rows(struct akv_stage *stage, const char *what, const any
         stage->host = true;
     if (span_out->mem)
         return ANYKV_OK;
-    const uint64_t bytes =
-        (uint64_t)tokens * heads * dim * akv_raw_bytes((akv_u32)view->dtype);
+    const uint64_t bytes = (uint64_t)tokens * heads * dim * akv_raw_bytes((akv_u32)view->dtype);
     uint64_t at = 0;
     status = take(stage, bytes, &at);
     if (status)
@@ -97,7 +96,8 @@ anykv_status akv_stage_finish(struct akv_stage *stage, anykv_status status)
     for (uint32_t i = 0; i < stage->outs && !status; i++) {
         const struct akv_stage_out *out = &stage->out[i];
         if (out->view)
-            akv_view_unpack(out->view, out->tokens, out->heads, out->dim, pinned_at(stage, out->at));
+            akv_view_unpack(out->view, out->tokens, out->heads, out->dim,
+                            pinned_at(stage, out->at));
         else
             memcpy(out->bytes, pinned_at(stage, out->at), out->count);
     }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sealing: whole 16-bit blocks that left the recent window become packed ones, in place of themselves.
+/* Sealing: whole 16-bit blocks that left the recent window become packed ones, in place of
+ * themselves.
  *
- * The block keeps its id, its references and its name; only its place changes.  A shared block is sealed
- * when the sequence that ends its step wants it, no open step uses it and no sequence ends inside it;
- * otherwise a later step end does it. */
+ * The block keeps its id, its references and its name; only its place changes.  A shared block is
+ * sealed when the sequence that ends its step wants it, no open step uses it and no sequence ends
+ * inside it; otherwise a later step end does it. */
 #include "cache.h"
 
 /* Blocks of the group below this number are all older than `recent` at this length. */

@@ -16,8 +16,9 @@ void akv_seq_drop_blocks(anykv_seq *seq, uint32_t group, uint32_t from, uint32_t
     }
 }
 
-/* Nodes go deepest first, so that in the order of touches a leaf is older than its parent.  Those of a
- * sequence that said it is done go to the line of first victims, up to the first one that many share. */
+/* Nodes go deepest first, so that in the order of touches a leaf is older than its parent.  Those
+ * of a sequence that said it is done go to the line of first victims, up to the first one that many
+ * share. */
 void akv_seq_drop_nodes(anykv_seq *seq, uint32_t count)
 {
     struct akv_prefix *prefix = &seq->cache->prefix;
@@ -69,12 +70,14 @@ static anykv_status check_identity(anykv_context *context, const anykv_seq_optio
     if (options->flags == known)
         return akv_fail(context, ANYKV_E_ARG, "flags: a sequence is public or private, not both");
     if (options->tenant_bytes > 256)
-        return akv_fail(context, ANYKV_E_ARG, "tenant_bytes: %u is above 256", options->tenant_bytes);
+        return akv_fail(context, ANYKV_E_ARG, "tenant_bytes: %u is above 256",
+                        options->tenant_bytes);
     if (options->tenant_bytes && !options->tenant)
         return akv_fail(context, ANYKV_E_ARG, "tenant: NULL with tenant_bytes %u",
                         options->tenant_bytes);
     if (options->tenant_bytes && (options->flags & ANYKV_SEQ_PUBLIC))
-        return akv_fail(context, ANYKV_E_ARG, "tenant_bytes: %u, but a public sequence has no tenant",
+        return akv_fail(context, ANYKV_E_ARG,
+                        "tenant_bytes: %u, but a public sequence has no tenant",
                         options->tenant_bytes);
     if (!options->tenant_bytes && !options->flags)
         return akv_fail(context, ANYKV_E_ARG,
@@ -82,11 +85,13 @@ static anykv_status check_identity(anykv_context *context, const anykv_seq_optio
     if (options->extra_bytes > 256)
         return akv_fail(context, ANYKV_E_ARG, "extra_bytes: %u is above 256", options->extra_bytes);
     if (options->extra_bytes && !options->extra)
-        return akv_fail(context, ANYKV_E_ARG, "extra: NULL with extra_bytes %u", options->extra_bytes);
+        return akv_fail(context, ANYKV_E_ARG, "extra: NULL with extra_bytes %u",
+                        options->extra_bytes);
     return ANYKV_OK;
 }
 
-/* Whose bytes a block holds: public ones are all alike, a private sequence without tenant is its own. */
+/* Whose bytes a block holds: public ones are all alike, a private sequence without tenant is its
+ * own. */
 static uint64_t tenant_of(const anykv_seq_options *options, const anykv_seq *seq)
 {
     akv_sha256 state;
@@ -114,8 +119,8 @@ anykv_status akv_seq_identity(const anykv_cache *cache, const anykv_seq_options 
         status = check_identity(cache->context, checked);
     if (status)
         return status;
-    *root_out = akv_prefix_root(cache->layout->identity.byte, checked->tenant, checked->tenant_bytes,
-                                checked->extra, checked->extra_bytes);
+    *root_out = akv_prefix_root(cache->layout->identity.byte, checked->tenant,
+                                checked->tenant_bytes, checked->extra, checked->extra_bytes);
     return ANYKV_OK;
 }
 
@@ -292,8 +297,8 @@ anykv_status anykv_seq_fork(anykv_seq *seq, anykv_seq **seq_out)
     return akv_seq_leave(seq, ANYKV_OK);
 }
 
-/* Blocks of window groups that a shorter length sees again come back from the prefix index, or the cut
- * is refused. */
+/* Blocks of window groups that a shorter length sees again come back from the prefix index, or the
+ * cut is refused. */
 static anykv_status check_cut(const anykv_seq *seq, uint32_t tokens)
 {
     const anykv_cache *cache = seq->cache;
@@ -318,9 +323,11 @@ static anykv_status check_cut(const anykv_seq *seq, uint32_t tokens)
             const bool cut = tokens % size && i == tokens / size;
             if (id == AKV_NO_ID ||
                 (cut && akv_block_kind(akv_pool_block(&cache->pool, id)) != AKV_KIND_HOT))
-                return akv_fail(cache->context, ANYKV_E_STATE,
-                                "tokens: at %u the window needs rows of positions %u to %u, which were "
-                                "freed", tokens, i * size, i * size + size - 1);
+                return akv_fail(
+                    cache->context, ANYKV_E_STATE,
+                    "tokens: at %u the window needs rows of positions %u to %u, which were "
+                    "freed",
+                    tokens, i * size, i * size + size - 1);
         }
     }
     return ANYKV_OK;

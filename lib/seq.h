@@ -7,8 +7,8 @@
 /* Checks the options and computes the root of the chain of keys. */
 anykv_status akv_seq_identity(const anykv_cache *cache, const anykv_seq_options *options,
                               anykv_seq_options *checked, akv_digest *root_out);
-/* Checks the handle and takes the cache's lock; on failure the lock is not held.  `change`: the sequence
- * must be in no step. */
+/* Checks the handle and takes the cache's lock; on failure the lock is not held.  `change`: the
+ * sequence must be in no step. */
 anykv_status akv_seq_enter(const anykv_seq *seq, bool change);
 /* Lets the lock go and returns status. */
 anykv_status akv_seq_leave(const anykv_seq *seq, anykv_status status);

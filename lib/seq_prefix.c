@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sequences and the prefix index: match, lookup, name.
  *
- * A node is one position of a chain and may hold a block of each layer group.  Blocks of global groups
- * must all be there for a match; of a window group, only those that the window still sees at the matched
- * length.  The first published block of a key stays: a second sequence that computed the same tokens
- * holds the same node but keeps its own block, unshared, so that its results depend on its own rows
- * only; where the node had lost a group's block, the second one's takes the place. */
+ * A node is one position of a chain and may hold a block of each layer group.  Blocks of global
+ * groups must all be there for a match; of a window group, only those that the window still sees at
+ * the matched length.  The first published block of a key stays: a second sequence that computed
+ * the same tokens holds the same node but keeps its own block, unshared, so that its results depend
+ * on its own rows only; where the node had lost a group's block, the second one's takes the place.
+ */
 #include "seq.h"
 
 #define BATCH 32u /* keys computed before the lock is taken */
 
-/* Walks a chain of keys; `runs[g]` counts the blocks of group g that are held without a gap up to here. */
+/* Walks a chain of keys; `runs[g]` counts the blocks of group g that are held without a gap up to
+ * here. */
 struct walk {
     anykv_cache *cache;
     const uint32_t *tokens;
-    uint32_t blocks;   /* whole blocks asked for */
-    uint32_t found;    /* nodes found in a row */
-    uint32_t best;     /* longest length in blocks at which every group is served */
+    uint32_t blocks; /* whole blocks asked for */
+    uint32_t found;  /* nodes found in a row */
+    uint32_t best;   /* longest length in blocks at which every group is served */
     akv_digest key;
     uint32_t runs[AKV_MAX_LAYERS];
 };
@@ -41,7 +43,8 @@ static bool extend(struct walk *walk, uint32_t node)
     return true;
 }
 
-/* Looks the chain up; with seq, holds every node found and lists it there.  Takes the lock in turns. */
+/* Looks the chain up; with seq, holds every node found and lists it there.  Takes the lock in
+ * turns. */
 static void run_walk(struct walk *walk, anykv_seq *seq)
 {
     anykv_cache *cache = walk->cache;
@@ -51,7 +54,8 @@ static void run_walk(struct walk *walk, anykv_seq *seq)
         akv_digest keys[BATCH];
         const uint32_t left = walk->blocks - walk->found, count = left < BATCH ? left : BATCH;
         for (uint32_t i = 0; i < count; i++) {
-            walk->key = akv_prefix_key(&walk->key, walk->tokens + (size_t)(walk->found + i) * size, size);
+            walk->key =
+                akv_prefix_key(&walk->key, walk->tokens + (size_t)(walk->found + i) * size, size);
             keys[i] = walk->key;
         }
         akv_mutex_lock(&cache->lock);
@@ -115,8 +119,8 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
         return status;
     anykv_cache *cache = seq->cache;
     if (seq->length)
-        status = akv_fail(cache->context, ANYKV_E_STATE, "seq: it holds %u tokens; match wants it empty",
-                          seq->length);
+        status = akv_fail(cache->context, ANYKV_E_STATE,
+                          "seq: it holds %u tokens; match wants it empty", seq->length);
     const uint32_t size = akv_block_tokens(cache);
     const uint32_t blocks = seq->private_ ? 0 : blocks_asked(cache, count);
     if (!status)
@@ -164,7 +168,9 @@ anykv_status anykv_cache_lookup(anykv_cache *cache, const anykv_seq_options *opt
 {
     if (!cache || !matched_out || (!tokens && count))
         return akv_fail(cache ? cache->context : NULL, ANYKV_E_ARG, "%s: NULL",
-                        !cache ? "cache" : !matched_out ? "matched_out" : "tokens");
+                        !cache         ? "cache"
+                        : !matched_out ? "matched_out"
+                                       : "tokens");
     anykv_seq_options checked;
     akv_digest root;
     anykv_status status = akv_seq_identity(cache, options, &checked, &root);
@@ -226,14 +232,16 @@ anykv_status anykv_seq_name(anykv_seq *seq, const uint32_t *tokens, uint64_t cou
                                            seq->private_ ? "a private sequence names nothing"
                                                          : "after a removal it names nothing"));
     if (count > seq->length - seq->named)
-        return akv_seq_leave(seq, akv_fail(cache->context, ANYKV_E_ARG,
-                                           "count: %llu tokens after the %u named ones, the sequence has "
-                                           "%u", (unsigned long long)count, seq->named, seq->length));
+        return akv_seq_leave(
+            seq, akv_fail(cache->context, ANYKV_E_ARG,
+                          "count: %llu tokens after the %u named ones, the sequence has "
+                          "%u",
+                          (unsigned long long)count, seq->named, seq->length));
     const uint32_t named = seq->named + (uint32_t)count;
     status = akv_seq_reserve(seq, seq->length);
     if (!status)
-        status = akv_prefix_reserve(&cache->prefix,
-                                    named / akv_block_tokens(cache) - seq->node_count);
+        status =
+            akv_prefix_reserve(&cache->prefix, named / akv_block_tokens(cache) - seq->node_count);
     if (!status && count) {
         memcpy(seq->tokens + seq->named, tokens, count * sizeof *tokens);
         seq->named = named;

@@ -109,14 +109,16 @@ static anykv_status enter_sequence(anykv_step *step, anykv_seq *seq, uint32_t co
     return ANYKV_OK;
 }
 
-static bool tail_shared(const anykv_cache *cache, const anykv_seq *seq, uint32_t group, uint32_t held)
+static bool tail_shared(const anykv_cache *cache, const anykv_seq *seq, uint32_t group,
+                        uint32_t held)
 {
     if (seq->length % akv_block_tokens(cache) == 0)
         return false;
     return akv_pool_block(&cache->pool, akv_seq_table(seq, group)[held - 1])->refs > 1;
 }
 
-/* Host memory for everything that the step and its end can need, and the blocks it needs by class. */
+/* Host memory for everything that the step and its end can need, and the blocks it needs by class.
+ */
 static anykv_status count_needs(anykv_step *step)
 {
     anykv_cache *cache = step->cache;
@@ -135,8 +137,8 @@ static anykv_status count_needs(anykv_step *step)
         if (!seq->private_ && !seq->closed)
             names += length / akv_block_tokens(cache) - seq->node_count;
         for (uint32_t g = 0; g < groups; g++) {
-            cache->need[AKV_CLASS(g, AKV_KIND_HOT)] += akv_blocks_for(cache, length) - held +
-                                                       (tail_shared(cache, seq, g, held) ? 1 : 0);
+            cache->need[AKV_CLASS(g, AKV_KIND_HOT)] +=
+                akv_blocks_for(cache, length) - held + (tail_shared(cache, seq, g, held) ? 1 : 0);
             cache->need[AKV_CLASS(g, AKV_KIND_SEALED)] +=
                 akv_seal_count(seq, g, length, step->serial);
         }
@@ -155,7 +157,8 @@ static anykv_status count_needs(anykv_step *step)
     return akv_prefix_reserve(&cache->prefix, names > UINT32_MAX ? UINT32_MAX : (uint32_t)names);
 }
 
-/* Blocks for sequence i's new tokens of a group; a shared partial block is replaced by a new one. */
+/* Blocks for sequence i's new tokens of a group; a shared partial block is replaced by a new one.
+ */
 static anykv_status extend_table(anykv_step *step, uint32_t i, uint32_t group)
 {
     anykv_cache *cache = step->cache;
@@ -166,8 +169,7 @@ static anykv_status extend_table(anykv_step *step, uint32_t i, uint32_t group)
     const bool copy = tail_shared(cache, seq, group, held);
     anykv_status status = ANYKV_OK;
     for (uint32_t b = copy ? held - 1 : held; b < end && !status; b++) {
-        const uint32_t id =
-            akv_cache_alloc(cache, group, AKV_KIND_HOT, seq->tenant, &status);
+        const uint32_t id = akv_cache_alloc(cache, group, AKV_KIND_HOT, seq->tenant, &status);
         if (status)
             break;
         if (b < held)
@@ -202,7 +204,8 @@ static anykv_status copy_tails(anykv_step *step, uint32_t group)
     return akv_enqueue_copy(cache, group, AKV_KIND_HOT, count);
 }
 
-/* Packed blocks are for whichever sequence seals; with several tenants they start out as nobody's. */
+/* Packed blocks are for whichever sequence seals; with several tenants they start out as nobody's.
+ */
 static uint64_t spare_tenant(const anykv_step *step)
 {
     for (uint32_t i = 1; i < step->n; i++)
@@ -282,8 +285,8 @@ static anykv_status begin(anykv_cache *cache, anykv_seq *const *seqs, const uint
 {
     anykv_step *step = free_slot(cache);
     if (!step)
-        return akv_fail(cache->context, ANYKV_E_BUSY, "cache: %u steps are open, which is the limit",
-                        AKV_OPEN_STEPS);
+        return akv_fail(cache->context, ANYKV_E_BUSY,
+                        "cache: %u steps are open, which is the limit", AKV_OPEN_STEPS);
     step->open = true;
     cache->serial += 2; /* and the next number: akv_seal_step's mark */
     step->serial = cache->serial;
@@ -377,8 +380,8 @@ static anykv_status check_end(anykv_step *step, const uint32_t *accepted)
                                 step->missing - 1);
     for (uint32_t i = 0; accepted && i < step->n; i++)
         if (accepted[i] > step->counts[i])
-            return akv_fail(context, ANYKV_E_ARG, "accepted[%u]: %u is above the step's count, %u", i,
-                            accepted[i], step->counts[i]);
+            return akv_fail(context, ANYKV_E_ARG, "accepted[%u]: %u is above the step's count, %u",
+                            i, accepted[i], step->counts[i]);
     return ANYKV_OK;
 }
 
@@ -410,7 +413,8 @@ static anykv_status end(anykv_step *step, const uint32_t *accepted, const uint32
     for (uint32_t i = 0; i < step->n; i++) {
         release_old_tails(step, i);
         if (step->counts[i])
-            commit(step, i, accepted ? accepted[i] : step->counts[i], tokens ? tokens + first : NULL);
+            commit(step, i, accepted ? accepted[i] : step->counts[i],
+                   tokens ? tokens + first : NULL);
         first += step->counts[i];
     }
     cache->count.steps++;

@@ -45,7 +45,8 @@ static anykv_status launch(anykv_cache *cache, struct akv_launch *record, akv_po
 
 /* ---- append ---- */
 
-static anykv_status append(anykv_step *step, uint32_t layer, const anykv_view *k, const anykv_view *v)
+static anykv_status append(anykv_step *step, uint32_t layer, const anykv_view *k,
+                           const anykv_view *v)
 {
     anykv_cache *cache = step->cache;
     const uint32_t g = cache->layout->places[layer].group;
@@ -55,8 +56,8 @@ static anykv_status append(anykv_step *step, uint32_t layer, const anykv_view *k
     struct akv_stage stage = {.cache = cache};
     struct akv_launch record = {.kernel = AKV_K_APPEND, .params = &params};
     record.arg[0] = descriptor(step, g);
-    anykv_status status = akv_stage_rows(&stage, "k", k, step->tokens, group->kv_heads, group->k_dim,
-                                         false, &record.arg[1], &params.k);
+    anykv_status status = akv_stage_rows(&stage, "k", k, step->tokens, group->kv_heads,
+                                         group->k_dim, false, &record.arg[1], &params.k);
     if (!status)
         status = akv_stage_rows(&stage, "v", v, step->tokens, group->kv_heads, group->v_dim, false,
                                 &record.arg[2], &params.v);
@@ -106,9 +107,11 @@ static anykv_status check_params(const anykv_step *step, const anykv_attend_para
     if (!isfinite(params->scale))
         return akv_fail(context, ANYKV_E_ARG, "scale: %g is not finite", (double)params->scale);
     if (!isfinite(params->cap) || params->cap < 0.0f)
-        return akv_fail(context, ANYKV_E_ARG, "cap: %g is not zero or positive", (double)params->cap);
+        return akv_fail(context, ANYKV_E_ARG, "cap: %g is not zero or positive",
+                        (double)params->cap);
     if (params->window != ANYKV_WINDOW_NONE && params->window > 0x7FFFFFFFu)
-        return akv_fail(context, ANYKV_E_ARG, "window: %u is above %u", params->window, 0x7FFFFFFFu);
+        return akv_fail(context, ANYKV_E_ARG, "window: %u is above %u", params->window,
+                        0x7FFFFFFFu);
     if (params->mask && params->mask_stride < step->most_tokens)
         return akv_fail(context, ANYKV_E_SHAPE, "mask_stride: %llu, a sequence has %u new tokens",
                         (unsigned long long)params->mask_stride, step->most_tokens);
@@ -129,15 +132,17 @@ static anykv_status stage_mask(const anykv_step *step, struct akv_stage *stage,
     const anykv_cache *cache = step->cache;
     if (!cache->plan.staged) {
         *stride_out = (uint32_t)given->mask_stride;
-        return akv_stage_bytes(
-            stage, given->mask,
-            ((step->tokens - 1) * given->mask_stride + step->most_tokens) * sizeof(float), false, span);
+        return akv_stage_bytes(stage, given->mask,
+                               ((step->tokens - 1) * given->mask_stride + step->most_tokens) *
+                                   sizeof(float),
+                               false, span);
     }
     *stride_out = step->most_tokens;
-    const anykv_view view = {(void *)(uintptr_t)given->mask, NULL, 0, ANYKV_F32, given->mask_stride,
-                             step->most_tokens};
+    const anykv_view view = {
+        (void *)(uintptr_t)given->mask, NULL, 0, ANYKV_F32, given->mask_stride, step->most_tokens};
     akv_rows rows;
-    return akv_stage_rows(stage, "mask", &view, step->tokens, 1, step->most_tokens, false, span, &rows);
+    return akv_stage_rows(stage, "mask", &view, step->tokens, 1, step->most_tokens, false, span,
+                          &rows);
 }
 
 static anykv_status attend(anykv_step *step, uint32_t layer, const anykv_view *q,
@@ -166,8 +171,8 @@ static anykv_status attend(anykv_step *step, uint32_t layer, const anykv_view *q
     anykv_status status = akv_stage_rows(&stage, "q", q, step->tokens, params.q_heads, params.k_dim,
                                          false, &record.arg[1], &params.q);
     if (!status)
-        status = akv_stage_rows(&stage, "out", out, step->tokens, params.q_heads, params.v_dim, true,
-                                &record.arg[2], &params.out);
+        status = akv_stage_rows(&stage, "out", out, step->tokens, params.q_heads, params.v_dim,
+                                true, &record.arg[2], &params.out);
     if (!status && given->lse)
         status = akv_stage_bytes(&stage, given->lse,
                                  (uint64_t)step->tokens * params.q_heads * sizeof(float), true,
@@ -201,8 +206,8 @@ anykv_status anykv_step_attend(anykv_step *step, uint32_t layer, const anykv_vie
     const anykv_layer *record = &cache->layout->layers[layer];
     const uint32_t rows = record->source == ANYKV_OWN_ROWS ? layer : record->source;
     if (step->tokens && !step->appended[rows])
-        return akv_fail(cache->context, ANYKV_E_STATE, "layer: the new rows of layer %u are not appended",
-                        rows);
+        return akv_fail(cache->context, ANYKV_E_STATE,
+                        "layer: the new rows of layer %u are not appended", rows);
     if (step->tokens == 0)
         return ANYKV_OK;
     const bool host = q->data || out->data || given.mask || given.sinks || given.lse;

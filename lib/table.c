@@ -14,8 +14,7 @@ static anykv_status grow_table(anykv_seq *seq, uint32_t blocks)
     if (blocks <= old)
         return ANYKV_OK;
     const uint32_t capacity = grown(old, blocks);
-    uint32_t *table =
-        akv_alloc(seq->cache->context, (size_t)capacity * groups, sizeof *table);
+    uint32_t *table = akv_alloc(seq->cache->context, (size_t)capacity * groups, sizeof *table);
     if (!table)
         return ANYKV_E_MEMORY;
     for (uint32_t g = 0; g < groups; g++)
@@ -116,9 +115,10 @@ anykv_status akv_step_describe(anykv_step *step)
         const uint64_t at = akv_step_image_at(cache, g);
         const uint64_t bytes = write_descriptor(step, g, step->image + at);
         assert(bytes <= akv_plan_step_bytes(&cache->plan, cache->layout, g));
-        status = akv_queue_put(cache->device->queue,
-                               akv_fixed_span(cache, step->slot * cache->plan.step_bytes + at, bytes),
-                               step->image + at);
+        status =
+            akv_queue_put(cache->device->queue,
+                          akv_fixed_span(cache, step->slot * cache->plan.step_bytes + at, bytes),
+                          step->image + at);
     }
     return status;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Waiting for the device, and what a device failure takes with it.
  *
- * Every enqueued write of pool blocks has an epoch, and each block keeps that of its last one; blocks of
- * an open step count as being written.  A wait that succeeds makes all epochs before it clean.  A wait
- * that fails loses every block whose epoch is not clean: the sequences that hold one are dead, and the
- * names of such blocks are withdrawn. */
+ * Every enqueued write of pool blocks has an epoch, and each block keeps that of its last one;
+ * blocks of an open step count as being written.  A wait that succeeds makes all epochs before it
+ * clean.  A wait that fails loses every block whose epoch is not clean: the sequences that hold one
+ * are dead, and the names of such blocks are withdrawn. */
 #include "cache.h"
 
 static bool lost(const anykv_cache *cache, uint32_t id)

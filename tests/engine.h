@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the engine's suites share: small layouts and caches, made-up rows, and an audit of every count. */
+/* What the engine's suites share: small layouts and caches, made-up rows, and an audit of every
+ * count. */
 #ifndef TESTS_ENGINE_H
 #define TESTS_ENGINE_H
 #include "house.h"
@@ -55,7 +56,8 @@ static inline void engine_hide_host_memory(anykv_device *device)
 }
 
 static inline void engine_start_at(struct engine *engine, const anykv_layer *layers, uint32_t count,
-                                   const anykv_cache_options *options, uint32_t threads, bool staged)
+                                   const anykv_cache_options *options, uint32_t threads,
+                                   bool staged)
 {
     engine->context = house_context();
     engine->device = house_device(engine->context, threads);
@@ -186,7 +188,8 @@ static inline void audit_blocks(anykv_cache *cache, const char *when)
                 const uint32_t id = akv_seq_table(seq, g)[i];
                 if (id == AKV_NO_ID)
                     continue;
-                cr_assert(id < pool->block_capacity && pool->blocks[id].refs, "%s: dangling block", when);
+                cr_assert(id < pool->block_capacity && pool->blocks[id].refs, "%s: dangling block",
+                          when);
                 refs[id]++;
                 if (seq->tail_held && !seq->step && i == akv_blocks_for(cache, seq->length) - 1)
                     holds[id]++;
@@ -237,13 +240,14 @@ static inline void audit_blocks(anykv_cache *cache, const char *when)
         if (!block->refs)
             continue;
         live++;
-        cr_assert(block->locks == locks[id], "%s: block %u has %u locks, not %u", when, id, block->locks,
-                  locks[id]);
-        cr_assert(block->holds == holds[id], "%s: block %u has %u holds, not %u", when, id, block->holds,
-                  holds[id]);
+        cr_assert(block->locks == locks[id], "%s: block %u has %u locks, not %u", when, id,
+                  block->locks, locks[id]);
+        cr_assert(block->holds == holds[id], "%s: block %u has %u holds, not %u", when, id,
+                  block->holds, holds[id]);
         const bool alone = block->refs == 1 && block->node != AKV_NO_ID &&
                            cache->prefix.nodes[block->node].pins == 0;
-        cr_assert(block->idle == alone, "%s: block %u idle %d, alone %d", when, id, block->idle, alone);
+        cr_assert(block->idle == alone, "%s: block %u idle %d, alone %d", when, id, block->idle,
+                  alone);
         cr_assert(!block->loose || block->idle, "%s: a loose block is not idle", when);
         used[akv_pool_class_of(block)]++;
         idle[akv_pool_class_of(block)] += block->idle;
@@ -256,10 +260,11 @@ static inline void audit_blocks(anykv_cache *cache, const char *when)
             cr_assert(pool->chunks[c].used, "%s: an empty chunk is not free", when);
         }
     for (uint32_t c = 0; c < pool->classes; c++) {
-        cr_assert(pool->class_[c].used == used[c], "%s: class %u counts %llu blocks, there are %llu", when,
-                  c, (unsigned long long)pool->class_[c].used, (unsigned long long)used[c]);
-        cr_assert(pool->class_[c].idle == idle[c], "%s: class %u counts %llu idle, there are %llu", when, c,
-                  (unsigned long long)pool->class_[c].idle, (unsigned long long)idle[c]);
+        cr_assert(pool->class_[c].used == used[c],
+                  "%s: class %u counts %llu blocks, there are %llu", when, c,
+                  (unsigned long long)pool->class_[c].used, (unsigned long long)used[c]);
+        cr_assert(pool->class_[c].idle == idle[c], "%s: class %u counts %llu idle, there are %llu",
+                  when, c, (unsigned long long)pool->class_[c].idle, (unsigned long long)idle[c]);
     }
     cr_assert(in_chunks == live, "%s: chunks hold %llu blocks of %llu", when,
               (unsigned long long)in_chunks, (unsigned long long)live);
@@ -297,12 +302,14 @@ static inline void audit_nodes(anykv_cache *cache, const char *when)
             continue;
         cr_assert(n->users == users[node] && n->children == children[node] &&
                       n->busy_children == busy[node],
-                  "%s: node %u: users %u/%u, children %u/%u, busy children %u/%u", when, node, n->users,
-                  users[node], n->children, children[node], n->busy_children, busy[node]);
+                  "%s: node %u: users %u/%u, children %u/%u, busy children %u/%u", when, node,
+                  n->users, users[node], n->children, children[node], n->busy_children, busy[node]);
         const bool candidate = !akv_prefix_busy(prefix, node) && n->children == 0;
-        cr_assert((prefix->evict.place[node] != 0) == candidate, "%s: node %u as a candidate", when, node);
+        cr_assert((prefix->evict.place[node] != 0) == candidate, "%s: node %u as a candidate", when,
+                  node);
         if (!n->withdrawn)
-            cr_assert(akv_prefix_find(prefix, &n->key) == node, "%s: node %u is not found", when, node);
+            cr_assert(akv_prefix_find(prefix, &n->key) == node, "%s: node %u is not found", when,
+                      node);
     }
     free(users);
     free(children);
@@ -316,8 +323,8 @@ static inline void audit(anykv_cache *cache, const char *when)
     uint64_t held = cache->plan.fixed_bytes;
     for (uint32_t s = 0; s < cache->slabs; s++)
         held += cache->slab_bytes[s];
-    cr_assert(held <= cache->budget_bytes, "%s: %llu bytes held of %llu", when, (unsigned long long)held,
-              (unsigned long long)cache->budget_bytes);
+    cr_assert(held <= cache->budget_bytes, "%s: %llu bytes held of %llu", when,
+              (unsigned long long)held, (unsigned long long)cache->budget_bytes);
 }
 
 #endif

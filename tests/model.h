@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A naive cache that keeps what a sequence should hold, and the comparison of the real one with it. */
+/* A naive cache that keeps what a sequence should hold, and the comparison of the real one with it.
+ */
 #ifndef TESTS_MODEL_H
 #define TESTS_MODEL_H
 #include "engine.h"
@@ -9,22 +10,22 @@
 #define MODEL_GROUPS 4u
 
 struct model_seq {
-    anykv_seq *seq;         /* NULL: unused */
-    uint64_t salt;          /* of the rows: what root and tenant stand for */
-    uint32_t identity;      /* 0 public, 1 and 2 tenants, 3 private */
+    anykv_seq *seq;    /* NULL: unused */
+    uint64_t salt;     /* of the rows: what root and tenant stand for */
+    uint32_t identity; /* 0 public, 1 and 2 tenants, 3 private */
     uint32_t length, named;
     uint32_t tokens[MODEL_TOKENS];
     uint64_t seeds[MODEL_TOKENS];
     bool removed[MODEL_TOKENS / 16];
     uint32_t first[MODEL_GROUPS]; /* blocks below may be gone */
     bool closed;
-    bool own;               /* never shared anything: its precision is predictable */
+    bool own; /* never shared anything: its precision is predictable */
     bool in_step;
 };
 
 /* A name that was published: chain of tokens, and groups whose block came with it. */
 struct model_name {
-    uint64_t chain;         /* seed of the block's last position: salt and all tokens before */
+    uint64_t chain; /* seed of the block's last position: salt and all tokens before */
     uint32_t block;
     bool group[MODEL_GROUPS];
 };
@@ -32,13 +33,13 @@ struct model_name {
 struct model {
     struct engine engine;
     uint64_t random;
-    bool tight;             /* the budget is too small: names may be gone */
-    bool faults;            /* operations may fail */
+    bool tight;  /* the budget is too small: names may be gone */
+    bool faults; /* operations may fail */
     struct model_seq seqs[MODEL_SEQS];
     struct model_name *names;
     uint32_t name_count, name_capacity;
-    uint32_t depth;         /* steps that are open around the operation */
-    uint64_t counts[16];    /* of operations that succeeded, for the report */
+    uint32_t depth;      /* steps that are open around the operation */
+    uint64_t counts[16]; /* of operations that succeeded, for the report */
 };
 
 static inline uint32_t model_below(struct model *model, uint32_t n)
@@ -138,14 +139,15 @@ static inline void model_coded(struct model *model, const struct akv_group *grou
     free(packed);
 }
 
-/* One block of one layer and side: the rows are the caller's, exactly or as the format keeps them. */
+/* One block of one layer and side: the rows are the caller's, exactly or as the format keeps them.
+ */
 static inline void model_check_block(struct model *model, struct model_seq *seq, uint32_t layer,
                                      uint32_t side, uint32_t b, uint32_t kind)
 {
     const anykv_layout *layout = model->engine.layout;
     const struct akv_group *group = &layout->groups[layout->places[layer].group];
-    const uint32_t owner = layout->layers[layer].source == ANYKV_OWN_ROWS ? layer
-                                                                          : layout->layers[layer].source;
+    const uint32_t owner =
+        layout->layers[layer].source == ANYKV_OWN_ROWS ? layer : layout->layers[layer].source;
     const uint32_t dim = side ? group->v_dim : group->k_dim, first = b * 16;
     const uint32_t tokens = seq->length - first < 16 ? seq->length - first : 16;
     const size_t count = (size_t)tokens * group->kv_heads * dim;
@@ -157,14 +159,14 @@ static inline void model_check_block(struct model *model, struct model_seq *seq,
     OK(anykv_seq_gather(seq->seq, layer, (int)side, first, tokens, &view));
     for (size_t i = 0; i < count; i++)
         cr_assert(have[i] == want[i],
-                  "layer %u side %u block %u kind %u element %zu: %.9g instead of %.9g", layer, side, b,
-                  kind, i, (double)have[i], (double)want[i]);
+                  "layer %u side %u block %u kind %u element %zu: %.9g instead of %.9g", layer,
+                  side, b, kind, i, (double)have[i], (double)want[i]);
     free(want);
     free(have);
 }
 
-static inline void model_check_kind(struct model *model, struct model_seq *seq, uint32_t g, uint32_t b,
-                                    uint32_t kind)
+static inline void model_check_kind(struct model *model, struct model_seq *seq, uint32_t g,
+                                    uint32_t b, uint32_t kind)
 {
     const anykv_cache_options *options = &model->engine.cache->plan.options;
     if (b * 16 < options->sinks)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The byte budget: a device whose allocations are counted, exact estimates, refusals that change nothing,
- * budgets that move, and tenants that never see each other's bytes. */
+/* The byte budget: a device whose allocations are counted, exact estimates, refusals that change
+ * nothing, budgets that move, and tenants that never see each other's bytes. */
 #include "engine.h"
 
 /* ---- a device that counts ---- */
@@ -52,7 +52,7 @@ static anykv_layer three_sizes[3];
 
 static void make_layout(uint64_t seed)
 {
-    three_sizes[0] = engine_layer(1 + seed % 3, 64, 0);
+    three_sizes[0] = engine_layer(1 + (uint32_t)(seed % 3), 64, 0);
     three_sizes[1] = engine_layer(1, 128, seed % 2 ? 60 : 0);
     three_sizes[1].k_format = ANYKV_I8;
     three_sizes[2] = engine_layer(1, 64, 33);
@@ -86,15 +86,18 @@ Test(budget, the_estimate_is_exact)
         cr_expect(counted == 0 && counted_calls == 0, "the estimate allocates");
         options.budget_bytes = least.minimum_bytes + seed * seed * 3571;
         const anykv_estimate wanted = estimate(&options);
-        cr_expect(wanted.minimum_bytes == least.minimum_bytes && wanted.fixed_bytes == least.fixed_bytes);
+        cr_expect(wanted.minimum_bytes == least.minimum_bytes &&
+                  wanted.fixed_bytes == least.fixed_bytes);
         OK(anykv_cache_create(engine.device, engine.layout, &options, &engine.cache));
         cr_expect(counted == wanted.total_bytes && counted_peak == counted,
                   "seed %llu: %llu bytes allocated, %llu estimated", (unsigned long long)seed,
                   (unsigned long long)counted, (unsigned long long)wanted.total_bytes);
         cr_expect(counted <= options.budget_bytes);
-        cr_expect(options.budget_bytes - counted < wanted.chunk_bytes * 4, "a chunk's worth is unused");
+        cr_expect(options.budget_bytes - counted < wanted.chunk_bytes * 4,
+                  "a chunk's worth is unused");
         const anykv_stats stats = engine_stats(engine.cache);
-        cr_expect(stats.fixed_bytes == wanted.fixed_bytes && stats.chunk_bytes == wanted.chunk_bytes &&
+        cr_expect(stats.fixed_bytes == wanted.fixed_bytes &&
+                  stats.chunk_bytes == wanted.chunk_bytes &&
                   stats.used_bytes == wanted.fixed_bytes);
         anykv_seq *seq = engine_seq(engine.cache); /* the least budget is enough for a block */
         engine_run(seq, 100, 16);
@@ -133,24 +136,26 @@ static void check_ledger(uint64_t seed, uint32_t step)
     for (uint32_t s = 0; s < engine.cache->slabs; s++)
         held += engine.cache->slab_bytes[s];
     cr_assert(counted == held, "seed %llu step %u: %llu bytes counted, ledger %llu",
-              (unsigned long long)seed, step, (unsigned long long)counted, (unsigned long long)held);
+              (unsigned long long)seed, step, (unsigned long long)counted,
+              (unsigned long long)held);
     cr_assert(counted <= stats.budget_bytes, "seed %llu step %u: %llu bytes of %llu",
               (unsigned long long)seed, step, (unsigned long long)counted,
               (unsigned long long)stats.budget_bytes);
-    cr_assert(stats.used_bytes <= counted && stats.hot_bytes + stats.sealed_bytes <=
-                                                 stats.used_bytes - stats.fixed_bytes);
+    cr_assert(stats.used_bytes <= counted &&
+              stats.hot_bytes + stats.sealed_bytes <= stats.used_bytes - stats.fixed_bytes);
 }
 
-/* A refused begin changes nothing, and is right: what is held and what is needed do not fit into the pool
- * less one partly filled chunk for each class. */
+/* A refused begin changes nothing, and is right: what is held and what is needed do not fit into
+ * the pool less one partly filled chunk for each class. */
 static void check_refusal(const anykv_stats *before, uint64_t need_bytes)
 {
     const anykv_stats after = engine_stats(engine.cache);
-    cr_assert(before->hot_blocks == after.hot_blocks && before->sealed_blocks == after.sealed_blocks &&
-                  before->cached_blocks == after.cached_blocks &&
-                  before->blocks_evicted == after.blocks_evicted &&
-                  before->used_bytes == after.used_bytes && before->blocks_moved == after.blocks_moved,
-              "a refused step changed the cache");
+    cr_assert(
+        before->hot_blocks == after.hot_blocks && before->sealed_blocks == after.sealed_blocks &&
+            before->cached_blocks == after.cached_blocks &&
+            before->blocks_evicted == after.blocks_evicted &&
+            before->used_bytes == after.used_bytes && before->blocks_moved == after.blocks_moved,
+        "a refused step changed the cache");
     cr_assert(after.budget_refusals == before->budget_refusals + 1);
     const struct akv_pool *pool = &engine.cache->pool;
     uint64_t waste = 0;
@@ -164,7 +169,8 @@ static void check_refusal(const anykv_stats *before, uint64_t need_bytes)
     }
     cr_assert(referenced_bytes() + need_bytes + waste >= pool->present * pool->chunk_bytes,
               "refused with %llu held, %llu needed of %llu", (unsigned long long)referenced_bytes(),
-              (unsigned long long)need_bytes, (unsigned long long)(pool->present * pool->chunk_bytes));
+              (unsigned long long)need_bytes,
+              (unsigned long long)(pool->present * pool->chunk_bytes));
     char text[200];
     OK(anykv_cache_explain(engine.cache, text, sizeof text));
     cr_assert(strstr(text, "refused"), "%s", text);
@@ -193,9 +199,10 @@ static void random_use(uint64_t seed, uint32_t steps)
     open_device();
     make_layout(seed);
     anykv_cache_options options = engine_options(0);
-    options.recent = seed % 3 * 32;
+    options.recent = (uint32_t)(seed % 3) * 32;
     const anykv_estimate least = estimate(&options);
-    const uint64_t normal = least.minimum_bytes + least.hot_block_bytes * (10 + seed % 40) + seed * 977;
+    const uint64_t normal =
+        least.minimum_bytes + least.hot_block_bytes * (10 + seed % 40) + seed * 977;
     options.budget_bytes = normal;
     OK(anykv_cache_create(engine.device, engine.layout, &options, &engine.cache));
     anykv_seq *seqs[SEQS] = {NULL};
@@ -244,11 +251,13 @@ static void random_use(uint64_t seed, uint32_t steps)
             audit(engine.cache, "random use");
     }
     const anykv_stats stats = engine_stats(engine.cache);
-    fprintf(stderr, "# seed %llu: %llu refusals, %llu evicted, %llu moved, %llu sealed, %llu resized\n",
+    fprintf(stderr,
+            "# seed %llu: %llu refusals, %llu evicted, %llu moved, %llu sealed, %llu resized\n",
             (unsigned long long)seed, (unsigned long long)refusals,
             (unsigned long long)stats.blocks_evicted, (unsigned long long)stats.blocks_moved,
             (unsigned long long)stats.blocks_sealed, (unsigned long long)resized);
-    cr_expect(stats.blocks_evicted && stats.blocks_sealed && refusals, "too roomy to show anything");
+    cr_expect(stats.blocks_evicted && stats.blocks_sealed && refusals,
+              "too roomy to show anything");
     for (uint32_t i = 0; i < SEQS; i++)
         anykv_seq_destroy(seqs[i]);
     anykv_cache_destroy(engine.cache);
@@ -327,7 +336,8 @@ Test(budget, lower_and_raise)
 
 /* ---- tenants ---- */
 
-/* Every byte of the pool is 0x5A after the first tenant; the second one's blocks must hold none of it. */
+/* Every byte of the pool is 0x5A after the first tenant; the second one's blocks must hold none of
+ * it. */
 Test(budget, blocks_of_another_tenant_are_scrubbed)
 {
     open_device();
@@ -355,8 +365,8 @@ Test(budget, blocks_of_another_tenant_are_scrubbed)
         OK(anykv_cache_wait(engine.cache, UINT64_MAX));
         const struct akv_block *block = &engine.cache->pool.blocks[akv_seq_table(seq, 0)[0]];
         const uint64_t address = akv_pool_address(&engine.cache->pool, 0, block->entry);
-        const uint8_t *bytes =
-            (uint8_t *)akv_mem_map(engine.cache->slab[AKV_ADDR_SLAB(address)]) + AKV_ADDR_OFFSET(address);
+        const uint8_t *bytes = (uint8_t *)akv_mem_map(engine.cache->slab[AKV_ADDR_SLAB(address)]) +
+                               AKV_ADDR_OFFSET(address);
         for (uint32_t i = 0; i < 4096; i++)
             cr_assert(bytes[i] == (other ? 0 : 0x5A), "byte %u is %x", i, bytes[i]);
         anykv_step_cancel(step);
@@ -402,8 +412,10 @@ Test(budget, bad_arguments)
     REFUSED(ANYKV_E_ARG, "block tables",
             anykv_cache_create(engine.device, engine.layout, &options, &engine.cache));
     options = engine_options(1u << 20);
-    REFUSED(ANYKV_E_ARG, "device", anykv_cache_create(NULL, engine.layout, &options, &engine.cache));
-    REFUSED(ANYKV_E_ARG, "layout", anykv_cache_create(engine.device, NULL, &options, &engine.cache));
+    REFUSED(ANYKV_E_ARG, "device",
+            anykv_cache_create(NULL, engine.layout, &options, &engine.cache));
+    REFUSED(ANYKV_E_ARG, "layout",
+            anykv_cache_create(engine.device, NULL, &options, &engine.cache));
     REFUSED(ANYKV_E_ARG, "cache_out",
             anykv_cache_create(engine.device, engine.layout, &options, NULL));
     REFUSED(ANYKV_E_BUDGET, "budget_bytes: 0",

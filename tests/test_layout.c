@@ -10,8 +10,8 @@ static anykv_layout_options good_options(void)
     return options;
 }
 
-static void digest_of(const anykv_layer *layers, uint32_t count, const anykv_layout_options *options,
-                      uint8_t digest[32])
+static void digest_of(const anykv_layer *layers, uint32_t count,
+                      const anykv_layout_options *options, uint8_t digest[32])
 {
     anykv_context *context = house_context();
     anykv_layout *layout;
@@ -61,12 +61,12 @@ Test(layout, each_field_of_a_layer)
 
 Test(layout, a_source_owns_rows_itself)
 {
-    anykv_layer layers[3] = {engine_layer(2, 64, 0), engine_layer(2, 64, 0), engine_layer(2, 64, 0)};
+    anykv_layer layers[3] = {engine_layer(2, 64, 0), engine_layer(2, 64, 0),
+                             engine_layer(2, 64, 0)};
     layers[1].source = 0;
     layers[2].source = 1;
     const anykv_layout_options options = good_options();
-    REFUSED(ANYKV_E_ARG, "layer 1 owns no rows",
-            anykv_layout_check(layers, 3, &options, NULL, 0));
+    REFUSED(ANYKV_E_ARG, "layer 1 owns no rows", anykv_layout_check(layers, 3, &options, NULL, 0));
 }
 
 Test(layout, options)
@@ -139,8 +139,9 @@ Test(layout, blocks_too_large)
 
 Test(layout, groups_and_geometry)
 {
-    anykv_layer layers[5] = {engine_layer(2, 64, 0), engine_layer(2, 64, 100), engine_layer(2, 64, 0),
-                             engine_layer(2, 64, 0), engine_layer(2, 64, 100)};
+    anykv_layer layers[5] = {engine_layer(2, 64, 0), engine_layer(2, 64, 100),
+                             engine_layer(2, 64, 0), engine_layer(2, 64, 0),
+                             engine_layer(2, 64, 100)};
     layers[2].q_heads = 8; /* q heads do not make a group */
     layers[3].source = 0;
     anykv_context *context = house_context();

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Random operations on a cache and on a naive one, compared after each; with every kind of failure. */
+/* Random operations on a cache and on a naive one, compared after each; with every kind of failure.
+ */
 #include "model.h"
 #include <math.h>
 
@@ -42,8 +43,8 @@ static void append_tokens(struct model *model, struct model_seq *seq, uint32_t c
     }
 }
 
-/* An operation failed: that is allowed only with faults, or for want of budget.  What the failure did not
- * take must be as it was. */
+/* An operation failed: that is allowed only with faults, or for want of budget.  What the failure
+ * did not take must be as it was. */
 static void check_failure(struct model *model, anykv_status status, const char *what)
 {
     akv_alloc_fail_at(0, false);
@@ -54,8 +55,8 @@ static void check_failure(struct model *model, anykv_status status, const char *
         cr_assert(status == ANYKV_E_BUDGET && model->tight, "%s: %s: %s", what,
                   anykv_status_name(status), anykv_error_detail());
     else
-        cr_assert(status == ANYKV_E_BUDGET || status == ANYKV_E_MEMORY || status == ANYKV_E_DEVICE ||
-                      status == ANYKV_E_DEAD,
+        cr_assert(status == ANYKV_E_BUDGET || status == ANYKV_E_MEMORY ||
+                      status == ANYKV_E_DEVICE || status == ANYKV_E_DEAD,
                   "%s: %s: %s", what, anykv_status_name(status), anykv_error_detail());
     (void)anykv_cache_wait(model->engine.cache, UINT64_MAX);
 }
@@ -175,7 +176,8 @@ static void check_attention(struct model *model, struct model_seq *seq, uint32_t
     const struct akv_group *group = &layout->groups[layout->places[layer].group];
     const uint32_t owner = record->source == ANYKV_OWN_ROWS ? layer : record->source;
     const uint32_t position = seq->length + t, dim = group->k_dim, v_dim = group->v_dim;
-    const uint32_t from = record->window && position >= record->window ? position - record->window + 1 : 0;
+    const uint32_t from =
+        record->window && position >= record->window ? position - record->window + 1 : 0;
     double *score = malloc((position + 1) * sizeof *score), *sum = calloc(v_dim, sizeof *sum);
     for (uint32_t h = 0; h < record->q_heads; h++) {
         const uint32_t kv = h / (record->q_heads / record->kv_heads);
@@ -228,7 +230,8 @@ static anykv_status attend_all(struct model *model, anykv_step *step, struct mod
     for (uint32_t s = 0; s < step->n && !status; s++)
         for (uint32_t t = 0; t < step->counts[s]; t++, row++)
             if (model_below(model, 8) == 0)
-                check_attention(model, seqs[s], layer, t, q + (size_t)row * record->q_heads * record->k_dim,
+                check_attention(model, seqs[s], layer, t,
+                                q + (size_t)row * record->q_heads * record->k_dim,
                                 out + (size_t)row * record->q_heads * record->v_dim);
     free(q);
     free(out);
@@ -348,8 +351,9 @@ static void op_trim(struct model *model)
     struct model_seq *seq = pick(model, true);
     if (!seq || seq->length == 0)
         return;
-    uint32_t to = model_below(model, 2) ? model_below(model, seq->length + 1)
-                                        : seq->length - model_below(model, seq->length < 20 ? seq->length : 20);
+    uint32_t to = model_below(model, 2)
+                      ? model_below(model, seq->length + 1)
+                      : seq->length - model_below(model, seq->length < 20 ? seq->length : 20);
     if (model_below(model, 2))
         to = to / 16 * 16;
     const anykv_status status = anykv_seq_trim(seq->seq, to);
@@ -492,11 +496,13 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
         anykv_device_close(device);
         anykv_context_destroy(context);
     }
-    engine_start_at(&model->engine, layers, 4, &options, model_below(model, 2), what & WITH_STAGING);
+    engine_start_at(&model->engine, layers, 4, &options, model_below(model, 2),
+                    what & WITH_STAGING);
     run(model, operations, seed);
     engine_stop(&model->engine);
-    fprintf(stderr, "# seed %llu: create %llu, destroy %llu, fork %llu, step %llu, name %llu, trim %llu, "
-                    "remove %llu, memory %llu\n",
+    fprintf(stderr,
+            "# seed %llu: create %llu, destroy %llu, fork %llu, step %llu, name %llu, trim %llu, "
+            "remove %llu, memory %llu\n",
             (unsigned long long)seed, (unsigned long long)model->counts[0],
             (unsigned long long)model->counts[1], (unsigned long long)model->counts[2],
             (unsigned long long)model->counts[3], (unsigned long long)model->counts[4],
@@ -504,8 +510,8 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
             (unsigned long long)model->counts[7]);
     free(model->names);
     free(model);
-    cr_assert(akv_alloc_live() == live, "seed %llu: %llu allocations leaked", (unsigned long long)seed,
-              (unsigned long long)(akv_alloc_live() - live));
+    cr_assert(akv_alloc_live() == live, "seed %llu: %llu allocations leaked",
+              (unsigned long long)seed, (unsigned long long)(akv_alloc_live() - live));
 }
 
 /* ANYKV_TEST_SEED and ANYKV_TEST_OPERATIONS choose another run. */

@@ -2,7 +2,8 @@
 /* The block pool alone: places, counts, ledger, room, relocation, tenants. */
 #include "engine.h"
 
-/* Two groups; chunks of 960 bytes: 3 hot blocks of group 0 or 12 packed ones, 6 hot ones of group 1. */
+/* Two groups; chunks of 960 bytes: 3 hot blocks of group 0 or 12 packed ones, 6 hot ones of
+ * group 1. */
 static void start(struct akv_pool *pool, uint32_t chunks, uint32_t per_slab)
 {
     static const uint32_t bytes[4] = {320, 80, 160, 0};
@@ -55,8 +56,10 @@ Test(pool, addresses_are_the_kernels)
             break;
         const akv_pool_map map = akv_pool_group_map(&pool, 0, 3);
         const uint32_t entry = pool.blocks[id].entry;
-        cr_expect(akv_block_address(&map, entry) == akv_pool_address(&pool, 0, entry), "entry %x", entry);
-        cr_expect(AKV_ADDR_OFFSET(akv_pool_address(&pool, 0, entry)) + map.block_bytes[kind] <= 2 * 960);
+        cr_expect(akv_block_address(&map, entry) == akv_pool_address(&pool, 0, entry), "entry %x",
+                  entry);
+        cr_expect(AKV_ADDR_OFFSET(akv_pool_address(&pool, 0, entry)) + map.block_bytes[kind] <=
+                  2 * 960);
     }
     akv_pool_finish(&pool);
 }
@@ -95,7 +98,8 @@ Test(pool, room_before_and_after_relocation)
         cr_expect(pool.blocks[from[0]].refs == 1 && moves[0].src != moves[0].dst);
         emptied++;
     }
-    cr_expect(emptied == 2 && pool.free_chunks == 2, "%u emptied, %u free", emptied, pool.free_chunks);
+    cr_expect(emptied == 2 && pool.free_chunks == 2, "%u emptied, %u free", emptied,
+              pool.free_chunks);
     akv_pool_finish(&pool);
 }
 
@@ -113,7 +117,8 @@ Test(pool, undone_moves_change_nothing)
     const uint32_t count = akv_pool_plan_moves(&pool, 1, 4, moves, from, to);
     cr_assert(count == 1 && from[0] == id[3]);
     akv_pool_undo_moves(&pool, to, count);
-    cr_expect(pool.blocks[id[3]].entry == entry && pool.class_[0].used == 3 && pool.free_chunks == 0);
+    cr_expect(pool.blocks[id[3]].entry == entry && pool.class_[0].used == 3 &&
+              pool.free_chunks == 0);
     akv_pool_finish(&pool);
 }
 

@@ -45,7 +45,8 @@ Test(evict, least_recent_first)
     akv_evict_leave(&evict, 1);
     const uint32_t first[] = {50, 20, 2, 3};
     for (uint32_t i = 0; i < 4; i++) {
-        cr_expect(akv_evict_victim(&evict) == first[i], "victim %u is %u", i, akv_evict_victim(&evict));
+        cr_expect(akv_evict_victim(&evict) == first[i], "victim %u is %u", i,
+                  akv_evict_victim(&evict));
         akv_evict_leave(&evict, first[i]);
     }
     akv_evict_demote(&evict, 60);
@@ -316,7 +317,8 @@ Test(prefix, hit_rates_of_the_conversation_trace, .timeout = 120)
     char path[512];
     snprintf(path, sizeof path, "%s/traces/mooncake_conversation.jsonl", data ? data : "");
     if (!data || !read_trace(path))
-        cr_skip("ANYKV_TEST_DATA does not name a directory with traces/mooncake_conversation.jsonl");
+        cr_skip(
+            "ANYKV_TEST_DATA does not name a directory with traces/mooncake_conversation.jsonl");
     const struct {
         uint32_t blocks;
         double percent;

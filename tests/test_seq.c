@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sequences: identity, match, name, fork, trim, remove, pin, done, tables, gathered rows; bad input. */
+/* Sequences: identity, match, name, fork, trim, remove, pin, done, tables, gathered rows; bad
+ * input. */
 #include "engine.h"
 
 static struct engine engine;
@@ -108,8 +109,8 @@ Test(seq, match_takes_whole_blocks_but_one_token)
     start_with(0, 0, 4u << 20);
     anykv_seq *seq = engine_seq(engine.cache);
     engine_run(seq, 100, 70);
-    const uint64_t wanted[][2] = {{0, 0}, {1, 0}, {16, 0}, {17, 16}, {32, 16}, {33, 32}, {64, 48},
-                                  {65, 64}, {70, 64}, {200, 64}};
+    const uint64_t wanted[][2] = {{0, 0},   {1, 0},   {16, 0},  {17, 16}, {32, 16},
+                                  {33, 32}, {64, 48}, {65, 64}, {70, 64}, {200, 64}};
     for (int i = 0; i < 10; i++) {
         anykv_seq *other = engine_seq(engine.cache);
         const uint64_t matched = match(other, 100, wanted[i][0]);
@@ -136,7 +137,8 @@ Test(seq, a_second_sequence_keeps_its_own_blocks)
     cr_expect(akv_seq_table(first, 0)[0] != akv_seq_table(second, 0)[0]);
     anykv_seq *third = engine_seq(engine.cache);
     match(third, 100, 33);
-    cr_expect(akv_seq_table(third, 0)[0] == akv_seq_table(first, 0)[0], "the first published stays");
+    cr_expect(akv_seq_table(third, 0)[0] == akv_seq_table(first, 0)[0],
+              "the first published stays");
     anykv_seq_destroy(first);
     anykv_seq_destroy(second);
     anykv_seq_destroy(third);
@@ -150,7 +152,8 @@ Test(seq, windows_need_only_what_they_see)
     engine_run(seq, 100, 128); /* named at once: the index has all blocks of the window group */
     cr_expect(akv_seq_table(seq, 1)[4] == AKV_NO_ID && akv_seq_table(seq, 1)[5] != AKV_NO_ID);
     anykv_stats stats = engine_stats(engine.cache);
-    cr_expect(stats.cached_blocks == 5, "%llu blocks behind the window", (unsigned long long)stats.cached_blocks);
+    cr_expect(stats.cached_blocks == 5, "%llu blocks behind the window",
+              (unsigned long long)stats.cached_blocks);
     anykv_seq *other = engine_seq(engine.cache);
     cr_expect(match(other, 100, 60) == 48);
     anykv_seq_destroy(other);
@@ -216,7 +219,8 @@ Test(seq, fork_copies_a_partial_block_on_write)
     OK(anykv_seq_fork(seq, &copy));
     cr_expect(engine_stats(engine.cache).hot_blocks == 2, "a fork takes no block");
     engine_run(copy, 700, 4);
-    cr_expect(engine_stats(engine.cache).hot_blocks == 3 && engine_stats(engine.cache).blocks_copied == 1);
+    cr_expect(engine_stats(engine.cache).hot_blocks == 3 &&
+              engine_stats(engine.cache).blocks_copied == 1);
     engine_run(seq, 124, 30);
     cr_expect(engine_stats(engine.cache).blocks_copied == 1, "the last owner writes in place");
     expect_rows(seq, 0, 54);
@@ -264,7 +268,8 @@ Test(seq, trim_inside_a_sealed_block)
     stop();
 }
 
-/* A sequence that ends inside a block keeps another one, for which the block is whole, from sealing it. */
+/* A sequence that ends inside a block keeps another one, for which the block is whole, from sealing
+ * it. */
 Test(seq, a_partial_tail_stays_hot)
 {
     start_with(0, 16, 4u << 20);
@@ -400,7 +405,8 @@ Test(seq, tables_and_stored_blocks)
     REFUSED(ANYKV_E_SHAPE, "room for 3", anykv_seq_table(seq, 0, entries, &count, &first));
     cr_expect(count == 4 && first == 9);
     OK(anykv_seq_table(seq, 0, entries, &count, &first));
-    cr_expect(first == 0 && entries[0] >> 28 == 0 && entries[1] >> 28 == 1 && entries[2] >> 28 == 0);
+    cr_expect(first == 0 && entries[0] >> 28 == 0 && entries[1] >> 28 == 1 &&
+              entries[2] >> 28 == 0);
     uint8_t block[4096];
     memset(block, 0xAA, sizeof block);
     uint64_t bytes = 4095;
@@ -516,7 +522,8 @@ Test(seq, bad_arguments)
     REFUSED(ANYKV_E_ARG, "matched_out", anykv_seq_match(seq, &token, 1, NULL));
     REFUSED(ANYKV_E_ARG, "cache", anykv_cache_lookup(NULL, &options, &token, 1, &number));
     REFUSED(ANYKV_E_ARG, "tokens", anykv_cache_lookup(engine.cache, &options, NULL, 1, &number));
-    REFUSED(ANYKV_E_ARG, "matched_out", anykv_cache_lookup(engine.cache, &options, &token, 1, NULL));
+    REFUSED(ANYKV_E_ARG, "matched_out",
+            anykv_cache_lookup(engine.cache, &options, &token, 1, NULL));
     REFUSED(ANYKV_E_ARG, "tenant", anykv_cache_lookup(engine.cache, NULL, &token, 1, &number));
     REFUSED(ANYKV_E_ARG, "seq", anykv_seq_name(NULL, &token, 1));
     REFUSED(ANYKV_E_ARG, "tokens", anykv_seq_name(seq, NULL, 1));

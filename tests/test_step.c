@@ -1,58 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Steps: the transaction, ragged batches, sealing, device views, failures, threads; bad input. */
-#include "engine.h"
-#include <math.h>
-#include <pthread.h>
-
-static struct engine engine;
-
-static void start_at(uint32_t threads, uint32_t recent, bool staged)
-{
-    anykv_layer layers[2] = {engine_layer(1, 64, 0), engine_layer(2, 64, 40)};
-    anykv_cache_options options = engine_options(8u << 20);
-    options.recent = recent;
-    engine_start_at(&engine, layers, 2, &options, threads, staged);
-}
-
-static void start(uint32_t threads, uint32_t recent)
-{
-    start_at(threads, recent, false);
-}
-
-static void stop(void)
-{
-    audit(engine.cache, "at the end");
-    engine_stop(&engine);
-}
-
-/* A step of one sequence that is open: descriptor made, nothing appended. */
-static anykv_step *begin_one(anykv_seq *seq, uint32_t count)
-{
-    anykv_step *step;
-    OK(anykv_step_begin(engine.cache, &seq, &count, 1, &step));
-    return step;
-}
-
-static void seeds_for(uint64_t *seeds, uint32_t first, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++)
-        seeds[i] = engine_chain(first + i, 100 + first + i);
-}
-
-static anykv_status attend_layer(anykv_step *step, uint32_t layer, const anykv_attend_params *params,
-                                 float *out)
-{
-    const anykv_layer *record = &step->cache->layout->layers[layer];
-    const size_t count = (size_t)step->tokens * record->q_heads * record->k_dim;
-    float *q = malloc((count + 1) * sizeof *q);
-    for (size_t i = 0; i < count; i++)
-        q[i] = (float)((int)(i * 2654435761u >> 20 & 63) - 32) / 256.0f;
-    const anykv_view q_view = anykv_view_host(q, ANYKV_F32, record->q_heads, record->k_dim);
-    const anykv_view o_view = anykv_view_host(out, ANYKV_F32, record->q_heads, record->v_dim);
-    const anykv_status status = anykv_step_attend(step, layer, &q_view, params, &o_view);
-    free(q);
-    return status;
-}
+/* Steps: the transaction, ragged batches, sealing, attention, device views; bad input. */
+#include "steps.h"
 
 /* ---- the transaction ---- */
 
@@ -161,7 +109,8 @@ Test(step, counts_of_zero)
     float nothing[1];
     OK(attend_layer(step, 0, NULL, nothing));
     OK(anykv_step_end(step, NULL, NULL));
-    cr_expect(engine_stats(engine.cache).hot_blocks == before.hot_blocks && engine_length(seq) == 20);
+    cr_expect(engine_stats(engine.cache).hot_blocks == before.hot_blocks &&
+              engine_length(seq) == 20);
     anykv_seq_destroy(seq);
     stop();
 }
@@ -178,8 +127,10 @@ Test(step, seals_what_left_the_recent_window)
         uint64_t count = 64, first;
         OK(anykv_seq_table(seq, 0, entries, &count, &first));
         for (uint32_t b = 0; b < count; b++) {
-            const bool sealed = b > 0 && (b + 1) * 16 + 32 <= length + 7; /* block 0 holds the sinks */
-            cr_assert(entries[b] >> 28 == (sealed ? 1u : 0u), "block %u at %u tokens", b, length + 7);
+            const bool sealed =
+                b > 0 && (b + 1) * 16 + 32 <= length + 7; /* block 0 holds the sinks */
+            cr_assert(entries[b] >> 28 == (sealed ? 1u : 0u), "block %u at %u tokens", b,
+                      length + 7);
         }
     }
     anykv_seq_destroy(seq);
@@ -196,7 +147,8 @@ Test(step, open_steps_keep_shared_blocks_as_they_are)
     anykv_step *step = begin_one(copy, 1);
     engine_run(seq, 132, 60);
     const uint32_t id = akv_seq_table(seq, 0)[1];
-    cr_expect(akv_block_kind(&engine.cache->pool.blocks[id]) == AKV_KIND_HOT, "sealed under a reader");
+    cr_expect(akv_block_kind(&engine.cache->pool.blocks[id]) == AKV_KIND_HOT,
+              "sealed under a reader");
     anykv_step_cancel(step);
     engine_run(seq, 192, 1);
     cr_expect(akv_block_kind(&engine.cache->pool.blocks[id]) == AKV_KIND_SEALED, "forgotten");
@@ -206,7 +158,8 @@ Test(step, open_steps_keep_shared_blocks_as_they_are)
     stop();
 }
 
-/* Odd values reach a quantised block: a NaN and an infinity, noted once the device is known to be done. */
+/* Odd values reach a quantised block: a NaN and an infinity, noted once the device is known to be
+ * done. */
 Test(step, notes_odd_values)
 {
     start(1, 0);
@@ -226,7 +179,8 @@ Test(step, notes_odd_values)
         }
         OK(anykv_step_end(step, NULL, NULL));
         OK(anykv_cache_wait(engine.cache, UINT64_MAX));
-        cr_expect(engine_stats(engine.cache).saw == (i ? 3u : 1u), "saw %u", engine_stats(engine.cache).saw);
+        cr_expect(engine_stats(engine.cache).saw == (i ? 3u : 1u), "saw %u",
+                  engine_stats(engine.cache).saw);
     }
     anykv_seq_destroy(seq);
     stop();
@@ -319,7 +273,8 @@ Test(step, parameters_of_attend_arrive)
 
 Test(step, a_layer_reads_another_ones_rows)
 {
-    anykv_layer layers[3] = {engine_layer(1, 64, 0), engine_layer(1, 64, 0), engine_layer(1, 64, 0)};
+    anykv_layer layers[3] = {engine_layer(1, 64, 0), engine_layer(1, 64, 0),
+                             engine_layer(1, 64, 0)};
     layers[2].source = 0;
     layers[2].q_heads = 2;
     const anykv_cache_options options = engine_options(8u << 20);
@@ -394,231 +349,6 @@ Test(step, rows_in_device_memory)
     stop();
 }
 
-/* ---- failures ---- */
-
-/* Everything once: create, match, steps with a fork, eviction, relocation; the first failure. */
-static anykv_status everything(void)
-{
-    anykv_context *context;
-    anykv_device *device = NULL;
-    anykv_layout *layout = NULL;
-    anykv_cache *cache = NULL;
-    anykv_seq *seq = NULL, *copy = NULL;
-    anykv_step *step = NULL;
-    uint64_t seeds[100], matched;
-    uint32_t tokens[100];
-    seeds_for(seeds, 0, 100);
-    for (uint32_t i = 0; i < 100; i++)
-        tokens[i] = i;
-    anykv_status status = anykv_context_create(NULL, &context);
-    if (status)
-        return status;
-    anykv_device_options device_options = ANYKV_DEVICE_OPTIONS_INIT;
-    device_options.threads = 0;
-    const anykv_layer layers[2] = {engine_layer(1, 64, 0), engine_layer(1, 64, 40)};
-    anykv_layout_options layout_options = ANYKV_LAYOUT_OPTIONS_INIT;
-    layout_options.weights = "w";
-    layout_options.weights_bytes = 1;
-    anykv_cache_options options = engine_options(1u << 20);
-    const anykv_seq_options identity = {sizeof identity, ANYKV_SEQ_PUBLIC, NULL, 0, NULL, 0};
-    status = anykv_device_open(context, "cpu", &device_options, &device);
-    if (!status)
-        status = anykv_layout_create(context, layers, 2, &layout_options, &layout);
-    if (!status)
-        status = anykv_cache_create(device, layout, &options, &cache);
-    if (!status)
-        status = anykv_seq_create(cache, &identity, &seq);
-    for (uint32_t round = 0; round < 2 && !status; round++) {
-        const uint32_t count = round == 0 ? 90 : 3;
-        status = anykv_step_begin(cache, &seq, &count, 1, &step);
-        if (!status) {
-            status = engine_append(step, seeds);
-            float out[100 * 2 * 64];
-            if (!status)
-                status = attend_layer(step, 0, NULL, out);
-            if (status)
-                anykv_step_cancel(step);
-            else
-                status = anykv_step_end(step, NULL, tokens);
-        }
-        if (!status && round == 0)
-            status = anykv_seq_fork(seq, &copy);
-    }
-    anykv_seq_destroy(seq);
-    seq = NULL;
-    if (!status)
-        status = anykv_seq_create(cache, &identity, &seq);
-    if (!status)
-        status = anykv_seq_match(seq, tokens, 90, &matched);
-    float rows[64];
-    const anykv_view view = anykv_view_host(rows, ANYKV_F32, 1, 64);
-    if (!status)
-        status = anykv_seq_gather(copy, 0, 0, 20, 1, &view);
-    if (!status)
-        status = anykv_cache_set_budget(cache, 700u << 10);
-    if (!status)
-        status = anykv_cache_set_budget(cache, 1u << 20);
-    if (!status)
-        status = anykv_cache_wait(cache, UINT64_MAX);
-    if (cache) {
-        akv_alloc_fail_at(0, false);
-        audit(cache, "after a failure");
-    }
-    anykv_seq_destroy(seq);
-    anykv_seq_destroy(copy);
-    anykv_cache_destroy(cache);
-    anykv_layout_destroy(layout);
-    anykv_device_close(device);
-    anykv_context_destroy(context);
-    return status;
-}
-
-Test(step, each_allocation_fails_once, .timeout = 120)
-{
-    OK(everything()); /* lists that live as long as the process */
-    const uint64_t live = akv_alloc_live();
-    uint64_t sites = 0;
-    for (int repeat = 0; repeat < 2; repeat++)
-        for (uint64_t n = 1; n < 5000; n++) {
-            akv_alloc_fail_at(n, repeat);
-            const anykv_status status = everything();
-            akv_alloc_fail_at(0, false);
-            cr_assert(akv_alloc_live() == live, "allocation %llu failed and %lld leaked",
-                      (unsigned long long)n, (long long)(akv_alloc_live() - live));
-            if (status == ANYKV_OK) {
-                sites = n - 1;
-                break;
-            }
-            cr_assert(status == ANYKV_E_MEMORY, "allocation %llu: %s", (unsigned long long)n,
-                      anykv_status_name(status));
-        }
-    fprintf(stderr, "# %llu allocations\n", (unsigned long long)sites);
-    cr_expect(sites > 30, "only %llu allocations were reached", (unsigned long long)sites);
-}
-
-Test(step, each_backend_call_fails_once, .timeout = 240)
-{
-    static const anykv_status codes[] = {ANYKV_E_DEVICE, ANYKV_E_MEMORY};
-    OK(everything()); /* lists that live as long as the process */
-    const uint64_t live = akv_alloc_live();
-    akv_fault_at(0, ANYKV_OK, false);
-    OK(everything());
-    const uint64_t sites = akv_fault_count();
-    uint64_t refused = 0;
-    for (uint64_t n = 1; n <= sites; n++)
-        for (int how = 0; how < 4; how++) {
-            akv_fault_at(n, codes[how / 2], how % 2);
-            const anykv_status status = everything();
-            akv_fault_at(0, ANYKV_OK, false);
-            /* Only the last wait, of destroy, has nobody to tell. */
-            cr_assert(status == codes[how / 2] || status == ANYKV_E_DEAD ||
-                          (status == ANYKV_OK && (how % 2 || n == sites)),
-                      "backend call %llu of %llu, way %d: %s", (unsigned long long)n,
-                      (unsigned long long)sites, how, anykv_status_name(status));
-            cr_assert(akv_alloc_live() == live, "backend call %llu failed and leaked",
-                      (unsigned long long)n);
-            refused += status != ANYKV_OK;
-        }
-    fprintf(stderr, "# %llu backend calls, %llu of %llu failures were reported\n",
-            (unsigned long long)sites, (unsigned long long)refused, (unsigned long long)sites * 4);
-    cr_expect(refused > sites * 3);
-}
-
-Test(step, a_late_failure_kills_what_it_may_have_hit)
-{
-    start(0, 32);
-    anykv_seq *safe = engine_seq(engine.cache), *hit = engine_seq(engine.cache);
-    engine_run(safe, 100, 40);
-    OK(anykv_cache_wait(engine.cache, UINT64_MAX));
-    engine_run(hit, 100, 16); /* host views wait, but the step's end seals nothing: done by the wait */
-    anykv_step *step = begin_one(hit, 20);
-    uint64_t seeds[20];
-    seeds_for(seeds, 16, 20);
-    akv_fault_at(1, ANYKV_E_DEVICE, true);
-    REFUSED(ANYKV_E_DEVICE, "late fault", engine_append(step, seeds));
-    akv_fault_at(0, ANYKV_OK, false);
-    uint64_t length;
-    REFUSED(ANYKV_E_DEAD, "destroy it", anykv_seq_length(hit, &length));
-    REFUSED(ANYKV_E_DEVICE, "device failure", anykv_step_end(step, NULL, NULL));
-    REFUSED(ANYKV_E_DEAD, "destroy it", anykv_seq_trim(hit, 0));
-    const uint32_t one = 1;
-    REFUSED(ANYKV_E_DEAD, "destroy it", anykv_step_begin(engine.cache, &hit, &one, 1, &step));
-    cr_expect(engine_length(safe) == 40);
-    REFUSED(ANYKV_E_DEVICE, "failure since", anykv_cache_wait(engine.cache, UINT64_MAX));
-    OK(anykv_cache_wait(engine.cache, UINT64_MAX)); /* once */
-    engine_run(safe, 140, 5);
-    anykv_seq_destroy(hit);
-    anykv_seq_destroy(safe);
-    stop();
-}
-
-Test(step, names_of_lost_rows_are_withdrawn)
-{
-    start(0, 1000);
-    anykv_seq *seq = engine_seq(engine.cache), *other = engine_seq(engine.cache);
-    engine_run(seq, 100, 40); /* its last write is not waited for: mark_written after the last wait */
-    akv_fault_at(1, ANYKV_E_DEVICE, true);
-    anykv_status status = anykv_cache_wait(engine.cache, UINT64_MAX);
-    akv_fault_at(0, ANYKV_OK, false);
-    cr_expect(status == ANYKV_E_DEVICE, "%s", anykv_status_name(status));
-    uint64_t length, matched;
-    REFUSED(ANYKV_E_DEAD, "destroy it", anykv_seq_length(seq, &length));
-    uint32_t tokens[40];
-    for (uint32_t i = 0; i < 40; i++)
-        tokens[i] = 100 + i;
-    OK(anykv_seq_match(other, tokens, 40, &matched));
-    cr_expect(matched == 0, "%llu tokens of a lost write matched", (unsigned long long)matched);
-    anykv_seq_destroy(seq);
-    anykv_seq_destroy(other);
-    OK(anykv_cache_trim_memory(engine.cache));
-    cr_expect(engine_stats(engine.cache).used_bytes == engine_stats(engine.cache).fixed_bytes);
-    stop();
-}
-
-/* ---- threads ---- */
-
-static void *run_thread(void *argument)
-{
-    const uint32_t which = (uint32_t)(uintptr_t)argument;
-    for (uint32_t round = 0; round < 20; round++) {
-        anykv_seq *seq = engine_seq(engine.cache), *copy;
-        uint32_t tokens[64];
-        for (uint32_t i = 0; i < 64; i++)
-            tokens[i] = (which + round) % 3 * 1000 + i;
-        uint64_t matched;
-        OK(anykv_seq_match(seq, tokens, 64, &matched));
-        for (uint32_t at = (uint32_t)matched; at < 64; at += 16)
-            engine_run(seq, tokens[at], 16);
-        OK(anykv_seq_fork(seq, &copy));
-        engine_run(copy, 5000 + which, 1);
-        float rows[64 * 64], want[64];
-        const anykv_view view = anykv_view_host(rows, ANYKV_F32, 1, 64);
-        OK(anykv_seq_gather(copy, 0, 0, 0, 64, &view));
-        const uint64_t seed = engine_chain(0, tokens[0]);
-        engine_rows(&seed, 1, 0, 0, 1, 64, want);
-        cr_assert(memcmp(rows, want, sizeof want) == 0, "thread %u round %u", which, round);
-        anykv_seq_destroy(copy);
-        anykv_seq_destroy(seq);
-        if (round % 7 == which)
-            OK(anykv_cache_trim_memory(engine.cache));
-    }
-    return NULL;
-}
-
-Test(step, threads_on_different_sequences, .timeout = 120)
-{
-    start(1, 16);
-    pthread_t thread[3];
-    for (uintptr_t i = 0; i < 3; i++)
-        cr_assert(pthread_create(&thread[i], NULL, run_thread, (void *)i) == 0);
-    for (int i = 0; i < 3; i++)
-        pthread_join(thread[i], NULL);
-    OK(anykv_cache_trim_memory(engine.cache));
-    const anykv_stats stats = engine_stats(engine.cache);
-    cr_expect(stats.used_bytes == stats.fixed_bytes && stats.sequences == 0);
-    stop();
-}
-
 /* ---- bad input ---- */
 
 Test(step, bad_arguments)
@@ -635,13 +365,16 @@ Test(step, bad_arguments)
     REFUSED(ANYKV_E_SHAPE, "n: 5", anykv_step_begin(engine.cache, &seq, &count, 5, &step));
     REFUSED(ANYKV_E_ARG, "seqs[0]: NULL", anykv_step_begin(engine.cache, &none, &count, 1, &step));
     count = 129;
-    REFUSED(ANYKV_E_SHAPE, "max_step_tokens", anykv_step_begin(engine.cache, &seq, &count, 1, &step));
+    REFUSED(ANYKV_E_SHAPE, "max_step_tokens",
+            anykv_step_begin(engine.cache, &seq, &count, 1, &step));
     count = UINT32_MAX;
-    REFUSED(ANYKV_E_SHAPE, "max_step_tokens", anykv_step_begin(engine.cache, &seq, &count, 1, &step));
+    REFUSED(ANYKV_E_SHAPE, "max_step_tokens",
+            anykv_step_begin(engine.cache, &seq, &count, 1, &step));
     for (uint32_t i = 0; i < 8; i++)
         engine_run(seq, i * 125, 125);
     count = 25;
-    REFUSED(ANYKV_E_SHAPE, "max_seq_tokens", anykv_step_begin(engine.cache, &seq, &count, 1, &step));
+    REFUSED(ANYKV_E_SHAPE, "max_seq_tokens",
+            anykv_step_begin(engine.cache, &seq, &count, 1, &step));
     cr_expect(step == (anykv_step *)8, "written on failure");
     count = 24;
     OK(anykv_step_begin(engine.cache, &seq, &count, 1, &step));
@@ -695,7 +428,8 @@ Test(step, bad_arguments)
     bad = to;
     bad.head_stride = 63;
     REFUSED(ANYKV_E_SHAPE, "out", anykv_step_attend(step, 0, &view, NULL, &bad));
-    REFUSED(ANYKV_E_STATE, "layer 1 are not appended", anykv_step_attend(step, 1, &view, NULL, &to));
+    REFUSED(ANYKV_E_STATE, "layer 1 are not appended",
+            anykv_step_attend(step, 1, &view, NULL, &to));
     REFUSED(ANYKV_E_STATE, "layer 1", anykv_step_end(step, NULL, NULL));
     REFUSED(ANYKV_E_ARG, "step", anykv_step_end(NULL, NULL, NULL));
     anykv_step_cancel(step);
