@@ -21,7 +21,8 @@ static uint64_t next(uint64_t *state)
 }
 float attend_case_gauss(uint64_t *state)
 {
-    double a = (double)((next(state) >> 11) + 1u) * 0x1p-53, b = (double)(next(state) >> 11) * 0x1p-53;
+    double a = (double)((next(state) >> 11) + 1u) * 0x1p-53,
+           b = (double)(next(state) >> 11) * 0x1p-53;
     return (float)(sqrt(-2.0 * log(a)) * cos(6.283185307179586 * b));
 }
 static void *get(size_t count, size_t each)
@@ -86,14 +87,14 @@ static void put_row(const struct attend_case *c, uint8_t *tile, uint32_t format,
     for (uint32_t g = 0; g < pad / 32u; g++) {
         if (g * 32u % width == 0) {
             uint32_t n = AKV_MIN(width, pad - g * 32u);
-            scale = akv_scale_of(x + g * 32u, akv_amax(x + g * 32u, n, 0), format,
-                                 c->search);
+            scale = akv_scale_of(x + g * 32u, akv_amax(x + g * 32u, n, 0), format, c->search);
             akv_scale_put(tile, format, order, c->block_tokens, dim, t, g * 32u / width, scale);
         }
         akv_group_codes(x + g * 32u, scale, format, code);
         for (uint32_t i = 0; i < 32; i++) {
             y[g * 32u + i] = (double)akv_code_value(format, code[i], akv_code_unit(format, scale));
-            uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format), e = g * 32u + i;
+            uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format),
+                     e = g * 32u + i;
             for (uint32_t plane = 0; plane < (b1 ? 2u : 1u); plane++) {
                 uint32_t bits = plane ? b1 : b0;
                 uint8_t *at = tile + (plane ? akv_plane1_offset(format, c->block_tokens, dim) : 0) +
@@ -154,8 +155,8 @@ static void make_map(struct attend_case *c, uint32_t blocks)
 static uint32_t kind_of(const struct attend_case *c, uint32_t seq, uint32_t block)
 {
     uint32_t total = c->length[seq] + c->count[seq], end = (block + 1u) * c->block_tokens;
-    if (c->kinds == 1 || block * c->block_tokens < c->hot_first ||
-        end + c->hot_last > total || end > c->length[seq])
+    if (c->kinds == 1 || block * c->block_tokens < c->hot_first || end + c->hot_last > total ||
+        end > c->length[seq])
         return 0;
     return 1u + block % (c->kinds - 1u);
 }
@@ -288,7 +289,7 @@ void attend_case_build(struct attend_case *c)
     for (uint32_t i = 0; i < p->q_heads; i++)
         c->sinks[i] = attend_case_gauss(&state) * 2.0f;
     c->scratch_bytes = akv_cpu_attend_scalar.scratch(p);
-    void *const args[7] = {c->descriptor, c->q, c->out, c->lse, c->mask, c->sinks,
+    void *const args[7] = {c->descriptor,           c->q, c->out, c->lse, c->mask, c->sinks,
                            get(c->scratch_bytes, 1)};
     for (uint32_t i = 0; i < 7; i++)
         c->args.arg[i] = args[i];
@@ -380,7 +381,8 @@ static void *work(void *user)
     }
     return NULL;
 }
-void attend_case_threads(struct attend_case *c, const struct akv_cpu_kernel *kernel, uint32_t threads)
+void attend_case_threads(struct attend_case *c, const struct akv_cpu_kernel *kernel,
+                         uint32_t threads)
 {
     struct crew crew = {.c = c, .kernel = kernel};
     pthread_t id[16];
@@ -415,8 +417,8 @@ void attend_case_free(struct attend_case *c)
         free(c->rows[s][1]);
         free(c->held[s]);
     }
-    void *const all[] = {c->descriptor, c->pool, c->q, c->mask, c->sinks, c->lse, c->out,
-                         c->want, c->want_lse, c->args.arg[6]};
+    void *const all[] = {c->descriptor, c->pool, c->q,    c->mask,     c->sinks,
+                         c->lse,        c->out,  c->want, c->want_lse, c->args.arg[6]};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }

@@ -14,14 +14,14 @@ struct attend_case {
     uint32_t kv_heads, group, k_dim, v_dim, block_tokens;
     uint32_t seqs, length[CASE_SEQS], count[CASE_SEQS];
     uint32_t hot_first, hot_last;
-    uint32_t remove_every;  /* every n-th block is not held; 0: none */
-    uint32_t gone;          /* leading blocks that are gone from the tables */
+    uint32_t remove_every; /* every n-th block is not held; 0: none */
+    uint32_t gone;         /* leading blocks that are gone from the tables */
     uint32_t flags, window, dtype, rotate;
     float scale, cap, spread; /* spread: size of keys and queries */
     uint64_t seed;
     const double *rows_in[2], *q_in; /* of sequence 0 and its new tokens; NULL: random */
-    uint32_t search;        /* encoder's scale search */
-    uint32_t sizes_only;    /* benchmarks: no reference rows, packed bytes made quickly */
+    uint32_t search;                 /* encoder's scale search */
+    uint32_t sizes_only;             /* benchmarks: no reference rows, packed bytes made quickly */
     uint32_t slabs;
     /* Built. */
     akv_attend_params params;
@@ -41,7 +41,8 @@ void attend_case_reference(struct attend_case *c);
 /* Runs all phases, in ranges of `range` items; backwards: the last range first. */
 void attend_case_run(struct attend_case *c, const struct akv_cpu_kernel *kernel, uint64_t range,
                      bool backwards);
-void attend_case_threads(struct attend_case *c, const struct akv_cpu_kernel *kernel, uint32_t threads);
+void attend_case_threads(struct attend_case *c, const struct akv_cpu_kernel *kernel,
+                         uint32_t threads);
 float attend_case_out(const struct attend_case *c, uint64_t index);
 /* Root of the mean square of the difference to `want`, over that of `want`. */
 double attend_case_error(const struct attend_case *c);

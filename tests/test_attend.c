@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attend kernels of every ISA level against double precision over the decoded rows, and the bounds of
- * docs/attention.md. */
+/* Attend kernels of every ISA level against double precision over the decoded rows, and the bounds
+ * of docs/attention.md. */
 #include "attend_case.h"
 #include "../lib/kernel/fp.h"
 #include <criterion/criterion.h>
@@ -44,13 +44,15 @@ static void check(struct attend_case *c, double precise_bound, double fast_bound
             memset(c->lse, 0xA5, outputs * sizeof(float));
             attend_case_run(c, kernel, 3, false);
             double error = attend_case_error(c), bound = fast ? fast_bound : precise_bound;
-            cr_expect(error <= bound, "%s %s: error %g above %g", text, fast ? "fast" : "precise", error,
-                      bound);
+            cr_expect(error <= bound, "%s %s: error %g above %g", text, fast ? "fast" : "precise",
+                      error, bound);
             for (size_t i = 0; i < outputs; i++) {
                 double is = (double)c->lse[i], want = c->want_lse[i];
-                double limit = (fast ? 0.1 : 2e-5) * (1.0 + fabs(want)) * (c->spread > 1 ? c->spread : 1);
+                double limit =
+                    (fast ? 0.1 : 2e-5) * (1.0 + fabs(want)) * (c->spread > 1 ? c->spread : 1);
                 cr_expect(isinf(want) ? is == want : fabs(is - want) <= limit,
-                          "%s %s: lse %zu is %g, not %g", text, fast ? "fast" : "precise", i, is, want);
+                          "%s %s: lse %zu is %g, not %g", text, fast ? "fast" : "precise", i, is,
+                          want);
             }
         }
     }
@@ -169,8 +171,8 @@ Test(attend, strides)
         for (size_t i = 0; i < c.tokens * heads; i++)
             for (uint32_t e = 0; e < 2u * c.v_dim; e++)
                 cr_assert_eq(out[i * 2u * c.v_dim + e],
-                             e < c.v_dim ? attend_case_out(&c, i * c.v_dim + e) : 0.0f, "%s row %zu",
-                             level_names[level], i);
+                             e < c.v_dim ? attend_case_out(&c, i * c.v_dim + e) : 0.0f,
+                             "%s row %zu", level_names[level], i);
         free(q);
         free(out);
         attend_case_free(&c);
@@ -247,8 +249,10 @@ Test(attend, what_is_forbidden_does_not_touch)
         size_t four = (size_t)4 * c.params.q_heads * c.v_dim;
         float *before = calloc(four, sizeof(float));
         memcpy(before, c.out, four * sizeof(float));
-        const uint32_t *table = (const uint32_t *)(const void *)(c.descriptor +
-                                ((const akv_step_head *)(const void *)c.descriptor)->table_offset);
+        const uint32_t *table =
+            (const uint32_t *)(const void *)(c.descriptor +
+                                             ((const akv_step_head *)(const void *)c.descriptor)
+                                                 ->table_offset);
         uint8_t *block = akv_cpu_at(&c.args, akv_block_address(&c.params.pool, table[104 / 16]));
         for (uint32_t h = 0; h < 2 * c.kv_heads; h++) /* row 8 of every tile: the last new token */
             memset(block + h * 16u * 256u + 8u * 256u, 0xFF, 256);
@@ -295,7 +299,8 @@ Test(attend, same_bytes_however_it_is_run)
         memset(c.out, 0, bytes);
         attend_case_run(&c, kernel, 1, false);
         size_t row = c.params.q_heads * c.v_dim * sizeof(float);
-        cr_expect(memcmp(first + 91 * row, c.out + 91 * row, 2 * row) == 0, "%s", level_names[level]);
+        cr_expect(memcmp(first + 91 * row, c.out + 91 * row, 2 * row) == 0, "%s",
+                  level_names[level]);
         free(first);
         attend_case_free(&c);
     }
@@ -319,7 +324,8 @@ Test(attend, refusals)
     attend_case_free(&c);
 }
 
-/* What the approximations add to the formats' own output error, on real keys, values and queries. */
+/* What the approximations add to the formats' own output error, on real keys, values and queries.
+ */
 static void check_dump(const char *folder, const char *name)
 {
     char path[1024];
@@ -393,11 +399,12 @@ static void check_dump(const char *folder, const char *name)
     for (uint32_t p = 0; p < 8; p++)
         for (uint32_t level = 0; level < 3; level++) {
             double share = added[p][level] / own[p];
-            fprintf(stderr, "%s %s/%s %s: own output error %.5f, approximations add %.4f of it\n", name,
-                    format_names[pairs[p][0]], format_names[pairs[p][1]], level_names[level],
+            fprintf(stderr, "%s %s/%s %s: own output error %.5f, approximations add %.4f of it\n",
+                    name, format_names[pairs[p][0]], format_names[pairs[p][1]], level_names[level],
                     own[p] / ((dump.layers + 1u) / 2u), share);
             cr_expect(share <= (pairs[p][1] == AKV_I8 ? 0.4 : 0.05), "%s/%s %s adds %g",
-                      format_names[pairs[p][0]], format_names[pairs[p][1]], level_names[level], share);
+                      format_names[pairs[p][0]], format_names[pairs[p][1]], level_names[level],
+                      share);
         }
 }
 Test(attend, approximations_on_real_data)

@@ -13,11 +13,11 @@ struct launch {
     const akv_step_head *head;
     const akv_step_seq *seq;
     const uint32_t *table;
-    uint32_t group;      /* q heads of a kv head */
-    uint32_t tile_rows;  /* rows of a piece */
-    uint32_t stride;     /* floats of a partial result */
+    uint32_t group;                                  /* q heads of a kv head */
+    uint32_t tile_rows;                              /* rows of a piece */
+    uint32_t stride;                                 /* floats of a partial result */
     uint32_t k_bytes[AKV_KINDS], v_bytes[AKV_KINDS]; /* of a tile */
-    uint32_t ahead;      /* blocks that are asked for in advance */
+    uint32_t ahead;                                  /* blocks that are asked for in advance */
 };
 /* The caches are asked for what comes this many bytes later, and at most this many blocks. */
 #define AHEAD_BYTES  16384u
@@ -122,8 +122,8 @@ struct piece {
     const akv_step_seq *seq;
     uint64_t base;
     uint32_t parts, part, kv_head;
-    uint32_t begin, end;       /* positions of the part */
-    uint32_t first_row;        /* row = token * group + q head within the group */
+    uint32_t begin, end; /* positions of the part */
+    uint32_t first_row;  /* row = token * group + q head within the group */
 };
 static uint32_t row_token(const struct launch *l, const struct piece *piece, uint32_t row)
 {
@@ -197,8 +197,8 @@ static void apply_visibility(const struct launch *l, const struct piece *piece,
                              struct akv_attend_work *work, uint32_t position, uint32_t tokens)
 {
     const akv_step_seq *seq = piece->seq;
-    const float *mask = l->p->flags & AKV_ATTEND_MASK ? (const float *)(const void *)l->args->arg[4]
-                                                      : NULL;
+    const float *mask =
+        l->p->flags & AKV_ATTEND_MASK ? (const float *)(const void *)l->args->arg[4] : NULL;
     for (uint32_t r = 0; r < work->rows; r++) {
         uint32_t i = row_token(l, piece, r);
         uint32_t first = akv_attend_first(seq->length + i, l->p->window);
@@ -209,8 +209,8 @@ static void apply_visibility(const struct launch *l, const struct piece *piece,
             if (t >= tokens || j < first || j >= end)
                 s[t] = akv_minus_infinity();
             else if (mask && j >= seq->length) {
-                float b = mask[(uint64_t)(seq->first_token + i) * l->p->mask_stride +
-                               (j - seq->length)];
+                float b =
+                    mask[(uint64_t)(seq->first_token + i) * l->p->mask_stride + (j - seq->length)];
                 float x = s[t] + b; /* a NaN forbids, +inf is a very large score */
                 s[t] = x > 0x1p125f ? 0x1p125f : x == x ? x : akv_minus_infinity();
             }
@@ -267,8 +267,8 @@ static void finish_pending(const struct akv_attend_ops *ops, struct akv_attend_w
     pending->count = 0;
 }
 
-static void walk(const struct akv_attend_ops *ops, const struct launch *l, const struct piece *piece,
-                 struct akv_attend_work *work)
+static void walk(const struct akv_attend_ops *ops, const struct launch *l,
+                 const struct piece *piece, struct akv_attend_work *work)
 {
     const akv_step_seq *seq = piece->seq;
     uint32_t i0 = row_token(l, piece, 0), i1 = row_token(l, piece, work->rows - 1u);
@@ -277,8 +277,8 @@ static void walk(const struct akv_attend_ops *ops, const struct launch *l, const
     uint32_t some_first = akv_attend_first(seq->length + i0, l->p->window);
     uint32_t all_first = akv_attend_first(seq->length + i1, l->p->window);
     uint32_t some_end = akv_attend_end(seq->length, seq->tokens, i1, flags);
-    uint32_t all_end = flags & AKV_ATTEND_MASK ? seq->length
-                                               : akv_attend_end(seq->length, seq->tokens, i0, flags);
+    uint32_t all_end =
+        flags & AKV_ATTEND_MASK ? seq->length : akv_attend_end(seq->length, seq->tokens, i0, flags);
     uint32_t block_tokens = l->head->block_tokens, strips = block_tokens / AKV_STRIP;
     uint32_t from = AKV_MAX(some_first, piece->begin), to = AKV_MIN(some_end, piece->end);
     if (from >= to)
@@ -302,8 +302,10 @@ static void walk(const struct akv_attend_ops *ops, const struct launch *l, const
             uint32_t position = block * block_tokens + n * AKV_STRIP;
             if (position + AKV_STRIP <= from || position >= to)
                 continue;
-            struct akv_strip strip = {now->k, now->v, now->k_format, now->v_format, n * AKV_STRIP,
-                                      AKV_MIN(total - position, AKV_STRIP), false};
+            struct akv_strip strip = {now->k,        now->v,
+                                      now->k_format, now->v_format,
+                                      n * AKV_STRIP, AKV_MIN(total - position, AKV_STRIP),
+                                      false};
             strip.careful = position < all_first || position + AKV_STRIP > all_end ||
                             position + AKV_STRIP > to || strip.tokens < AKV_STRIP;
             ahead.n = n;
@@ -388,8 +390,8 @@ static void combine(const struct launch *l, const akv_step_seq *seq, uint64_t ba
 }
 
 /* Walks the sequences to the items [first, first + count) of a phase. */
-void akv_attend_run(const struct akv_attend_ops *ops, const struct akv_cpu_args *args, uint32_t phase,
-                    uint64_t first, uint64_t count)
+void akv_attend_run(const struct akv_attend_ops *ops, const struct akv_cpu_args *args,
+                    uint32_t phase, uint64_t first, uint64_t count)
 {
     struct launch l = launch_of(args);
     uint64_t base = 0, before = 0, last = first + count;
@@ -456,10 +458,9 @@ static void decode_values(struct akv_attend_work *work, const uint8_t *tile, uin
         for (uint32_t u = 0; u < pad / 8u; u++) {
             float unit[4];
             for (uint32_t n = 0; n < 4; n++)
-                unit[n] = akv_code_unit(format,
-                                        akv_scale_get(tile, format, AKV_ORDER_QUAD,
-                                                      work->block_tokens, dim, first + t + n,
-                                                      u * 8u / width));
+                unit[n] = akv_code_unit(format, akv_scale_get(tile, format, AKV_ORDER_QUAD,
+                                                              work->block_tokens, dim,
+                                                              first + t + n, u * 8u / width));
             akv_quad_get(tile, format, work->block_tokens, dim, (first + t) / 4u, u, code);
             for (uint32_t i = 0; i < 32; i++)
                 work->tile[(size_t)(t + i % 4u) * pad + u * 8u + i / 4u] =
@@ -488,7 +489,7 @@ static void scores(struct akv_attend_work *work, uint32_t domain, uint32_t token
                 for (uint32_t n = 0; n < 8; n++)
                     lane[n] += q[i + n] * k[i + n];
             work->s[r][work->at + t] = ((lane[0] + lane[4]) + (lane[2] + lane[6])) +
-                            ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+                                       ((lane[1] + lane[5]) + (lane[3] + lane[7]));
         }
 }
 static void shape(struct akv_attend_work *work)
@@ -533,7 +534,7 @@ static void values(struct akv_attend_work *work, uint32_t domain, const struct a
 }
 
 static const struct akv_attend_ops scalar_ops = {akv_attend_decode, scores, shape, softmax, values,
-                                                 akv_rotate_read, NULL, NULL};
+                                                 akv_rotate_read,   NULL,   NULL};
 
 static void run_scalar(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
                        uint64_t count)

@@ -27,11 +27,11 @@
 
 /* 16 tokens of a block, as one kv head sees them. */
 struct akv_strip {
-    const uint8_t *k, *v;        /* tiles */
+    const uint8_t *k, *v; /* tiles */
     uint32_t k_format, v_format;
-    uint32_t first;              /* token within the tile, multiple of 16 */
-    uint32_t tokens;             /* that exist, 1 to 16 */
-    bool careful;                /* some row may not see some token of it */
+    uint32_t first;  /* token within the tile, multiple of 16 */
+    uint32_t tokens; /* that exist, 1 to 16 */
+    bool careful;    /* some row may not see some token of it */
 };
 
 /* Codes of the queries as integer kernels want them, per group of 32 elements; made when a format
@@ -53,22 +53,22 @@ struct akv_query_codes {
 struct akv_attend_work {
     const akv_attend_params *params;
     uint32_t rows, k_dim, v_dim, k_pad, v_pad, block_tokens;
-    bool used[2];                /* which sums have been added to */
+    bool used[2];                 /* which sums have been added to */
     const uint8_t *ask, *ask_end; /* bytes that are coming, to be asked for along the way */
     /* [0] as the rows came (raw formats), [1] in the stored domain; times scale; [row][k_pad] */
     _Alignas(64) float q[2][AKV_WORK_FLOATS];
-    _Alignas(64) float sum[2][AKV_WORK_FLOATS];            /* [row][v_pad] */
-    _Alignas(64) float s[AKV_WORK_ROWS][AKV_SPAN];         /* scores, then e^(score - strip maximum) */
-    uint32_t at;                 /* place of the strip in hand within the span, 0 or 16 */
+    _Alignas(64) float sum[2][AKV_WORK_FLOATS];    /* [row][v_pad] */
+    _Alignas(64) float s[AKV_WORK_ROWS][AKV_SPAN]; /* scores, then e^(score - strip maximum) */
+    uint32_t at; /* place of the strip in hand within the span, 0 or 16 */
     _Alignas(64) float m[AKV_WORK_ROWS], l[AKV_WORK_ROWS];
     _Alignas(64) float factors[AKV_SPAN / AKV_STRIP][AKV_WORK_ROWS]; /* e^(strip maximum - m) */
-    const float *factor;         /* of the strip in hand */
+    const float *factor;                                             /* of the strip in hand */
     _Alignas(64) float tile[AKV_STRIP * AKV_MAX_HEAD_DIM]; /* decoded rows, [token][padded dim] */
     struct akv_query_codes codes[AKV_QUERY_ORDERS];
 };
 
-/* Asks the second-level cache for the next `lines` lines of what is coming.  (Not the first level: its
- * few miss buffers would hold up the loads.) */
+/* Asks the second-level cache for the next `lines` lines of what is coming.  (Not the first level:
+ * its few miss buffers would hold up the loads.) */
 static inline void akv_attend_ask(struct akv_attend_work *work, uint32_t lines)
 {
 #if defined(__GNUC__)
@@ -81,8 +81,8 @@ static inline void akv_attend_ask(struct akv_attend_work *work, uint32_t lines)
 
 struct akv_attend_ops {
     /* Rows first .. first+tokens-1 of a tile to work->tile, padded with zeros. */
-    void (*decode)(struct akv_attend_work *work, const uint8_t *tile, uint32_t format, uint32_t order,
-                   uint32_t dim, uint32_t first, uint32_t tokens);
+    void (*decode)(struct akv_attend_work *work, const uint8_t *tile, uint32_t format,
+                   uint32_t order, uint32_t dim, uint32_t first, uint32_t tokens);
     /* s[row][at + token] from q[domain] and work->tile. */
     void (*scores)(struct akv_attend_work *work, uint32_t domain, uint32_t tokens);
     /* Clamp and soft cap of a strip's scores. */
@@ -100,8 +100,8 @@ struct akv_attend_ops {
 
 /* The phases of an attend launch, with the operations of a level (k_attend.c). */
 uint64_t akv_attend_items(const struct akv_cpu_args *args, uint32_t phase);
-void akv_attend_run(const struct akv_attend_ops *ops, const struct akv_cpu_args *args, uint32_t phase,
-                    uint64_t first, uint64_t count);
+void akv_attend_run(const struct akv_attend_ops *ops, const struct akv_cpu_args *args,
+                    uint32_t phase, uint64_t first, uint64_t count);
 uint64_t akv_attend_scratch(const void *params);
 const char *akv_attend_refuse(const void *params);
 /* Integer kernels: false where the format or the flags do not allow them. */

@@ -21,8 +21,8 @@
 #define V_COPYSIGN(a, s) _mm256_or_ps(a, _mm256_and_ps(s, _mm256_set1_ps(-0.0f)))
 #define V_ROUND(a)       _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define V_SCALE2(a, n)                                                                             \
-    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a),                                   \
-                                         _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)))
+    _mm256_castsi256_ps(                                                                           \
+        _mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)))
 #define V_IF_GE(a, b, x) _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ), x)
 #define V_ANY_GT(a, b)   (_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0)
 #define V_HMAX(a)        hmax(a)
@@ -31,7 +31,7 @@
 #define V_LOAD_BF16(p)                                                                             \
     _mm256_castsi256_ps(_mm256_slli_epi32(                                                         \
         _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
-#define V_TURN(x)        turn(x)
+#define V_TURN(x)                    turn(x)
 #define V_REDUCE(sum, s, r, t, rows) reduce(sum, s, r, t, rows)
 
 static inline __attribute__((always_inline)) float hmax(__m256 a)
@@ -55,16 +55,18 @@ static inline __attribute__((always_inline)) __m256 turn(__m256 x)
                            _mm256_permute2f128_ps(x, x, 0x01));
 }
 /* Sums of the elements of up to 4 x 2 vectors to s[r + row][t + token]. */
-static inline __attribute__((always_inline)) void reduce(__m256 sum[4][2], float (*s)[AKV_SPAN],
-                                                         unsigned r, unsigned t,
-                                                         const unsigned rows)
+static inline __attribute__((always_inline)) void
+reduce(__m256 sum[4][2], float (*s)[AKV_SPAN], unsigned r, unsigned t, const unsigned rows)
 {
     __m256 x[4];
-    UNROLL for (unsigned a = 0; a < 4; a++) /* t0 t1 t0 t1 in both halves */
+    UNROLL
+    for (unsigned a = 0; a < 4; a++) /* t0 t1 t0 t1 in both halves */
         x[a] = _mm256_add_ps(_mm256_unpacklo_ps(sum[a][0], sum[a][1]),
                              _mm256_unpackhi_ps(sum[a][0], sum[a][1]));
-    __m256 p = _mm256_add_ps(_mm256_shuffle_ps(x[0], x[1], 0x44), _mm256_shuffle_ps(x[0], x[1], 0xEE));
-    __m256 q = _mm256_add_ps(_mm256_shuffle_ps(x[2], x[3], 0x44), _mm256_shuffle_ps(x[2], x[3], 0xEE));
+    __m256 p =
+        _mm256_add_ps(_mm256_shuffle_ps(x[0], x[1], 0x44), _mm256_shuffle_ps(x[0], x[1], 0xEE));
+    __m256 q =
+        _mm256_add_ps(_mm256_shuffle_ps(x[2], x[3], 0x44), _mm256_shuffle_ps(x[2], x[3], 0xEE));
     __m128 u = _mm_add_ps(_mm256_castps256_ps128(p), _mm256_extractf128_ps(p, 1));
     __m128 w = _mm_add_ps(_mm256_castps256_ps128(q), _mm256_extractf128_ps(q, 1));
     _mm_storel_pi((__m64 *)(void *)&s[r][t], u);
@@ -88,8 +90,8 @@ static bool direct_values(struct akv_attend_work *work, const struct akv_strip *
                                            : akv_attend_code_values_avx2(work, strip);
 }
 
-static const struct akv_attend_ops ops = {simd_decode, simd_scores, simd_shape, simd_softmax,
-                                          simd_values, simd_turn, direct_scores, direct_values};
+static const struct akv_attend_ops ops = {simd_decode, simd_scores, simd_shape,    simd_softmax,
+                                          simd_values, simd_turn,   direct_scores, direct_values};
 
 static void run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
 {

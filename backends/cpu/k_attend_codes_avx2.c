@@ -2,17 +2,18 @@
 /* Attend on packed codes with AVX2: as with AVX-512, 8 tokens (values: 8 dimensions) a vector.
  *
  * I8 and N5 have 16-bit queries and weights, multiplied in pairs (vpmaddwd): fewer bits would add
- * too much to their error.  The other formats have 8-bit ones (vpmaddubsw), whose pair sums must fit in 16 bits: keys + 128 are at most 255, so two
- * query codes that meet in a pair are at most 128 together; values are at most 127, weights too. */
+ * too much to their error.  The other formats have 8-bit ones (vpmaddubsw), whose pair sums must
+ * fit in 16 bits: keys + 128 are at most 255, so two query codes that meet in a pair are at most
+ * 128 together; values are at most 127, weights too. */
 #include "k_attend.h"
 #include <immintrin.h>
 
-#define ALWAYS static inline __attribute__((always_inline))
-#define SHIFT(n) ((int)(n))
+#define ALWAYS       static inline __attribute__((always_inline))
+#define SHIFT(n)     ((int)(n))
 #define WIDE(format) ((format) == AKV_I8 || (format) == AKV_N5)
-#define WORDS 160u /* of a row, at most 144, and what a column of 4 reads beyond */
-#define V128(p) _mm_loadu_si128((const __m128i *)(const void *)(p))
-#define V256(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
+#define WORDS        160u /* of a row, at most 144, and what a column of 4 reads beyond */
+#define V128(p)      _mm_loadu_si128((const __m128i *)(const void *)(p))
+#define V256(p)      _mm256_loadu_si256((const __m256i *)(const void *)(p))
 
 /* Codebooks: entry i is that of the low bits of i.  Keys + 128, values as they are. */
 struct tables {
@@ -24,16 +25,17 @@ ALWAYS struct tables tables_of(const uint32_t format, const int32_t bias)
     __m128i low = _mm_setzero_si128(), high = low;
     struct tables t;
     if (format == AKV_N5) {
-        low = _mm_setr_epi8(-127, -105, -90, -79, -70, -61, -54, -47, -41, -35, -29, -24, -18, -13, -8,
-                            -3);
+        low = _mm_setr_epi8(-127, -105, -90, -79, -70, -61, -54, -47, -41, -35, -29, -24, -18, -13,
+                            -8, -3);
         high = _mm_setr_epi8(3, 8, 13, 18, 24, 29, 35, 41, 47, 54, 61, 70, 79, 90, 105, 127);
     } else if (format == AKV_N4) {
         low = _mm_setr_epi8(-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127);
     } else if (format == AKV_N3) {
-        low = _mm_setr_epi8(-127, -79, -45, -14, 14, 45, 79, 127, -127, -79, -45, -14, 14, 45, 79, 127);
-    } else if (format == AKV_N2) {
-        low = _mm_setr_epi8(-127, -38, 38, 127, -127, -38, 38, 127, -127, -38, 38, 127, -127, -38, 38,
+        low = _mm_setr_epi8(-127, -79, -45, -14, 14, 45, 79, 127, -127, -79, -45, -14, 14, 45, 79,
                             127);
+    } else if (format == AKV_N2) {
+        low = _mm_setr_epi8(-127, -38, 38, 127, -127, -38, 38, 127, -127, -38, 38, 127, -127, -38,
+                            38, 127);
     }
     t.low = _mm256_add_epi8(_mm256_broadcastsi128_si256(low), add);
     t.high = _mm256_add_epi8(_mm256_broadcastsi128_si256(high), add);
@@ -99,8 +101,8 @@ ALWAYS void transpose(const uint8_t *rows, uint32_t step, uint32_t words, __m256
 {
     for (uint32_t w = 0; w < words; w += 4) {
         __m256i x[4];
-        UNROLL for (uint32_t i = 0; i < 4; i++)
-        {
+        UNROLL
+        for (uint32_t i = 0; i < 4; i++) {
             const uint8_t *p = rows + (size_t)i * step + 4u * w;
             x[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(V128(p)), V128(p + 4u * step), 1);
         }
@@ -114,7 +116,8 @@ ALWAYS void transpose(const uint8_t *rows, uint32_t step, uint32_t words, __m256
 }
 ALWAYS __m256 ue5m3(__m256i bytes) /* in 32-bit lanes; over 128 */
 {
-    return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(bytes, 20)), _mm256_set1_ps(0x1p105f));
+    return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(bytes, 20)),
+                         _mm256_set1_ps(0x1p105f));
 }
 /* Scale n of 8 tokens from `t` on, as the factor of an integer code; plane: the strip's scales. */
 ALWAYS __m256 key_scale(const uint32_t format, const uint8_t *plane, uint32_t count, uint32_t t,
@@ -125,7 +128,8 @@ ALWAYS __m256 key_scale(const uint32_t format, const uint8_t *plane, uint32_t co
             return _mm256_cvtph_ps(V128(plane + 2u * t));
         _Alignas(32) float unit[8];
         for (uint32_t i = 0; i < 8; i++)
-            unit[i] = akv_as_f32(akv_f32_from_f16(akv_load_u16(plane + 2u * ((t + i) * count + n))));
+            unit[i] =
+                akv_as_f32(akv_f32_from_f16(akv_load_u16(plane + 2u * ((t + i) * count + n))));
         return _mm256_load_ps(unit);
     }
     const uint8_t *p = plane + (size_t)t * count;
@@ -141,22 +145,23 @@ ALWAYS __m256 key_scale(const uint32_t format, const uint8_t *plane, uint32_t co
 
 /* Codes of group g: x[n] holds 4 elements of 8 tokens, those of places 4n … 4n+3 of a query; for
  * codebooks other than N5 + 128. */
-ALWAYS void key_codes(const uint32_t format, const __m256i *word, const __m256i *bit, uint32_t groups,
-                      uint32_t g, const struct tables *table, __m256i x[8])
+ALWAYS void key_codes(const uint32_t format, const __m256i *word, const __m256i *bit,
+                      uint32_t groups, uint32_t g, const struct tables *table, __m256i x[8])
 {
     const __m256i nibble = _mm256_set1_epi8(15), pair = _mm256_set1_epi8(3);
     if (format == AKV_N4 || format == AKV_N5) {
-        UNROLL for (uint32_t j = 0; j < 4; j++)
-        {
+        UNROLL
+        for (uint32_t j = 0; j < 4; j++) {
             __m256i w = word[j * groups + g], h = _mm256_and_si256(_mm256_srli_epi16(w, 4), nibble);
             w = _mm256_and_si256(w, nibble);
             x[2 * j] = _mm256_shuffle_epi8(table->low, w);
             x[2 * j + 1] = _mm256_shuffle_epi8(table->low, h);
             if (format == AKV_N5) { /* byte j of the bits: elements 8j … 8j+7 */
                 __m256i b = _mm256_shuffle_epi8(
-                    bit[g], _mm256_add_epi8(_mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0C0C0C0C, 0,
-                                                              0x04040404, 0x08080808, 0x0C0C0C0C),
-                                            _mm256_set1_epi8((char)j)));
+                    bit[g],
+                    _mm256_add_epi8(_mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0C0C0C0C, 0,
+                                                      0x04040404, 0x08080808, 0x0C0C0C0C),
+                                    _mm256_set1_epi8((char)j)));
                 x[2 * j] = _mm256_blendv_epi8(x[2 * j], _mm256_shuffle_epi8(table->high, w),
                                               has_bits(b, _mm256_set1_epi32(0x40100401)));
                 x[2 * j + 1] = _mm256_blendv_epi8(x[2 * j + 1], _mm256_shuffle_epi8(table->high, h),
@@ -165,8 +170,8 @@ ALWAYS void key_codes(const uint32_t format, const __m256i *word, const __m256i 
         }
         return;
     }
-    UNROLL for (uint32_t j = 0; j < 2; j++)
-    {
+    UNROLL
+    for (uint32_t j = 0; j < 2; j++) {
         __m256i w = word[j * groups + g], b = _mm256_setzero_si256();
         if (format == AKV_N3) /* bytes 2j, 2j, 2j+1, 2j+1: elements 16j + 4m + k */
             b = _mm256_shuffle_epi8(
@@ -174,8 +179,8 @@ ALWAYS void key_codes(const uint32_t format, const __m256i *word, const __m256i 
                 _mm256_add_epi8(_mm256_setr_epi32(0x01010000, 0x05050404, 0x09090808, 0x0D0D0C0C,
                                                   0x01010000, 0x05050404, 0x09090808, 0x0D0D0C0C),
                                 _mm256_set1_epi8((char)(2 * j))));
-        UNROLL for (uint32_t k = 0; k < 4; k++)
-        {
+        UNROLL
+        for (uint32_t k = 0; k < 4; k++) {
             __m256i y = _mm256_and_si256(_mm256_srli_epi16(w, SHIFT(2 * k)), pair);
             if (format == AKV_N3)
                 y = _mm256_or_si256(
@@ -209,26 +214,30 @@ ALWAYS void code_scores(struct akv_attend_work *work, const struct akv_strip *st
             __m256i x[16];
             akv_attend_ask(work, (b0 + b1) / 2u + 1u);
             if (format == AKV_I8)
-                UNROLL for (uint32_t i = 0; i < 8; i++) widen(word[g * 8u + i], x + 2 * i);
-            else
-                key_codes(format, word, bit, groups, g, &table, x);
+                UNROLL
+            for (uint32_t i = 0; i < 8; i++)
+                widen(word[g * 8u + i], x + 2 * i);
+            else key_codes(format, word, bit, groups, g, &table, x);
             if (format == AKV_N5)
-                UNROLL for (uint32_t i = 8; i > 0; i--) widen(x[i - 1], x + 2 * i - 2);
+                UNROLL
+            for (uint32_t i = 8; i > 0; i--)
+                widen(x[i - 1], x + 2 * i - 2);
             for (uint32_t r = 0; r < work->rows; r++) {
                 const size_t n = (size_t)r * groups + g;
                 __m256i sum = _mm256_set1_epi32(codes->bias[n]), more = _mm256_setzero_si256();
                 if (WIDE(format)) {
                     const int32_t *q = (const int32_t *)(const void *)codes->code + n * 16u;
-                    UNROLL for (uint32_t i = 0; i < 16; i += 2)
-                    {
-                        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x[i], _mm256_set1_epi32(q[i])));
+                    UNROLL
+                    for (uint32_t i = 0; i < 16; i += 2) {
+                        sum =
+                            _mm256_add_epi32(sum, _mm256_madd_epi16(x[i], _mm256_set1_epi32(q[i])));
                         more = _mm256_add_epi32(
                             more, _mm256_madd_epi16(x[i + 1], _mm256_set1_epi32(q[i + 1])));
                     }
                 } else {
                     const int32_t *q = (const int32_t *)(const void *)codes->code + n * 8u;
-                    UNROLL for (uint32_t i = 0; i < 8; i += 2)
-                    {
+                    UNROLL
+                    for (uint32_t i = 0; i < 8; i += 2) {
                         __m256i a = _mm256_maddubs_epi16(x[i], _mm256_set1_epi32(q[i]));
                         __m256i b = _mm256_maddubs_epi16(x[i + 1], _mm256_set1_epi32(q[i + 1]));
                         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a, ones));
@@ -236,11 +245,12 @@ ALWAYS void code_scores(struct akv_attend_work *work, const struct akv_strip *st
                     }
                 }
                 sum = _mm256_add_epi32(sum, more);
-                __m256 before = g == 0 ? _mm256_setzero_ps() : _mm256_load_ps(work->s[r] + work->at + t);
-                _mm256_store_ps(work->s[r] + work->at + t,
-                                _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum),
-                                                _mm256_mul_ps(unit, _mm256_set1_ps(codes->scale[n])),
-                                                before));
+                __m256 before =
+                    g == 0 ? _mm256_setzero_ps() : _mm256_load_ps(work->s[r] + work->at + t);
+                _mm256_store_ps(
+                    work->s[r] + work->at + t,
+                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum),
+                                    _mm256_mul_ps(unit, _mm256_set1_ps(codes->scale[n])), before));
             }
         }
     }
@@ -305,9 +315,8 @@ ALWAYS void store_weights(const uint32_t format, __m256 a, __m256 b, uint32_t we
     w = _mm256_packs_epi16(w, w);
     __m128i x = _mm_unpacklo_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1));
     x = _mm_shuffle_epi8(
-        x, format == AKV_N4
-               ? _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
-               : _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+        x, format == AKV_N4 ? _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
+                            : _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     _mm_store_si128((__m128i *)(void *)weight, x);
 }
 /* Codes of the 8 dimensions of a unit and 16 tokens: a lane of y[n] holds one dimension. */
@@ -316,12 +325,15 @@ ALWAYS void value_codes(const uint32_t format, const uint8_t *p, const uint8_t *
 {
     const __m256i nibble = _mm256_set1_epi8(15), pair = _mm256_set1_epi8(3);
     if (format == AKV_I8) {
-        UNROLL for (uint32_t q = 0; q < 4; q++) widen(V256(p + q * 32u), y + 2 * q);
+        UNROLL
+        for (uint32_t q = 0; q < 4; q++)
+            widen(V256(p + q * 32u), y + 2 * q);
     } else if (format == AKV_N4 || format == AKV_N5) {
         __m256i set = _mm256_setzero_si256();
         if (format == AKV_N5)
             set = _mm256_broadcastsi128_si256(V128(bit));
-        UNROLL for (uint32_t n = 0; n < 4; n += 2) /* quads n, n + 1: even, then odd tokens */
+        UNROLL
+        for (uint32_t n = 0; n < 4; n += 2) /* quads n, n + 1: even, then odd tokens */
         {
             __m128i a = V128(p + n * 16u), b = V128(p + n * 16u + 16u);
             __m256i w = _mm256_set_m128i(_mm_unpackhi_epi16(a, b), _mm_unpacklo_epi16(a, b));
@@ -337,25 +349,25 @@ ALWAYS void value_codes(const uint32_t format, const uint8_t *p, const uint8_t *
                                          _mm256_set1_epi8((char)(n * 4u))));
                 y[n] = _mm256_blendv_epi8(y[n], _mm256_shuffle_epi8(table->high, w),
                                           has_bits(s, _mm256_set1_epi64x(0x4010401004010401)));
-                y[n + 1] =
-                    _mm256_blendv_epi8(y[n + 1], _mm256_shuffle_epi8(table->high, h),
-                                       has_bits(s, _mm256_set1_epi64x((long long)0x8020802008020802u)));
+                y[n + 1] = _mm256_blendv_epi8(
+                    y[n + 1], _mm256_shuffle_epi8(table->high, h),
+                    has_bits(s, _mm256_set1_epi64x((long long)0x8020802008020802u)));
             }
         }
     } else { /* a byte per dimension and quad: token k of each quad */
         __m256i x = _mm256_shuffle_epi8(
-            V256(p), _mm256_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15, 0, 8, 1, 9,
-                                      2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+            V256(p), _mm256_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15, 0, 8, 1,
+                                      9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
         __m128i a = _mm256_castsi256_si128(x), b = _mm256_extracti128_si256(x, 1);
         __m256i w = _mm256_set_m128i(_mm_unpackhi_epi16(a, b), _mm_unpacklo_epi16(a, b));
         __m256i s = _mm256_setzero_si256();
         if (format == AKV_N3)
-            s = _mm256_shuffle_epi8(
-                _mm256_broadcastsi128_si256(V128(bit)),
-                _mm256_setr_epi32(0x0C080400, 0x0C080400, 0x0D090501, 0x0D090501, 0x0E0A0602,
-                                  0x0E0A0602, 0x0F0B0703, 0x0F0B0703));
-        UNROLL for (uint32_t k = 0; k < 4; k++)
-        {
+            s = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(V128(bit)),
+                                    _mm256_setr_epi32(0x0C080400, 0x0C080400, 0x0D090501,
+                                                      0x0D090501, 0x0E0A0602, 0x0E0A0602,
+                                                      0x0F0B0703, 0x0F0B0703));
+        UNROLL
+        for (uint32_t k = 0; k < 4; k++) {
             __m256i h = _mm256_and_si256(_mm256_srli_epi16(w, SHIFT(2 * k)), pair);
             if (format == AKV_N3) {
                 __m256i one = _mm256_set1_epi64x((long long)(0x1010101001010101u << k));
@@ -401,39 +413,44 @@ ALWAYS void code_values(struct akv_attend_work *work, const struct akv_strip *st
             b = _mm256_mul_ps(b, scale);
             for (uint32_t r = 0; r < work->rows; r++)
                 store_weights(format, _mm256_mul_ps(_mm256_load_ps(work->s[r] + work->at), a),
-                              _mm256_mul_ps(_mm256_load_ps(work->s[r] + work->at + 8), b), weight[r]);
+                              _mm256_mul_ps(_mm256_load_ps(work->s[r] + work->at + 8), b),
+                              weight[r]);
         }
         for (uint32_t u = g * 4u; u < g * 4u + 4u; u++) {
             __m256i y[8];
-            value_codes(format, p + (size_t)u * quads * b0 * 4u, bit + (size_t)u * quads * 4u, &table,
-                        y);
+            value_codes(format, p + (size_t)u * quads * b0 * 4u, bit + (size_t)u * quads * 4u,
+                        &table, y);
             if (format == AKV_N5)
-                UNROLL for (uint32_t n = 4; n > 0; n--) widen(y[n - 1], y + 2 * n - 2);
+                UNROLL
+            for (uint32_t n = 4; n > 0; n--)
+                widen(y[n - 1], y + 2 * n - 2);
             akv_attend_ask(work, (b0 + b1) / 4u + 1u);
             for (uint32_t r = 0; r < work->rows; r++) {
                 __m256i sum = _mm256_setzero_si256(), more = sum;
                 if (WIDE(format)) {
-                    UNROLL for (uint32_t n = 0; n < 8; n += 2)
-                    {
+                    UNROLL
+                    for (uint32_t n = 0; n < 8; n += 2) {
                         sum = _mm256_add_epi32(
                             sum, _mm256_madd_epi16(y[n], _mm256_set1_epi32((int)weight[r][n])));
                         more = _mm256_add_epi32(
-                            more, _mm256_madd_epi16(y[n + 1], _mm256_set1_epi32((int)weight[r][n + 1])));
+                            more,
+                            _mm256_madd_epi16(y[n + 1], _mm256_set1_epi32((int)weight[r][n + 1])));
                     }
                 } else {
-                    UNROLL for (uint32_t n = 0; n < 4; n += 2)
-                    {
-                        __m256i a = _mm256_maddubs_epi16(_mm256_set1_epi32((int)weight[r][n]), y[n]);
-                        __m256i b =
-                            _mm256_maddubs_epi16(_mm256_set1_epi32((int)weight[r][n + 1]), y[n + 1]);
+                    UNROLL
+                    for (uint32_t n = 0; n < 4; n += 2) {
+                        __m256i a =
+                            _mm256_maddubs_epi16(_mm256_set1_epi32((int)weight[r][n]), y[n]);
+                        __m256i b = _mm256_maddubs_epi16(_mm256_set1_epi32((int)weight[r][n + 1]),
+                                                         y[n + 1]);
                         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a, ones));
                         more = _mm256_add_epi32(more, _mm256_madd_epi16(b, ones));
                     }
                 }
                 float *to = work->sum[1] + (size_t)r * work->v_pad + u * 8u;
-                _mm256_store_ps(
-                    to, _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(sum, more)),
-                                        _mm256_set1_ps(back * work->factor[r]), _mm256_load_ps(to)));
+                _mm256_store_ps(to, _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(sum, more)),
+                                                    _mm256_set1_ps(back * work->factor[r]),
+                                                    _mm256_load_ps(to)));
             }
         }
     }

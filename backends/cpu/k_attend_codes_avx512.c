@@ -16,9 +16,10 @@
 #else
 #define SHIFT(n) ((int)(n))
 #endif
-#define WORDS  160u /* of a row, at most 144, and what a column of 4 reads beyond */
+#define WORDS 160u /* of a row, at most 144, and what a column of 4 reads beyond */
 
-/* Codebooks as tables of 64: entry i is that of the low bits of i.  Keys + 128, values as they are. */
+/* Codebooks as tables of 64: entry i is that of the low bits of i.  Keys + 128, values as they are.
+ */
 struct tables {
     __m512i low, high; /* high: with the bit of the second plane set */
 };
@@ -27,21 +28,21 @@ ALWAYS struct tables tables_of(const uint32_t format, const int32_t bias)
     const __m512i add = _mm512_set1_epi8((char)bias);
     struct tables t = {add, add};
     if (format == AKV_N5) {
-        t.low = _mm512_broadcast_i32x4(_mm_setr_epi8(-127, -105, -90, -79, -70, -61, -54, -47, -41, -35,
-                                                     -29, -24, -18, -13, -8, -3));
+        t.low = _mm512_broadcast_i32x4(_mm_setr_epi8(-127, -105, -90, -79, -70, -61, -54, -47, -41,
+                                                     -35, -29, -24, -18, -13, -8, -3));
         t.high = _mm512_broadcast_i32x4(
             _mm_setr_epi8(3, 8, 13, 18, 24, 29, 35, 41, 47, 54, 61, 70, 79, 90, 105, 127));
     } else if (format == AKV_N4) {
-        t.low = _mm512_broadcast_i32x4(_mm_setr_epi8(-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31,
-                                                     44, 58, 75, 96, 127));
+        t.low = _mm512_broadcast_i32x4(
+            _mm_setr_epi8(-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127));
     } else if (format == AKV_N3) {
         t.low = _mm512_broadcast_i32x4(_mm_setr_epi8(-127, -79, -45, -14, -127, -79, -45, -14, -127,
                                                      -79, -45, -14, -127, -79, -45, -14));
         t.high = _mm512_broadcast_i32x4(
             _mm_setr_epi8(14, 45, 79, 127, 14, 45, 79, 127, 14, 45, 79, 127, 14, 45, 79, 127));
     } else if (format == AKV_N2) {
-        t.low = _mm512_broadcast_i32x4(_mm_setr_epi8(-127, -38, 38, 127, -127, -38, 38, 127, -127, -38,
-                                                     38, 127, -127, -38, 38, 127));
+        t.low = _mm512_broadcast_i32x4(_mm_setr_epi8(-127, -38, 38, 127, -127, -38, 38, 127, -127,
+                                                     -38, 38, 127, -127, -38, 38, 127));
     }
     t.low = _mm512_add_epi8(t.low, add);
     t.high = _mm512_add_epi8(t.high, add);
@@ -68,8 +69,9 @@ static void make_codes(struct akv_attend_work *work, enum akv_query_order order)
         const float *q = work->q[1] + (size_t)n * 32u;
         __m512 a = _mm512_load_ps(q), b = _mm512_load_ps(q + 16);
         float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
-        bool finite = _mm512_cmp_ps_mask(_mm512_abs_ps(a), _mm512_set1_ps(1e30f), _CMP_LT_OQ) == 0xFFFF &&
-                      _mm512_cmp_ps_mask(_mm512_abs_ps(b), _mm512_set1_ps(1e30f), _CMP_LT_OQ) == 0xFFFF;
+        bool finite =
+            _mm512_cmp_ps_mask(_mm512_abs_ps(a), _mm512_set1_ps(1e30f), _CMP_LT_OQ) == 0xFFFF &&
+            _mm512_cmp_ps_mask(_mm512_abs_ps(b), _mm512_set1_ps(1e30f), _CMP_LT_OQ) == 0xFFFF;
         largest = finite ? largest : 1.0f;
         most = finite && most > 1e-30f ? most : 1.0f;
         __m512 inverse = _mm512_set1_ps(limit / most);
@@ -111,8 +113,8 @@ ALWAYS void transpose(const uint8_t *rows, uint32_t step, uint32_t words, __m512
     uint32_t w = 0;
     for (; w + 16u <= words; w += 16) { /* y[c][i]: words w + 4c … of rows i, i+4, i+8, i+12 */
         __m512i y[4][4];
-        UNROLL for (uint32_t i = 0; i < 4; i++)
-        {
+        UNROLL
+        for (uint32_t i = 0; i < 4; i++) {
             const uint8_t *p = rows + (size_t)i * step + 4u * w;
             __m512i a = _mm512_loadu_si512(p), b = _mm512_loadu_si512(p + 4u * step);
             __m512i c = _mm512_loadu_si512(p + 8u * step), d = _mm512_loadu_si512(p + 12u * step);
@@ -124,12 +126,14 @@ ALWAYS void transpose(const uint8_t *rows, uint32_t step, uint32_t words, __m512
             y[2][i] = _mm512_shuffle_i32x4(ab, cd, 0x88);
             y[3][i] = _mm512_shuffle_i32x4(ab, cd, 0xDD);
         }
-        UNROLL for (uint32_t i = 0; i < 4; i++) turn_words(y[i], out + w + 4u * i);
+        UNROLL
+        for (uint32_t i = 0; i < 4; i++)
+            turn_words(y[i], out + w + 4u * i);
     }
     for (; w < words; w += 4) {
         __m512i x[4];
-        UNROLL for (uint32_t i = 0; i < 4; i++)
-        {
+        UNROLL
+        for (uint32_t i = 0; i < 4; i++) {
             const uint8_t *p = rows + (size_t)i * step + 4u * w;
             __m512i a = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p));
             a = _mm512_inserti32x4(
@@ -152,11 +156,13 @@ struct scales {
     uint32_t stride; /* between the scales of a token */
 };
 ALWAYS struct scales scales_of(const struct akv_attend_work *work, const uint8_t *tile,
-                               const uint32_t format, const uint32_t order, uint32_t dim, uint32_t at)
+                               const uint32_t format, const uint32_t order, uint32_t dim,
+                               uint32_t at)
 {
     struct scales s;
     const __m512i t = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const uint32_t count = akv_scale_count(format, dim), bytes = akv_scale_bytes(format) * 16u * count;
+    const uint32_t count = akv_scale_count(format, dim),
+                   bytes = akv_scale_bytes(format) * 16u * count;
     const uint8_t *plane = tile + akv_scale_offset(format, work->block_tokens, dim) +
                            (size_t)at * count * akv_scale_bytes(format);
     s.tile = tile;
@@ -176,9 +182,9 @@ ALWAYS struct scales scales_of(const struct akv_attend_work *work, const uint8_t
     }
     const __m512i c = _mm512_set1_epi32((int)count);
     if (order == AKV_ORDER_QUAD) /* (t / 4) * count * 4 + t % 4 */
-        s.first = _mm512_add_epi32(
-            _mm512_slli_epi32(_mm512_mullo_epi32(_mm512_srli_epi32(t, 2), c), 2),
-            _mm512_and_si512(t, _mm512_set1_epi32(3)));
+        s.first =
+            _mm512_add_epi32(_mm512_slli_epi32(_mm512_mullo_epi32(_mm512_srli_epi32(t, 2), c), 2),
+                             _mm512_and_si512(t, _mm512_set1_epi32(3)));
     else
         s.first = _mm512_mullo_epi32(t, c);
     return s;
@@ -189,8 +195,8 @@ ALWAYS __m512 scale_at(const struct scales *s, const uint32_t format, uint32_t n
     if (!s->few) {
         _Alignas(64) float unit[16];
         for (uint32_t t = 0; t < 16; t++)
-            unit[t] = akv_code_unit(format, akv_scale_get(s->tile, format, s->order, s->tokens, s->dim,
-                                                          s->at + t, n));
+            unit[t] = akv_code_unit(
+                format, akv_scale_get(s->tile, format, s->order, s->tokens, s->dim, s->at + t, n));
         return _mm512_load_ps(unit);
     }
     __m512i index = _mm512_add_epi32(s->first, _mm512_set1_epi32((int)(n * s->stride)));
@@ -203,22 +209,26 @@ ALWAYS __m512 scale_at(const struct scales *s, const uint32_t format, uint32_t n
 }
 
 /* ---- keys ---- */
-/* Codes + 128 of group g: x[n] holds 4 elements of 16 tokens, those of bytes 4n … 4n+3 of a query. */
-ALWAYS void key_codes(const uint32_t format, const __m512i *word, const __m512i *bit, uint32_t groups,
-                      uint32_t g, const struct tables *table, __m512i x[8])
+/* Codes + 128 of group g: x[n] holds 4 elements of 16 tokens, those of bytes 4n … 4n+3 of a query.
+ */
+ALWAYS void key_codes(const uint32_t format, const __m512i *word, const __m512i *bit,
+                      uint32_t groups, uint32_t g, const struct tables *table, __m512i x[8])
 {
     if (format == AKV_I8) {
-        UNROLL for (uint32_t n = 0; n < 8; n++)
+        UNROLL
+        for (uint32_t n = 0; n < 8; n++)
             x[n] = _mm512_xor_si512(word[g * 8u + n], _mm512_set1_epi8((char)0x80));
     } else if (format == AKV_N4 || format == AKV_N5) {
-        UNROLL for (uint32_t j = 0; j < 4; j++) {
+        UNROLL
+        for (uint32_t j = 0; j < 4; j++) {
             __m512i w = word[j * groups + g], h = _mm512_srli_epi16(w, 4);
             x[2 * j] = _mm512_permutexvar_epi8(w, table->low);
             x[2 * j + 1] = _mm512_permutexvar_epi8(h, table->low);
             if (format == AKV_N5) { /* byte j of the bits: elements 8j … 8j+7 */
                 __m512i b = _mm512_shuffle_epi8(
-                    bit[g], _mm512_add_epi8(_mm512_set4_epi32(0x0C0C0C0C, 0x08080808, 0x04040404, 0),
-                                            _mm512_set1_epi8((char)j)));
+                    bit[g],
+                    _mm512_add_epi8(_mm512_set4_epi32(0x0C0C0C0C, 0x08080808, 0x04040404, 0),
+                                    _mm512_set1_epi8((char)j)));
                 __mmask64 even = _mm512_test_epi8_mask(b, _mm512_set1_epi32(0x40100401));
                 __mmask64 odd = _mm512_test_epi8_mask(b, _mm512_set1_epi32((int)0x80200802));
                 x[2 * j] = _mm512_mask_permutexvar_epi8(x[2 * j], even, w, table->high);
@@ -226,17 +236,21 @@ ALWAYS void key_codes(const uint32_t format, const __m512i *word, const __m512i 
             }
         }
     } else {
-        UNROLL for (uint32_t j = 0; j < 2; j++) {
+        UNROLL
+        for (uint32_t j = 0; j < 2; j++) {
             __m512i w = word[j * groups + g], b = _mm512_setzero_si512();
             if (format == AKV_N3) /* bytes 2j, 2j, 2j+1, 2j+1: elements 16j + 4m + k */
-                b = _mm512_shuffle_epi8(
-                    bit[g], _mm512_add_epi8(_mm512_set4_epi32(0x0D0D0C0C, 0x09090808, 0x05050404, 0x01010000),
-                                            _mm512_set1_epi8((char)(2 * j))));
-            UNROLL for (uint32_t k = 0; k < 4; k++) {
+                b = _mm512_shuffle_epi8(bit[g],
+                                        _mm512_add_epi8(_mm512_set4_epi32(0x0D0D0C0C, 0x09090808,
+                                                                          0x05050404, 0x01010000),
+                                                        _mm512_set1_epi8((char)(2 * j))));
+            UNROLL
+            for (uint32_t k = 0; k < 4; k++) {
                 __m512i y = _mm512_srli_epi16(w, SHIFT(2 * k));
                 x[4 * j + k] = _mm512_permutexvar_epi8(y, table->low);
                 if (format == AKV_N3) {
-                    __mmask64 set = _mm512_test_epi8_mask(b, _mm512_set1_epi32((int)(0x10011001u << k)));
+                    __mmask64 set =
+                        _mm512_test_epi8_mask(b, _mm512_set1_epi32((int)(0x10011001u << k)));
                     x[4 * j + k] = _mm512_mask_permutexvar_epi8(x[4 * j + k], set, y, table->high);
                 }
             }
@@ -254,7 +268,8 @@ ALWAYS void code_scores(struct akv_attend_work *work, const struct akv_strip *st
     struct scales scales =
         scales_of(work, strip->k, format, AKV_ORDER_ROW, work->k_dim, strip->first);
     __m512i word[WORDS], bit[32];
-    transpose(strip->k + (size_t)strip->first * groups * b0 * 4u, groups * b0 * 4u, groups * b0, word);
+    transpose(strip->k + (size_t)strip->first * groups * b0 * 4u, groups * b0 * 4u, groups * b0,
+              word);
     if (b1)
         transpose(strip->k + akv_plane1_offset(format, work->block_tokens, work->k_dim) +
                       (size_t)strip->first * groups * 4u,
@@ -268,11 +283,13 @@ ALWAYS void code_scores(struct akv_attend_work *work, const struct akv_strip *st
             const size_t n = (size_t)r * groups + g;
             const int32_t *q = (const int32_t *)(const void *)(codes->code + n * 32u);
             __m512i sum = _mm512_set1_epi32(codes->bias[n]);
-            UNROLL for (uint32_t i = 0; i < 8; i++)
+            UNROLL
+            for (uint32_t i = 0; i < 8; i++)
                 sum = _mm512_dpbusd_epi32(sum, x[i], _mm512_set1_epi32(q[i]));
             if (format == AKV_I8) {
                 __m512i high = _mm512_setzero_si512();
-                UNROLL for (uint32_t i = 0; i < 8; i++)
+                UNROLL
+                for (uint32_t i = 0; i < 8; i++)
                     high = _mm512_dpbusd_epi32(high, x[i],
                                                _mm512_set1_epi32(q[AKV_WORK_FLOATS / 4u + i]));
                 sum = _mm512_add_epi32(sum, _mm512_slli_epi32(high, 7));
@@ -321,8 +338,8 @@ ALWAYS __m128i weight_order(const uint32_t format)
         return _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
     return _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
 }
-/* Index vectors of value_codes, for dimension d = 0 … 15 of two units: 16-bit words of quads 0 and 1;
- * bytes of quads 0 … 3; bytes of the bits of quads 0, 0, 1, 1 and 0, 1, 2, 3. */
+/* Index vectors of value_codes, for dimension d = 0 … 15 of two units: 16-bit words of quads 0 and
+ * 1; bytes of quads 0 … 3; bytes of the bits of quads 0, 0, 1, 1 and 0, 1, 2, 3. */
 #define EIGHT(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7)
 #define PAIR(e)  e, 8 + e,
 #define PAIR2(e) 32 + e, 40 + e,
@@ -367,7 +384,8 @@ ALWAYS void value_codes(const uint32_t format, const uint8_t *p, const uint8_t *
                         const struct value_index *v, const struct tables *table, __m512i y[4])
 {
     if (format == AKV_I8) { /* p: 32 bytes a quad; y[n]: quad n */
-        UNROLL for (uint32_t n = 0; n < 4; n += 2) {
+        UNROLL
+        for (uint32_t n = 0; n < 4; n += 2) {
             __m512i a = _mm512_loadu_si512(p + n * 32u);
             __m512i b = _mm512_loadu_si512(p + (size_t)quads * 32u + n * 32u);
             y[n] = _mm512_shuffle_i64x2(a, b, 0x44);
@@ -378,7 +396,8 @@ ALWAYS void value_codes(const uint32_t format, const uint8_t *p, const uint8_t *
         __m512i set = _mm512_setzero_si512();
         if (format == AKV_N5)
             set = two_bits(bit, quads * 4u);
-        UNROLL for (uint32_t n = 0; n < 4; n += 2) { /* quads n and n + 1: even, then odd tokens */
+        UNROLL
+        for (uint32_t n = 0; n < 4; n += 2) { /* quads n and n + 1: even, then odd tokens */
             __m512i index = _mm512_add_epi16(v->pairs, _mm512_set1_epi16((short)(n * 8u)));
             __m512i w = _mm512_permutex2var_epi16(a, index, b), h = _mm512_srli_epi16(w, 4);
             y[n] = _mm512_permutexvar_epi8(w, table->low);
@@ -388,8 +407,8 @@ ALWAYS void value_codes(const uint32_t format, const uint8_t *p, const uint8_t *
                 __m512i s = _mm512_permutexvar_epi8(index, set);
                 y[n] = _mm512_mask_permutexvar_epi8(y[n], _mm512_test_epi8_mask(s, v->even), w,
                                                     table->high);
-                y[n + 1] = _mm512_mask_permutexvar_epi8(y[n + 1], _mm512_test_epi8_mask(s, v->odd), h,
-                                                        table->high);
+                y[n + 1] = _mm512_mask_permutexvar_epi8(y[n + 1], _mm512_test_epi8_mask(s, v->odd),
+                                                        h, table->high);
             }
         }
     } else { /* 8 bytes a quad, 1 byte a dimension: token k of each quad */
@@ -397,12 +416,14 @@ ALWAYS void value_codes(const uint32_t format, const uint8_t *p, const uint8_t *
         __m512i s = _mm512_setzero_si512();
         if (format == AKV_N3)
             s = _mm512_permutexvar_epi8(v->bits, two_bits(bit, quads * 4u));
-        UNROLL for (uint32_t k = 0; k < 4; k++) {
+        UNROLL
+        for (uint32_t k = 0; k < 4; k++) {
             __m512i h = _mm512_srli_epi16(w, SHIFT(2 * k));
             y[k] = _mm512_permutexvar_epi8(h, table->low);
             if (format == AKV_N3)
                 y[k] = _mm512_mask_permutexvar_epi8(
-                    y[k], _mm512_test_epi8_mask(s, _mm512_slli_epi16(v->even, SHIFT(k))), h, table->high);
+                    y[k], _mm512_test_epi8_mask(s, _mm512_slli_epi16(v->even, SHIFT(k))), h,
+                    table->high);
         }
     }
 }
@@ -430,22 +451,24 @@ ALWAYS void code_values(struct akv_attend_work *work, const struct akv_strip *st
             back = most * (1.0f / 255.0f);
             unit = _mm512_mul_ps(unit, _mm512_set1_ps(most > 0.0f ? 255.0f / most : 0.0f));
             for (uint32_t r = 0; r < work->rows; r++) {
-                __m512i w = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(work->s[r] + work->at), unit));
+                __m512i w =
+                    _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(work->s[r] + work->at), unit));
                 _mm_store_si128((__m128i *)(void *)weight[r],
                                 _mm_shuffle_epi8(_mm512_cvtusepi32_epi8(w), order));
             }
         }
         __m512i y[2][4];
-        UNROLL for (uint32_t half = 0; half < 2; half++) {
+        UNROLL
+        for (uint32_t half = 0; half < 2; half++) {
             uint32_t u = g * 4u + half * 2u;
-            value_codes(format, p + (size_t)u * quads * b0 * 4u, bit + (size_t)u * quads * 4u, quads,
-                        &index, &table, y[half]);
+            value_codes(format, p + (size_t)u * quads * b0 * 4u, bit + (size_t)u * quads * 4u,
+                        quads, &index, &table, y[half]);
         }
         akv_attend_ask(work, b0 + b1 + 1u);
         for (uint32_t r = 0; r < work->rows; r++) {
             __m512i a = _mm512_setzero_si512(), b = a;
-            UNROLL for (uint32_t n = 0; n < 4; n++)
-            {
+            UNROLL
+            for (uint32_t n = 0; n < 4; n++) {
                 __m512i w = _mm512_set1_epi32((int)weight[r][n]);
                 a = _mm512_dpbusd_epi32(a, w, y[0][n]);
                 b = _mm512_dpbusd_epi32(b, w, y[1][n]);

@@ -34,7 +34,8 @@ DECODE __m256 decode_8(const uint32_t format, const uint8_t *p, const uint8_t *p
                        uint32_t n, const struct decode_tables *t)
 {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i pair_shift = _mm256_slli_epi32(_mm256_add_epi32(lane, _mm256_set1_epi32((int)(n % 2u * 8u))), 1);
+    const __m256i pair_shift =
+        _mm256_slli_epi32(_mm256_add_epi32(lane, _mm256_set1_epi32((int)(n % 2u * 8u))), 1);
     if (format == AKV_I8)
         return _mm256_cvtepi32_ps(
             _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8u * n))));
@@ -48,31 +49,34 @@ DECODE __m256 decode_8(const uint32_t format, const uint8_t *p, const uint8_t *p
         }
         return _mm256_permutevar8x32_ps(t->low, x);
     }
-    __m256i x = _mm256_and_si256(_mm256_srlv_epi32(word_at(p, n * step), _mm256_slli_epi32(lane, 2)),
-                                 _mm256_set1_epi32(15));
+    __m256i x = _mm256_and_si256(
+        _mm256_srlv_epi32(word_at(p, n * step), _mm256_slli_epi32(lane, 2)), _mm256_set1_epi32(15));
     if (format == AKV_N6) {
         __m256i b = _mm256_and_si256(_mm256_srlv_epi32(word_at(p1, n / 2u * step), pair_shift),
                                      _mm256_set1_epi32(3));
-        return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_or_si256(x, _mm256_slli_epi32(b, 4)),
-                                                   _mm256_set1_epi32(32)));
+        return _mm256_cvtepi32_ps(
+            _mm256_sub_epi32(_mm256_or_si256(x, _mm256_slli_epi32(b, 4)), _mm256_set1_epi32(32)));
     }
     if (format == AKV_N4) { /* 8 … 15 are positive, 7 … 0 their mirror */
         __m256i negative = _mm256_cmpgt_epi32(_mm256_set1_epi32(8), x);
         __m256 y = _mm256_permutevar8x32_ps(t->low, _mm256_xor_si256(x, negative));
-        return _mm256_xor_ps(y, _mm256_and_ps(_mm256_castsi256_ps(negative), _mm256_set1_ps(-0.0f)));
+        return _mm256_xor_ps(y,
+                             _mm256_and_ps(_mm256_castsi256_ps(negative), _mm256_set1_ps(-0.0f)));
     }
     /* N5: with the bit set positive, otherwise the mirror */
-    __m256i b = _mm256_srlv_epi32(word_at(p1, 0),
-                                  _mm256_add_epi32(lane, _mm256_set1_epi32((int)(8u * n))));
-    __m256i negative = _mm256_sub_epi32(_mm256_and_si256(b, _mm256_set1_epi32(1)), _mm256_set1_epi32(1));
+    __m256i b =
+        _mm256_srlv_epi32(word_at(p1, 0), _mm256_add_epi32(lane, _mm256_set1_epi32((int)(8u * n))));
+    __m256i negative =
+        _mm256_sub_epi32(_mm256_and_si256(b, _mm256_set1_epi32(1)), _mm256_set1_epi32(1));
     x = _mm256_xor_si256(x, negative);
-    __m256 y = _mm256_blendv_ps(_mm256_permutevar8x32_ps(t->low, x), _mm256_permutevar8x32_ps(t->high, x),
-                                _mm256_castsi256_ps(_mm256_slli_epi32(x, 28)));
+    __m256 y =
+        _mm256_blendv_ps(_mm256_permutevar8x32_ps(t->low, x), _mm256_permutevar8x32_ps(t->high, x),
+                         _mm256_castsi256_ps(_mm256_slli_epi32(x, 28)));
     return _mm256_xor_ps(y, _mm256_and_ps(_mm256_castsi256_ps(negative), _mm256_set1_ps(-0.0f)));
 }
 
-DECODE void decode_key_rows(struct akv_attend_work *work, const uint8_t *tile, const uint32_t format,
-                            uint32_t dim, uint32_t first, uint32_t tokens)
+DECODE void decode_key_rows(struct akv_attend_work *work, const uint8_t *tile,
+                            const uint32_t format, uint32_t dim, uint32_t first, uint32_t tokens)
 {
     const uint32_t pad = akv_padded_dim(dim), groups = pad / 32u, width = akv_scale_width(format);
     const uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
@@ -84,15 +88,16 @@ DECODE void decode_key_rows(struct akv_attend_work *work, const uint8_t *tile, c
                                            first + t, g * 32u / width);
             __m256 unit = _mm256_set1_ps(akv_code_unit(format, scale));
             const uint8_t *p = tile + 4u * (size_t)akv_row_word(b0, dim, first + t, g);
-            const uint8_t *p1 = plane1 + (b1 ? 4u * (size_t)akv_row_word(b1, dim, first + t, g) : 0u);
+            const uint8_t *p1 =
+                plane1 + (b1 ? 4u * (size_t)akv_row_word(b1, dim, first + t, g) : 0u);
             float *to = work->tile + (size_t)t * pad + g * 32u;
             for (uint32_t n = 0; n < 4; n++)
                 _mm256_store_ps(to + 8u * n,
                                 _mm256_mul_ps(unit, decode_8(format, p, p1, groups, n, &tables)));
         }
 }
-DECODE void decode_value_rows(struct akv_attend_work *work, const uint8_t *tile, const uint32_t format,
-                              uint32_t dim, uint32_t first, uint32_t tokens)
+DECODE void decode_value_rows(struct akv_attend_work *work, const uint8_t *tile,
+                              const uint32_t format, uint32_t dim, uint32_t first, uint32_t tokens)
 {
     const uint32_t pad = akv_padded_dim(dim), width = akv_scale_width(format);
     const uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
@@ -105,16 +110,17 @@ DECODE void decode_value_rows(struct akv_attend_work *work, const uint8_t *tile,
             if (u * 8u % width == 0) {
                 float x[4];
                 for (uint32_t n = 0; n < 4; n++)
-                    x[n] = akv_code_unit(format,
-                                         akv_scale_get(tile, format, AKV_ORDER_QUAD, work->block_tokens,
-                                                       dim, first + t + n, u * 8u / width));
+                    x[n] = akv_code_unit(format, akv_scale_get(tile, format, AKV_ORDER_QUAD,
+                                                               work->block_tokens, dim,
+                                                               first + t + n, u * 8u / width));
                 unit = _mm256_setr_ps(x[0], x[1], x[2], x[3], x[0], x[1], x[2], x[3]);
             }
             const uint8_t *p = tile + 4u * (size_t)akv_quad_word(b0, work->block_tokens, q, u);
             const uint8_t *p1 =
                 plane1 + (b1 ? 4u * (size_t)akv_quad_word(b1, work->block_tokens, q, u) : 0u);
             __m256 a[4];
-            UNROLL for (uint32_t n = 0; n < 4; n++) /* dimensions 2n, 2n + 1 of 4 tokens */
+            UNROLL
+            for (uint32_t n = 0; n < 4; n++) /* dimensions 2n, 2n + 1 of 4 tokens */
                 a[n] = _mm256_mul_ps(unit, decode_8(format, p, p1, 1, n, &tables));
             __m256 d0 = _mm256_permute2f128_ps(a[0], a[2], 0x20);
             __m256 d1 = _mm256_permute2f128_ps(a[0], a[2], 0x31);
@@ -131,8 +137,9 @@ DECODE void decode_value_rows(struct akv_attend_work *work, const uint8_t *tile,
     }
 }
 
-DECODE void decode_packed_as(struct akv_attend_work *work, const uint8_t *tile, const uint32_t format,
-                             uint32_t order, uint32_t dim, uint32_t first, uint32_t tokens)
+DECODE void decode_packed_as(struct akv_attend_work *work, const uint8_t *tile,
+                             const uint32_t format, uint32_t order, uint32_t dim, uint32_t first,
+                             uint32_t tokens)
 {
     if (order == AKV_ORDER_ROW)
         decode_key_rows(work, tile, format, dim, first, tokens);

@@ -60,8 +60,9 @@ ALWAYS void decode_rows(struct akv_attend_work *work, const uint8_t *from, const
     for (uint32_t t = 0; t < tokens; t++) {
         float *to = work->tile + (size_t)t * pad;
         for (uint32_t i = 0; i < dim; i += 16u)
-            UNROLL for (uint32_t a = 0; a < 16u; a += VN)
-                V_STORE(to + i + a, v_raw(from, format, i + a));
+            UNROLL
+        for (uint32_t a = 0; a < 16u; a += VN)
+            V_STORE(to + i + a, v_raw(from, format, i + a));
         for (uint32_t i = dim; i < pad; i += VN)
             V_STORE(to + i, V_SET(0.0f));
         from += (size_t)dim * bytes;
@@ -83,7 +84,8 @@ static void simd_decode(struct akv_attend_work *work, const uint8_t *tile, uint3
         decode_rows(work, from, AKV_F32, dim, tokens);
 }
 
-/* ---- scores: `rows` rows from r on, VT tokens at a time, keys as raw rows of k_pad elements ---- */
+/* ---- scores: `rows` rows from r on, VT tokens at a time, keys as raw rows of k_pad elements ----
+ */
 ALWAYS void scores_rows(struct akv_attend_work *work, uint32_t domain, const uint8_t *from,
                         const uint32_t format, uint32_t r, const uint32_t rows)
 {
@@ -92,15 +94,19 @@ ALWAYS void scores_rows(struct akv_attend_work *work, uint32_t domain, const uin
     for (uint32_t t = 0; t < AKV_STRIP; t += VT) {
         const uint8_t *k = from + (size_t)t * pad * bytes;
         V sum[4][VT];
-        UNROLL for (uint32_t a = 0; a < 4; a++)
-            UNROLL for (uint32_t b = 0; b < VT; b++)
+        UNROLL
+        for (uint32_t a = 0; a < 4; a++) {
+            UNROLL
+            for (uint32_t b = 0; b < VT; b++)
                 sum[a][b] = V_SET(0.0f);
+        }
         for (uint32_t i = 0; i < pad; i += VN) {
             akv_attend_ask(work, VN / 8u);
-            UNROLL for (uint32_t b = 0; b < VT; b++)
-            {
+            UNROLL
+            for (uint32_t b = 0; b < VT; b++) {
                 V x = v_raw(k + (size_t)b * pad * bytes, format, i);
-                UNROLL for (uint32_t a = 0; a < rows; a++)
+                UNROLL
+                for (uint32_t a = 0; a < rows; a++)
                     sum[a][b] = V_FMA(V_LOAD(q + a * pad + i), x, sum[a][b]);
             }
         }
@@ -131,7 +137,8 @@ static bool raw_scores(struct akv_attend_work *work, const struct akv_strip *str
 {
     if (work->rows > DIRECT_ROWS || work->k_dim != work->k_pad)
         return false;
-    const uint8_t *from = strip->k + (size_t)strip->first * work->k_dim * akv_raw_bytes(strip->k_format);
+    const uint8_t *from =
+        strip->k + (size_t)strip->first * work->k_dim * akv_raw_bytes(strip->k_format);
     if (strip->k_format == AKV_F16)
         scores_all(work, 0, from, AKV_F16);
     else if (strip->k_format == AKV_BF16)
@@ -163,41 +170,49 @@ static void simd_softmax(struct akv_attend_work *work)
     const V none = V_SET(akv_minus_infinity());
     bool turned = false;
     for (uint32_t r = 0; r < work->rows; r++)
-        UNROLL for (uint32_t n = 0; n < STRIPS; n++)
-        {
-            V x = none; /* and where a score is NaN */
-            UNROLL for (uint32_t a = 0; a < AKV_STRIP; a += VN) x =
-                V_MAX(V_LOAD(&work->s[r][n * AKV_STRIP + a]), x);
-            most[n][r] = V_HMAX(x);
-        }
+        UNROLL
+    for (uint32_t n = 0; n < STRIPS; n++) {
+        V x = none; /* and where a score is NaN */
+        UNROLL
+        for (uint32_t a = 0; a < AKV_STRIP; a += VN)
+            x = V_MAX(V_LOAD(&work->s[r][n * AKV_STRIP + a]), x);
+        most[n][r] = V_HMAX(x);
+    }
     for (uint32_t r = work->rows; r % VN != 0; r++)
-        UNROLL for (uint32_t n = 0; n < STRIPS; n++) most[n][r] = akv_minus_infinity();
+        UNROLL
+    for (uint32_t n = 0; n < STRIPS; n++)
+        most[n][r] = akv_minus_infinity();
     for (uint32_t r = 0; r < work->rows; r += VN) {
         V m = V_LOAD(work->m + r), larger = m;
-        UNROLL for (uint32_t n = 0; n < STRIPS; n++) larger = V_MAX(larger, V_LOAD(most[n] + r));
+        UNROLL
+        for (uint32_t n = 0; n < STRIPS; n++)
+            larger = V_MAX(larger, V_LOAD(most[n] + r));
         /* -inf - -inf is NaN, which gives 0: nothing there, nothing to keep. */
         V_STORE(keep + r, v_exp(V_SUB(m, larger)));
-        UNROLL for (uint32_t n = 0; n < STRIPS; n++)
+        UNROLL
+        for (uint32_t n = 0; n < STRIPS; n++)
             V_STORE(work->factors[n] + r, v_exp(V_SUB(V_LOAD(most[n] + r), larger)));
         V_STORE(work->m + r, larger);
         turned |= V_ANY_GT(larger, m);
     }
     for (uint32_t r = 0; r < work->rows; r++)
-        UNROLL for (uint32_t n = 0; n < STRIPS; n++)
-        {
-            V base = V_SET(most[n][r]), l = V_SET(0.0f);
-            UNROLL for (uint32_t a = 0; a < AKV_STRIP; a += VN)
-            {
-                float *at = &work->s[r][n * AKV_STRIP + a];
-                V e = v_exp(V_SUB(V_LOAD(at), base));
-                V_STORE(at, e);
-                l = V_ADD(l, e);
-            }
-            sum[n][r] = V_HSUM(l);
+        UNROLL
+    for (uint32_t n = 0; n < STRIPS; n++) {
+        V base = V_SET(most[n][r]), l = V_SET(0.0f);
+        UNROLL
+        for (uint32_t a = 0; a < AKV_STRIP; a += VN) {
+            float *at = &work->s[r][n * AKV_STRIP + a];
+            V e = v_exp(V_SUB(V_LOAD(at), base));
+            V_STORE(at, e);
+            l = V_ADD(l, e);
         }
+        sum[n][r] = V_HSUM(l);
+    }
     for (uint32_t r = 0; r < work->rows; r++) {
         float l = work->l[r] * keep[r];
-        UNROLL for (uint32_t n = 0; n < STRIPS; n++) l += sum[n][r] * work->factors[n][r];
+        UNROLL
+        for (uint32_t n = 0; n < STRIPS; n++)
+            l += sum[n][r] * work->factors[n][r];
         work->l[r] = l;
     }
     if (!turned)
@@ -220,25 +235,31 @@ ALWAYS void values_rows(struct akv_attend_work *work, uint32_t domain, const uin
     float *to = work->sum[domain] + (size_t)r * pad;
     for (uint32_t i = 0; i < pad; i += columns * VN) {
         V sum[4][4];
-        UNROLL for (uint32_t a = 0; a < rows; a++)
-            UNROLL for (uint32_t b = 0; b < columns; b++)
-                sum[a][b] = V_LOAD(to + a * pad + i + b * VN);
+        UNROLL
+        for (uint32_t a = 0; a < rows; a++)
+            UNROLL
+        for (uint32_t b = 0; b < columns; b++)
+            sum[a][b] = V_LOAD(to + a * pad + i + b * VN);
         for (uint32_t t = 0; t < tokens; t++) {
             const uint8_t *v = from + (size_t)t * pad * bytes;
             V x[4];
             akv_attend_ask(work, VN / 8u);
-            UNROLL for (uint32_t b = 0; b < columns; b++)
+            UNROLL
+            for (uint32_t b = 0; b < columns; b++)
                 x[b] = v_raw(v, format, i + b * VN);
-            UNROLL for (uint32_t a = 0; a < rows; a++)
-            {
+            UNROLL
+            for (uint32_t a = 0; a < rows; a++) {
                 V w = V_SET(work->s[r + a][work->at + t]);
-                UNROLL for (uint32_t b = 0; b < columns; b++)
+                UNROLL
+                for (uint32_t b = 0; b < columns; b++)
                     sum[a][b] = V_FMA(x[b], w, sum[a][b]);
             }
         }
-        UNROLL for (uint32_t a = 0; a < rows; a++)
-            UNROLL for (uint32_t b = 0; b < columns; b++)
-                V_STORE(to + a * pad + i + b * VN, sum[a][b]);
+        UNROLL
+        for (uint32_t a = 0; a < rows; a++)
+            UNROLL
+        for (uint32_t b = 0; b < columns; b++)
+            V_STORE(to + a * pad + i + b * VN, sum[a][b]);
     }
 }
 ALWAYS void values_block(struct akv_attend_work *work, uint32_t domain, const uint8_t *from,
@@ -279,10 +300,12 @@ static void values_careful(struct akv_attend_work *work, uint32_t domain, uint32
                 float *to = work->sum[domain] + (size_t)r * work->v_pad;
                 const float *v = work->tile + (size_t)t * work->v_pad;
                 for (uint32_t i = 0; i < work->v_pad; i += VN)
-                    V_STORE(to + i, V_FMA(V_LOAD(v + i), V_SET(work->s[r][work->at + t]), V_LOAD(to + i)));
+                    V_STORE(to + i,
+                            V_FMA(V_LOAD(v + i), V_SET(work->s[r][work->at + t]), V_LOAD(to + i)));
             }
 }
-static void simd_values(struct akv_attend_work *work, uint32_t domain, const struct akv_strip *strip)
+static void simd_values(struct akv_attend_work *work, uint32_t domain,
+                        const struct akv_strip *strip)
 {
     if (!strip->careful) {
         values_all(work, domain, (const uint8_t *)work->tile, AKV_F32, strip->tokens);
@@ -295,7 +318,8 @@ static bool raw_values(struct akv_attend_work *work, const struct akv_strip *str
 {
     if (work->rows > DIRECT_ROWS || work->v_dim != work->v_pad || strip->careful)
         return false;
-    const uint8_t *from = strip->v + (size_t)strip->first * work->v_dim * akv_raw_bytes(strip->v_format);
+    const uint8_t *from =
+        strip->v + (size_t)strip->first * work->v_dim * akv_raw_bytes(strip->v_format);
     if (strip->v_format == AKV_F16)
         values_all(work, 0, from, AKV_F16, AKV_STRIP);
     else if (strip->v_format == AKV_BF16)
