@@ -155,6 +155,21 @@ struct scales {
     bool few;
     uint32_t stride; /* between the scales of a token */
 };
+/* A multiple of 16 bytes, at most 64, and no byte more: a masked load would wait for a line of
+ * which it takes nothing. */
+ALWAYS __m512i load_bytes(const uint8_t *p, uint32_t bytes)
+{
+    __m512i x = _mm512_setzero_si512();
+    if (bytes == 64u)
+        return _mm512_loadu_si512(p);
+    if (bytes >= 32u)
+        x = _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)p));
+    if (bytes & 16u) {
+        __m128i y = _mm_loadu_si128((const __m128i *)(const void *)(p + (bytes & 32u)));
+        x = bytes & 32u ? _mm512_inserti32x4(x, y, 2) : _mm512_zextsi128_si512(y);
+    }
+    return x;
+}
 ALWAYS struct scales scales_of(const struct akv_attend_work *work, const uint8_t *tile,
                                const uint32_t format, const uint32_t order, uint32_t dim,
                                uint32_t at)
@@ -175,10 +190,8 @@ ALWAYS struct scales scales_of(const struct akv_attend_work *work, const uint8_t
     s.stride = order == AKV_ORDER_QUAD ? 4u : 1u;
     s.low = s.high = _mm512_setzero_si512();
     if (s.few) {
-        const uint64_t all = ~(uint64_t)0;
-        s.low = _mm512_maskz_loadu_epi8(bytes < 64u ? all >> (64u - bytes) : all, plane);
-        if (bytes > 64u) /* a load of nothing would still wait for the line */
-            s.high = _mm512_maskz_loadu_epi8(all >> (128u - bytes), plane + 64);
+        s.low = load_bytes(plane, AKV_MIN(bytes, 64u));
+        s.high = load_bytes(plane + 64, AKV_MAX(bytes, 64u) - 64u);
     }
     const __m512i c = _mm512_set1_epi32((int)count);
     if (order == AKV_ORDER_QUAD) /* (t / 4) * count * 4 + t % 4 */
