@@ -216,8 +216,8 @@ Test(registry, long_lists_and_native_queues)
     }
     expect(context, "GPU 39", "opencl", 39);
     expect(context, "40", "opencl", 39);
-    struct akv_device_info *infos;
-    uint32_t count;
+    struct akv_device_info *infos = NULL;
+    uint32_t count = 0;
     OK(akv_devices_list(context, &infos, &count));
     cr_expect(count == 41 && strcmp(infos[0].backend, "cpu") == 0 && infos[40].index == 39);
     akv_free(context, infos);
