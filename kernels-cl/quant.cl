@@ -21,8 +21,8 @@ static inline akv_u32 write_row(__global const uchar *base, akv_u64 first, akv_u
                                 akv_u32 tokens, akv_u32 dim, akv_u32 t, akv_u32 flags,
                                 __global uchar *tile)
 {
-    float16 x[VECTORS];
-    uchar16 code[VECTORS];
+    ROW_VALUES(x);
+    ROW_CODES(code);
     akv_u32 saw = 0u;
     if (akv_format_raw(format)) {
         copy_row(tile, (akv_u64)t * dim, format, base, first, dtype, 0u, dim);
@@ -233,8 +233,8 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
     for (; first < end; first += 4u, t += 4u) { /* a run of rows never leaves its tile */
 #ifdef AKV_QUAD
         if (!akv_format_raw(format)) {
-            float16 x[VECTORS];
-            uchar16 code[4][VECTORS];
+            ROW_VALUES(x);
+            ROW_CODES(code[4]);
             akv_u8 unit[32];
             akv_u32 i, u;
             for (i = 0u; i < 4u; i++) {

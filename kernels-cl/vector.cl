@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The CPU shape's encoder in vectors of 16: the arithmetic of fp.h, rotate.h and quant.h, lane by lane, with
  * the same roundings, hence the same bytes.  Head sizes are multiples of 16, scales span 32 and more. */
-#ifdef AKV_CPU_SHAPE
-#define VECTORS (ROW_MAX / 16)
+#if defined(AKV_CPU_SHAPE) && defined(AKV_VECTORS)
+#define VECTORS          (ROW_MAX / 16)
+#define ROW_VALUES(name) float16 name[VECTORS]
+#define ROW_CODES(name)  uchar16 name[VECTORS]
 
 /* What the lanes saw, as all-ones masks. */
 typedef struct seen {
@@ -124,6 +126,7 @@ static inline akv_u32 search_lanes(float16 x0, float16 x1, akv_u32 amax, akv_u32
 static inline uchar16 code_lanes(float16 x, akv_u32 scale, akv_u32 format, const akv_u32 *threshold)
 {
     akv_u32 levels, j;
+    akv_i32 kept;
     if (!akv_format_codebook(format)) {
         akv_reciprocal r = akv_reciprocal_of(akv_scale_value(format, scale));
         float limit = format == AKV_I8 ? 127.0f : 31.0f;
@@ -132,13 +135,16 @@ static inline uchar16 code_lanes(float16 x, akv_u32 scale, akv_u32 format, const
                                255u);
     }
     levels = akv_levels(format);
-    uint16 bits = as_uint16(x), a = bits & 0x7FFFFFFFu, negative = bits >> 31;
-    uint16 even = a + negative, odd = a + 1u - negative;
-    int16 p = 0, code;
-    for (j = 0u; j + 1u < levels; j++)
-        p -= (j & 1u ? odd : even) > threshold[j];
-    code = select((int16)((int)levels) + p, (int16)((int)levels - 1) - p, negative != 0u);
-    return convert_uchar16(scale == 0u ? (int16)((int)levels) : code);
+    int16 negative = x < 0.0f, p = 0, code; /* sane values have no -0 */
+    uint16 a = as_uint16(x) & 0x7FFFFFFFu;
+    uint16 even = a - as_uint16(negative), odd = a + 1u + as_uint16(negative);
+    for (j = 0u; j + 1u < levels; j += 2u)
+        p -= even > threshold[j];
+    for (j = 1u; j + 1u < levels; j += 2u)
+        p -= odd > threshold[j];
+    code = select((int16)((int)levels) + p, (int16)((int)levels - 1) - p, negative);
+    kept = scale == 0u ? 0 : -1;
+    return convert_uchar16((code & kept) | ((int)levels & ~kept));
 }
 /* Codes of a row, 32 for each group; its scales go to the tile. */
 static inline void encode_row(const float16 *x, akv_u32 format, akv_u32 order, akv_u32 search,
@@ -209,5 +215,40 @@ static inline void put_row(__global uchar *tile, akv_u32 format, akv_u32 tokens,
             plane_lanes(tile + akv_plane1_offset(format, tokens, dim), b1, b0, akv_row_word(b1, dim, t, g),
                         akv_row_step(b1, dim), code[2u * g], code[2u * g + 1u]);
     }
+}
+#elif defined(AKV_CPU_SHAPE)
+/* The same for devices whose compilers are not known to take such vectors well (Oclgrind 21.10 gives other
+ * codes for N5 to N2): one element after the other. */
+#define ROW_VALUES(name) float name[ROW_MAX]
+#define ROW_CODES(name)  akv_u8 name[ROW_MAX]
+static inline akv_u32 read_row(float *x, __global const uchar *base, akv_u64 first, akv_u32 dtype,
+                               akv_u32 dim, akv_u32 flags)
+{
+    akv_u32 saw = load_sane(x, base, first, dtype, dim), i;
+    if (flags & AKV_FLAG_ROTATE)
+        akv_rotate_store(x, dim);
+    for (i = dim; i < akv_padded_dim(dim); i++)
+        x[i] = 0.0f;
+    return saw;
+}
+static inline void encode_row(const float *x, akv_u32 format, akv_u32 order, akv_u32 search, akv_u32 tokens,
+                              akv_u32 dim, akv_u32 t, __global uchar *tile, akv_u8 *code)
+{
+    akv_u32 padded = akv_padded_dim(dim), width = akv_scale_width(format), s, i;
+    for (s = 0u; s < akv_scale_count(format, dim); s++) {
+        akv_u32 first = s * width, end = AKV_MIN(first + width, padded);
+        akv_u32 amax = akv_amax(x + first, end - first, 0u);
+        akv_u32 scale = akv_scale_of(x + first, amax, format, search);
+        akv_scale_put(tile, format, order, tokens, dim, t, s, scale);
+        for (i = first; i < end; i += 32u)
+            akv_group_codes(x + i, scale, format, code + i);
+    }
+}
+static inline void put_row(__global uchar *tile, akv_u32 format, akv_u32 tokens, akv_u32 dim, akv_u32 t,
+                           const akv_u8 *code)
+{
+    akv_u32 g;
+    for (g = 0u; g < akv_padded_dim(dim) / 32u; g++)
+        akv_row_put(tile, format, tokens, dim, t, g, code + g * 32u);
 }
 #endif

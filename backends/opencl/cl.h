@@ -60,6 +60,7 @@ struct akv_cl_device {
     cl_command_queue internal; /* mapping and filling of new memory; guarded by `lock` */
     enum akv_cl_shape shape;
     cl_uint units;  /* compute units */
+    bool vectors;   /* a processor and nothing else: the CPU shape may use vectors of 16 */
     bool denormals; /* float arithmetic keeps them */
     bool scrub;     /* local memory is overwritten before a kernel ends */
     akv_mutex lock; /* guards programs and internal; never held while a program is built */

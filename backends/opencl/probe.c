@@ -112,10 +112,6 @@ static void judge(const struct akv_cl *cl, cl_device_id device, char *reason, si
                  (unsigned long long)value, MIN_LOCAL_BYTES);
         return;
     }
-    if (!number(cl, device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong))) {
-        snprintf(reason, bytes, "device does not say how much memory it allocates");
-        return;
-    }
     value = number(cl, device, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof(size_t));
     if (value < MIN_GROUP)
         snprintf(reason, bytes, "work-groups hold %llu items, %u are needed",
@@ -165,6 +161,8 @@ void akv_cl_describe(const struct akv_cl *cl, const struct akv_cl_place *place,
     info->max_alloc = number(cl, device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
     info->align = 16;
     judge(cl, device, info->reason, sizeof info->reason);
+    if (!info->reason[0] && !info->max_alloc)
+        snprintf(info->reason, sizeof info->reason, "device does not say how much it allocates");
     info->usable = info->reason[0] == '\0';
 }
 
