@@ -169,18 +169,28 @@ static anykv_status empty_chunk(anykv_cache *cache, uint32_t chunk, bool *emptie
     return ANYKV_OK;
 }
 
+/* Says what is needed, what is there and what whole chunks cost: blocks of one kind and layer group
+ * share chunks only with each other. */
 static anykv_status refuse(anykv_cache *cache, const uint32_t *need)
 {
-    const unsigned long long bytes = akv_pool_need_bytes(&cache->pool, need);
-    const unsigned long long room = akv_pool_room_bytes(&cache->pool);
+    const struct akv_pool *pool = &cache->pool;
+    const unsigned long long bytes = akv_pool_need_bytes(pool, need);
+    const unsigned long long held = akv_pool_held_bytes(pool);
+    const unsigned long long total = pool->present * pool->chunk_bytes;
+    const uint64_t least = akv_pool_least_chunks(pool, need, true);
+    const unsigned long long unusable = least * pool->chunk_bytes - bytes - held;
+    const unsigned long long more =
+        (least > pool->present ? least - pool->present : 1) * pool->chunk_bytes;
     cache->count.budget_refusals++;
-    akv_explain(cache, "refused a step: its blocks take %llu bytes, %llu of %llu can be freed",
-                bytes, room, (unsigned long long)cache->budget_bytes);
+    akv_explain(cache,
+                "refused a step: its blocks take %llu bytes, blocks in use %llu, whole chunks of "
+                "%llu waste %llu; the pool has %llu, %llu more would do",
+                bytes, held, (unsigned long long)pool->chunk_bytes, unusable, total, more);
     return akv_fail(cache->context, ANYKV_E_BUDGET,
-                    "budget_bytes: the step needs %llu bytes of blocks, at most %llu can be made "
-                    "available of %llu in chunks of %llu",
-                    bytes, room, (unsigned long long)cache->budget_bytes,
-                    (unsigned long long)cache->pool.chunk_bytes);
+                    "budget_bytes: the step needs %llu bytes of blocks, blocks in use take %llu "
+                    "and whole chunks of %llu bytes waste %llu: more than the pool's %llu; %llu "
+                    "more would do",
+                    bytes, held, (unsigned long long)pool->chunk_bytes, unusable, total, more);
 }
 
 anykv_status akv_cache_make_room(anykv_cache *cache, const uint32_t *need)

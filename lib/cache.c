@@ -192,14 +192,12 @@ anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout
     const struct akv_plan *plan = &cache->plan;
     cache->budget_bytes = plan->options.budget_bytes;
     if (plan->chunks < plan->minimum_chunks) {
-        status = akv_fail(
-            context, ANYKV_E_BUDGET,
-            "budget_bytes: %llu is below the minimum of %llu: %llu fixed and %u chunks of "
-            "%llu",
-            (unsigned long long)cache->budget_bytes,
-            (unsigned long long)(plan->fixed_bytes + plan->minimum_chunks * plan->chunk_bytes),
-            (unsigned long long)plan->fixed_bytes, plan->minimum_chunks,
-            (unsigned long long)plan->chunk_bytes);
+        status = akv_fail(context, ANYKV_E_BUDGET,
+                          "budget_bytes: %llu is below the minimum of %llu: %llu fixed and a pool "
+                          "of %u chunks",
+                          (unsigned long long)cache->budget_bytes,
+                          (unsigned long long)akv_plan_minimum(plan, layout),
+                          (unsigned long long)plan->fixed_bytes, plan->minimum_chunks);
         goto free_cache;
     }
     status = akv_layout_copy(layout, &cache->layout);

@@ -39,6 +39,8 @@ struct akv_plan {
 };
 anykv_status akv_plan_make(anykv_device *device, const anykv_layout *layout,
                            const anykv_cache_options *options, struct akv_plan *plan_out);
+/* The least budget that a cache can be made with. */
+uint64_t akv_plan_minimum(const struct akv_plan *plan, const anykv_layout *layout);
 /* Bytes of one step's descriptor of a group at the declared maxima, and most entries of its tables.
  */
 uint64_t akv_plan_step_bytes(const struct akv_plan *plan, const anykv_layout *layout,

@@ -2,8 +2,9 @@
 /* Exact bytes of a cache before it is made: fixed memory, chunks, slabs. */
 #include "cache.h"
 
-#define CHUNKS_WANTED 32u    /* coarser chunks would waste a small budget */
-#define CHUNKS_MANY   65536u /* finer ones would only cost bookkeeping */
+#define CHUNK_BLOCKS 32u    /* largest blocks in a chunk at most, in pools of few chunks */
+#define CHUNKS_MANY  65536u /* more chunks would only cost bookkeeping */
+#define CANDIDATES   4096u  /* chunk sizes tried at most */
 
 static uint64_t round_up(uint64_t bytes, uint64_t align)
 {
@@ -178,26 +179,53 @@ static uint64_t waste_of(const anykv_layout *layout, uint64_t chunk)
     return most;
 }
 
-/* The fewest largest blocks in a chunk that waste little in every class, not too many for the
- * budget. */
-static uint64_t choose_chunk(const anykv_layout *layout, uint64_t room)
+static uint64_t largest_block(const anykv_layout *layout)
 {
-    uint64_t block = 0, best = 0, best_waste = UINT64_MAX;
+    uint64_t block = 0;
     for (uint32_t g = 0; g < layout->group_count; g++)
         for (uint32_t kind = 0; kind < AKV_POOL_KINDS; kind++)
             if (layout->groups[g].block_bytes[kind] > block)
                 block = layout->groups[g].block_bytes[kind];
-    for (uint64_t m = 1; m <= 16; m++) {
-        const uint64_t chunk = m * block, waste = waste_of(layout, chunk);
-        if (m > 1 && room / chunk < CHUNKS_WANTED)
-            break;
-        if (waste < best_waste) {
-            best = chunk;
-            best_waste = waste;
+    return block;
+}
+
+/* What a chunk size is expected to cost a pool of `room` bytes, in 1/65536: what does not divide in
+ * the worst class, half a chunk for each class's last one, and what is left of the room. */
+static uint64_t loss_of(const anykv_layout *layout, uint64_t room, uint64_t chunk, uint64_t classes)
+{
+    return waste_of(layout, chunk) + classes * chunk * 32768 / room + room % chunk * 65536 / room;
+}
+
+/* The multiple of some class's block that costs least and leaves room for the fewest chunks that a
+ * pool can work with; at most `most` bytes. */
+static uint64_t choose_chunk(const anykv_layout *layout, uint64_t room, uint32_t minimum_chunks,
+                             uint64_t most)
+{
+    const uint64_t largest = largest_block(layout);
+    if (room / largest <= minimum_chunks)
+        return largest;
+    uint64_t classes = 0, best = largest;
+    for (uint32_t g = 0; g < layout->group_count; g++)
+        for (uint32_t kind = 0; kind < AKV_POOL_KINDS; kind++)
+            classes += layout->groups[g].block_bytes[kind] != 0;
+    uint64_t best_loss = loss_of(layout, room, largest, classes);
+    if (most > room / minimum_chunks)
+        most = room / minimum_chunks;
+    if (most > largest * CHUNK_BLOCKS)
+        most = largest * CHUNK_BLOCKS;
+    const uint64_t tries = CANDIDATES / classes + 1;
+    for (uint32_t g = 0; g < layout->group_count; g++)
+        for (uint32_t kind = 0; kind < AKV_POOL_KINDS; kind++) {
+            const uint64_t block = layout->groups[g].block_bytes[kind];
+            uint64_t chunk = block ? (largest + block - 1) / block * block : most + 1;
+            for (uint64_t n = 0; n < tries && chunk <= most; n++, chunk += block) {
+                const uint64_t loss = loss_of(layout, room, chunk, classes);
+                if (loss < best_loss || (loss == best_loss && chunk < best)) {
+                    best = chunk;
+                    best_loss = loss;
+                }
+            }
         }
-        if (waste <= 65536 / 32)
-            break;
-    }
     while (room / best > CHUNKS_MANY)
         best *= 2;
     return best;
@@ -249,6 +277,11 @@ static anykv_status check_kernels(anykv_device *device, const anykv_layout *layo
     return ANYKV_OK;
 }
 
+uint64_t akv_plan_minimum(const struct akv_plan *plan, const anykv_layout *layout)
+{
+    return plan->fixed_bytes + plan->minimum_chunks * largest_block(layout);
+}
+
 anykv_status akv_plan_make(anykv_device *device, const anykv_layout *layout,
                            const anykv_cache_options *options, struct akv_plan *plan)
 {
@@ -265,14 +298,16 @@ anykv_status akv_plan_make(anykv_device *device, const anykv_layout *layout,
     for (uint32_t g = 0; g < layout->group_count; g++)
         plan->minimum_chunks += layout->groups[g].sealable ? 2 : 1;
     /* The scratch does not depend on the chunks, but its check wants a valid map. */
-    plan->chunk_bytes = choose_chunk(layout, 0);
+    plan->chunk_bytes = largest_block(layout);
     plan->chunks_per_slab = 1;
     status = place_fixed(device, layout, plan);
     if (status)
         return status;
     const uint64_t budget = checked.budget_bytes;
     const uint64_t room = budget > plan->fixed_bytes ? budget - plan->fixed_bytes : 0;
-    plan->chunk_bytes = choose_chunk(layout, room);
+    const uint64_t max_alloc = device->device->info.max_alloc;
+    plan->chunk_bytes =
+        choose_chunk(layout, room, plan->minimum_chunks, max_alloc ? max_alloc : UINT64_MAX);
     place_chunks(device, layout, room, plan);
     return check_kernels(device, layout, plan);
 }
@@ -304,8 +339,7 @@ anykv_status anykv_cache_estimate(anykv_device *device, const anykv_layout *layo
         whole.sealed_block_bytes +=
             group->block_bytes[group->sealable ? AKV_KIND_SEALED : AKV_KIND_HOT];
     }
-    whole.minimum_bytes =
-        plan.fixed_bytes + (uint64_t)plan.minimum_chunks * choose_chunk(layout, 0);
+    whole.minimum_bytes = akv_plan_minimum(&plan, layout);
     whole.pool_bytes = plan.chunks * plan.chunk_bytes;
     whole.total_bytes = whole.fixed_bytes + whole.pool_bytes;
     memcpy(estimate_out, &whole, size);

@@ -411,8 +411,7 @@ bool akv_pool_fits(const struct akv_pool *pool, const uint32_t *need)
     return chunks <= pool->free_chunks;
 }
 
-bool akv_pool_could_fit(const struct akv_pool *pool, const uint32_t *need, bool without_idle,
-                        uint32_t limit_chunks)
+uint64_t akv_pool_least_chunks(const struct akv_pool *pool, const uint32_t *need, bool without_idle)
 {
     uint64_t chunks = 0;
     for (uint32_t c = 0; c < pool->classes; c++) {
@@ -423,7 +422,13 @@ bool akv_pool_could_fit(const struct akv_pool *pool, const uint32_t *need, bool 
         const uint64_t least = chunks_for(blocks, class_->per_chunk);
         chunks += least > class_->locked_chunks ? least : class_->locked_chunks;
     }
-    return chunks <= limit_chunks;
+    return chunks;
+}
+
+bool akv_pool_could_fit(const struct akv_pool *pool, const uint32_t *need, bool without_idle,
+                        uint32_t limit_chunks)
+{
+    return akv_pool_least_chunks(pool, need, without_idle) <= limit_chunks;
 }
 
 uint64_t akv_pool_need_bytes(const struct akv_pool *pool, const uint32_t *need)
@@ -434,11 +439,11 @@ uint64_t akv_pool_need_bytes(const struct akv_pool *pool, const uint32_t *need)
     return bytes;
 }
 
-uint64_t akv_pool_room_bytes(const struct akv_pool *pool)
+uint64_t akv_pool_held_bytes(const struct akv_pool *pool)
 {
-    uint64_t bytes = (uint64_t)pool->present * pool->chunk_bytes;
+    uint64_t bytes = 0;
     for (uint32_t c = 0; c < pool->classes; c++)
-        bytes -= (pool->class_[c].used - pool->class_[c].idle) * pool->class_[c].block_bytes;
+        bytes += (pool->class_[c].used - pool->class_[c].idle) * pool->class_[c].block_bytes;
     return bytes;
 }
 

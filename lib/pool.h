@@ -142,10 +142,12 @@ uint64_t akv_pool_address(const struct akv_pool *pool, uint32_t group, uint32_t 
 bool akv_pool_fits(const struct akv_pool *pool, const uint32_t *need);
 bool akv_pool_could_fit(const struct akv_pool *pool, const uint32_t *need, bool without_idle,
                         uint32_t limit_chunks);
-/* Bytes that need[] takes at least, and bytes that are left for it (idle blocks and holes counted).
- */
+/* The fewest chunks that hold the blocks in use (idle ones left out on request) and need[]. */
+uint64_t akv_pool_least_chunks(const struct akv_pool *pool, const uint32_t *need,
+                               bool without_idle);
+/* Bytes of need[]'s blocks, and of the blocks in use that are not idle. */
 uint64_t akv_pool_need_bytes(const struct akv_pool *pool, const uint32_t *need);
-uint64_t akv_pool_room_bytes(const struct akv_pool *pool);
+uint64_t akv_pool_held_bytes(const struct akv_pool *pool);
 
 /* The chunk to empty next so that need[] fits, AKV_NO_ID: none can be emptied. */
 uint32_t akv_pool_sparse_chunk(const struct akv_pool *pool, const uint32_t *need);

@@ -114,6 +114,47 @@ Test(budget, the_estimate_is_exact)
     close_device();
 }
 
+/* ---- chunks ---- */
+
+/* What a pool of `blocks` hot blocks wastes in its worst class, and of its room, in per mille. */
+static uint32_t chunk_waste(anykv_format format, uint32_t dim, uint32_t blocks, uint32_t *left_out)
+{
+    anykv_layer layer = engine_layer(1, dim, 0);
+    layer.k_format = layer.v_format = format;
+    engine.layout = engine_layout(engine.context, &layer, 1);
+    anykv_cache_options options = engine_options(0);
+    anykv_estimate result = estimate(&options);
+    const uint64_t room = blocks * result.hot_block_bytes;
+    options.budget_bytes = result.fixed_bytes + room;
+    result = estimate(&options);
+    const uint64_t hot = result.chunk_bytes % result.hot_block_bytes;
+    const uint64_t sealed = result.chunk_bytes % result.sealed_block_bytes;
+    cr_expect(result.chunk_bytes >= result.hot_block_bytes && result.pool_bytes <= room);
+    *left_out = (uint32_t)((room - result.pool_bytes) * 1000 / room);
+    anykv_layout_destroy(engine.layout);
+    return (uint32_t)((hot > sealed ? hot : sealed) * 1000 / result.chunk_bytes);
+}
+
+/* A chunk holds blocks of one class; small pools must not lose much to what does not divide. */
+Test(budget, chunks_waste_little)
+{
+    static const anykv_format format[] = {ANYKV_I8, ANYKV_N6, ANYKV_N5, ANYKV_N4,
+                                          ANYKV_N3, ANYKV_N2, ANYKV_F16};
+    static const uint32_t dim[] = {64, 80, 128, 576};
+    open_device();
+    for (uint32_t f = 0; f < 7; f++)
+        for (uint32_t d = 0; d < 4; d++)
+            for (uint32_t blocks = 8; blocks <= 4096; blocks *= 2) {
+                uint32_t left;
+                const uint32_t waste = chunk_waste(format[f], dim[d], blocks, &left);
+                const uint32_t most = blocks < 16 ? 125 : blocks < 64 ? 90 : 60;
+                cr_expect(waste <= most && left <= most,
+                          "%s, head size %u, %u blocks: %u of 1000 wasted in a chunk, %u left over",
+                          anykv_format_name(format[f]), dim[d], blocks, waste, left);
+            }
+    close_device();
+}
+
 /* ---- random use ---- */
 
 #define SEQS 8u
