@@ -64,8 +64,8 @@ void akv_fill_attend(const struct akv_plan *plan, const anykv_layout *layout, ui
             continue;
         params->tiles.k_offset[kind] = place->offset[kind][0];
         params->tiles.v_offset[kind] = place->offset[kind][1];
-        params->tiles.k_format[kind] = kind == AKV_KIND_HOT ? group->hot_type : group->format[0];
-        params->tiles.v_format[kind] = kind == AKV_KIND_HOT ? group->hot_type : group->format[1];
+        params->tiles.k_format[kind] = place->format[kind][0];
+        params->tiles.v_format[kind] = place->format[kind][1];
     }
     params->kv_heads = group->kv_heads;
     params->q_heads = layout->layers[layer].q_heads;
@@ -114,7 +114,7 @@ void akv_fill_gather(const anykv_layout *layout, uint32_t layer, uint32_t side,
         if (group->block_bytes[kind] == 0)
             continue;
         params->offset[kind] = place->offset[kind][side];
-        params->format[kind] = kind == AKV_KIND_HOT ? group->hot_type : group->format[side];
+        params->format[kind] = place->format[kind][side];
     }
     params->order = side == 0 ? AKV_ORDER_ROW : AKV_ORDER_QUAD;
     params->flags = group->rotate[side];

@@ -63,6 +63,8 @@ static void make_groups(anykv_layout *layout)
             place->offset[kind][0] = group->layers * group->layer_bytes[kind];
             place->offset[kind][1] =
                 place->offset[kind][0] + group->kv_heads * group->tile_bytes[kind][0];
+            for (uint32_t side = 0; side < 2 && (kind == 0 || group->sealable); side++)
+                place->format[kind][side] = format_of(group, kind, side);
         }
         group->layers++;
     }

@@ -4,6 +4,7 @@
 #define AKV_LAYOUT_H
 #include "internal.h"
 #include "kernel/params.h"
+#include "pool.h"
 
 #define AKV_MAX_LAYERS  1024u
 #define AKV_LAYER_HEADS 1024u
@@ -21,13 +22,15 @@ struct akv_group {
     bool sealable;             /* sealing changes something */
     uint32_t tile_bytes[2][2]; /* [kind][side] */
     uint32_t layer_bytes[2];   /* [kind] */
-    uint32_t block_bytes[2];   /* [kind], a multiple of 16; 0: the kind is not used */
+    uint32_t block_bytes[AKV_POOL_KINDS]; /* a multiple of 16; 0: the kind is not used */
+    float error[AKV_POOL_KINDS];          /* ladder.c: estimated error of the worst layer there */
 };
 
 /* Where a layer's rows stand; a layer that reads another's rows has that one's place. */
 struct akv_place {
     uint32_t group;
-    uint32_t offset[2][2]; /* [kind][side] of head 0's tile in the block */
+    uint32_t offset[AKV_POOL_KINDS][2]; /* [kind][side] of head 0's tile in the block */
+    uint32_t format[AKV_POOL_KINDS][2]; /* 0: the group does not use the kind */
     bool owner;
 };
 

@@ -15,7 +15,9 @@
 
 #define AKV_KIND_HOT           0u
 #define AKV_KIND_SEALED        1u
-#define AKV_POOL_KINDS         2u
+#define AKV_KIND_RUNG          2u /* the first rung of the precision ladder; lower ones follow */
+#define AKV_MAX_RUNGS          4u
+#define AKV_POOL_KINDS         (AKV_KIND_RUNG + AKV_MAX_RUNGS)
 #define AKV_CLASS(group, kind) ((group)*AKV_POOL_KINDS + (kind))
 
 #define AKV_TENANT_NONE   UINT64_C(0) /* never used since the chunk exists */
@@ -30,7 +32,10 @@ struct akv_block {
     uint32_t node;       /* prefix node that holds it, or AKV_NO_ID; the cache's */
     uint32_t prev, next; /* neighbours in the cache's list of loose blocks; free records: next */
     uint32_t group;
-    uint32_t mark;  /* scratch of the cache: serial of the step that counted it */
+    uint32_t mark;     /* scratch of the cache: serial of the step that counted it */
+    uint32_t position; /* logical number in its sequences; the cache's */
+    uint32_t used_at;  /* serial of the last step or match that took it; the cache's */
+    uint8_t least;     /* rungs that its users accept below the layout's formats; the cache's */
     bool idle;      /* only an idle node or the loose list holds it: it can be evicted */
     bool loose;     /* in the list of loose blocks */
     uint64_t epoch; /* of the last write, for device failures; the cache's */

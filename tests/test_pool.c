@@ -2,11 +2,13 @@
 /* The block pool alone: places, counts, ledger, room, relocation, tenants. */
 #include "engine.h"
 
+#define CLASSES (2 * AKV_POOL_KINDS)
+
 /* Two groups; chunks of 960 bytes: 3 hot blocks of group 0 or 12 packed ones, 6 hot ones of
  * group 1. */
 static void start(struct akv_pool *pool, uint32_t chunks, uint32_t per_slab)
 {
-    static const uint32_t bytes[4] = {320, 80, 160, 0};
+    static const uint32_t bytes[CLASSES] = {320, 80, [AKV_CLASS(1, 0)] = 160};
     const struct akv_pool_shape shape = {960, per_slab, 2, bytes};
     OK(akv_pool_init(pool, NULL, &shape));
     for (uint32_t slab = 0; chunks; slab++) {
@@ -74,7 +76,7 @@ Test(pool, room_before_and_after_relocation)
     for (uint32_t i = 0; i < 9; i++)
         if (i % 3)
             akv_pool_release(&pool, hot[i]); /* one left in each chunk */
-    uint32_t need[4] = {0, 1, 0, 0};
+    uint32_t need[CLASSES] = {0, 1, 0, 0};
     cr_expect(!akv_pool_fits(&pool, need) && akv_pool_could_fit(&pool, need, false, 3));
     need[1] = 25; /* three chunks of packed blocks */
     cr_expect(!akv_pool_could_fit(&pool, need, false, 3));
@@ -132,7 +134,7 @@ Test(pool, locked_blocks_stay)
     for (uint32_t i = 0; i < 6; i++)
         if (i != 0 && i != 3)
             akv_pool_release(&pool, id[i]);
-    uint32_t need[4] = {0, 1, 0, 0};
+    uint32_t need[CLASSES] = {0, 1, 0, 0};
     akv_pool_lock(&pool, id[0]);
     akv_pool_lock(&pool, id[3]);
     akv_pool_lock(&pool, id[3]);
@@ -196,13 +198,14 @@ Test(pool, random_use)
     struct akv_pool pool;
     start(&pool, 8, 3);
     uint32_t held[128], count = 0;
-    uint64_t used[4] = {0};
+    static const uint32_t classes[3] = {AKV_CLASS(0, 0), AKV_CLASS(0, 1), AKV_CLASS(1, 0)};
+    uint64_t used[CLASSES] = {0};
     for (int step = 0; step < 20000; step++) {
         if (house_random(&random) % 2 && count < 128) {
-            const uint32_t class_ = house_random(&random) % 3;
-            const uint32_t id = take(&pool, class_ / 2, class_ % 2);
+            const uint32_t class_ = classes[house_random(&random) % 3];
+            const uint32_t id = take(&pool, class_ / AKV_POOL_KINDS, class_ % AKV_POOL_KINDS);
             if (id == AKV_NO_ID) {
-                uint32_t need[4] = {0};
+                uint32_t need[CLASSES] = {0};
                 need[class_] = 1;
                 cr_assert(!akv_pool_fits(&pool, need));
                 continue;
@@ -217,8 +220,8 @@ Test(pool, random_use)
         }
         uint32_t chunks = 0;
         for (uint32_t c = 0; c < pool.chunk_count; c++)
-            chunks += pool.chunks[c].class_ < 4;
-        for (uint32_t c = 0; c < 3; c++)
+            chunks += pool.chunks[c].class_ < CLASSES;
+        for (uint32_t c = 0; c < CLASSES; c++)
             cr_assert(pool.class_[c].used == used[c], "step %d class %u", step, c);
         cr_assert(akv_pool_used_bytes(&pool) == chunks * 960u, "step %d", step);
     }
