@@ -103,8 +103,18 @@ typedef anykv_format anykv_dtype; /* of rows: ANYKV_F32, ANYKV_F16, ANYKV_BF16 *
 
 typedef enum anykv_transform {
     ANYKV_TRANSFORM_NONE = 0,
-    ANYKV_TRANSFORM_ROTATE = 1 /* block-diagonal Hadamard; the default of quantised formats */
+    ANYKV_TRANSFORM_ROTATE = 1, /* block-diagonal Hadamard; the default of quantised formats */
+    ANYKV_TRANSFORM_CENTRE = 2, /* keys: the calibration's mean, turned to each position, is taken off
+                                 * before the rotation */
+    ANYKV_TRANSFORM_MATRIX = 3  /* the mean (keys), then the calibration's matrix */
 } anykv_transform;
+
+/* Which elements of a key the rotary embedding turns together: pair i is (2i, 2i+1), or
+ * (i, i + rope_pairs). */
+typedef enum anykv_rope {
+    ANYKV_ROPE_INTERLEAVED = 0,
+    ANYKV_ROPE_HALF = 1
+} anykv_rope;
 
 /* "N4", and the format of a name (any case); ANYKV_E_ARG for an unknown one.  Thread: free. */
 ANYKV_API const char *anykv_format_name(anykv_format format);
@@ -311,11 +321,12 @@ typedef struct anykv_layer {
     anykv_transform k_transform, v_transform; /* of quantised formats */
     uint32_t rope_pairs;        /* rotary pairs; 0: none */
     const uint64_t *rope_turns; /* frequency of each pair, in 2^-64 turns a position; copied */
+    anykv_rope rope;            /* how elements are paired; only a calibration's mean needs to know */
 } anykv_layer;
 #define ANYKV_LAYER_INIT                                                                           \
     {                                                                                              \
         1, 1, 128, 128, 0, ANYKV_OWN_ROWS, ANYKV_N4, ANYKV_N4, ANYKV_F16, ANYKV_TRANSFORM_ROTATE,  \
-            ANYKV_TRANSFORM_ROTATE, 0, NULL                                                        \
+            ANYKV_TRANSFORM_ROTATE, 0, NULL, ANYKV_ROPE_INTERLEAVED                                \
     }
 
 typedef struct anykv_layout_options {
@@ -341,6 +352,89 @@ ANYKV_API anykv_status anykv_layout_create(anykv_context *context, const anykv_l
 ANYKV_API void anykv_layout_destroy(anykv_layout *layout);
 /* SHA-256 identity of the layout (docs/format.md): everything that can change the rows. */
 ANYKV_API anykv_status anykv_layout_identity(const anykv_layout *layout, uint8_t digest_out[32]);
+
+/* ------------------------------------------------------------------------------------------------ */
+/* Calibration: what is known of a model's keys and queries, so that they lose less in a format.
+ *
+ * For each layer and kv head it holds the mean of the keys before rotary embedding, and a matrix that
+ * balances the spread of keys against the spread of the queries that will meet them.  Moments are
+ * gathered from rows of the model, solved once, saved, and given to every layout of that model.  A
+ * calibration never changes; layouts share it. */
+
+typedef struct anykv_calibration anykv_calibration;
+typedef struct anykv_moments anykv_moments;
+
+/* Moments of layers[0 … count), whose index is the layer's number in the model; geometry, source and
+ * rotary pairs are read, formats and transforms are not.  E_ARG as anykv_layout_check.  Thread: free. */
+ANYKV_API anykv_status anykv_moments_create(anykv_context *context, const anykv_layer *layers,
+                                            uint32_t count, anykv_moments **moments_out);
+ANYKV_API void anykv_moments_destroy(anykv_moments *moments);
+/* Adds keys (after rotary embedding) and queries of the positions [first, first + tokens) of a text.
+ * k: [tokens][kv_heads][k_dim]; q: [tokens][q_heads][k_dim]; v: [tokens][kv_heads][v_dim]; host views,
+ * each may be NULL.  Queries of a layer that reads another's rows count for that one.  Keys and values of
+ * the first 4 positions are left out: they behave like no others.  E_SHAPE, E_ARG: a view; E_STATE: keys
+ * or values of a layer that has none; E_DATA: a row is not finite.  Thread: object. */
+ANYKV_API anykv_status anykv_moments_add(anykv_moments *moments, uint32_t layer, uint64_t first,
+                                         uint32_t tokens, const anykv_view *k, const anykv_view *v,
+                                         const anykv_view *q);
+
+typedef struct anykv_calibrate_options {
+    size_t size;
+    const void *weights;     /* as the layout names them; NULL: of any model of this geometry */
+    uint32_t weights_bytes;  /* 0 … 256 */
+    anykv_transform most;    /* the most that may be chosen for keys: ROTATE, CENTRE or MATRIX */
+    const char *model;       /* a name for people, at most 255 bytes; NULL: none */
+    anykv_transform most_values; /* for values: ROTATE or MATRIX */
+} anykv_calibrate_options;
+#define ANYKV_CALIBRATE_OPTIONS_INIT                                                               \
+    {                                                                                              \
+        sizeof(anykv_calibrate_options), NULL, 0, ANYKV_TRANSFORM_MATRIX, NULL,                    \
+            ANYKV_TRANSFORM_ROTATE                                                                 \
+    }
+
+/* Chooses for each layer and head what predicts the least error, and makes the calibration of it.
+ * Layers to which nothing was added are left out of it (a layout rotates them).  options may be NULL.
+ * E_STATE: no layer has rows, or one has fewer than 256 positions of keys or of queries; E_DATA: the
+ * moments of a layer are not finite, all zero, or not positive definite.  Thread: object. */
+ANYKV_API anykv_status anykv_moments_solve(const anykv_moments *moments,
+                                           const anykv_calibrate_options *options,
+                                           anykv_calibration **calibration_out);
+
+/* Reads and writes the file of docs/format.md.  E_DATA names the field that is damaged; E_IO: the file
+ * cannot be read or written; E_NOT_FOUND: there is none.  write: bytes_in_out is the capacity, then the
+ * size; memory NULL asks for the size; E_SHAPE: too small.  Thread: free. */
+ANYKV_API anykv_status anykv_calibration_load(anykv_context *context, const char *path,
+                                              anykv_calibration **calibration_out);
+ANYKV_API anykv_status anykv_calibration_read(anykv_context *context, const void *memory, size_t bytes,
+                                              anykv_calibration **calibration_out);
+ANYKV_API anykv_status anykv_calibration_save(const anykv_calibration *calibration, const char *path);
+ANYKV_API anykv_status anykv_calibration_write(const anykv_calibration *calibration, void *memory,
+                                               size_t *bytes_in_out);
+/* Drops the caller's hold; layouts made with it keep theirs.  Thread: free. */
+ANYKV_API void anykv_calibration_destroy(anykv_calibration *calibration);
+/* SHA-256 of everything that stored rows depend on.  Thread: free. */
+ANYKV_API anykv_status anykv_calibration_digest(const anykv_calibration *calibration,
+                                                uint8_t digest_out[32]);
+
+typedef struct anykv_calibration_info {
+    size_t size;
+    uint32_t layers;   /* how many it has */
+    uint32_t number;   /* the layer's number in the model */
+    uint32_t kv_heads, k_dim, v_dim, rope_pairs;
+    anykv_transform transform;  /* chosen for this head */
+    /* Predicted mean square error of q·k for a format of unit noise (values: of an element). */
+    double rotate, centre, matrix;
+    const char *model; /* lives as long as the calibration; "" unknown */
+} anykv_calibration_info;
+#define ANYKV_CALIBRATION_INFO_INIT                                                                \
+    {                                                                                              \
+        sizeof(anykv_calibration_info), 0, 0, 0, 0, 0, 0, ANYKV_TRANSFORM_NONE, 0.0, 0.0, 0.0, ""  \
+    }
+/* What it says of kv head `head` of the index-th layer it has, side 0 keys, 1 values; centre is not a
+ * number for values.  E_NOT_FOUND: beyond the last layer or head.  Thread: free. */
+ANYKV_API anykv_status anykv_calibration_describe(const anykv_calibration *calibration, uint32_t index,
+                                                  uint32_t side, uint32_t head,
+                                                  anykv_calibration_info *info_out);
 
 /* ------------------------------------------------------------------------------------------------ */
 /* Cache. */

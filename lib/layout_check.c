@@ -28,7 +28,7 @@ AKV_PRINTF(2, 3) static void say(struct report *report, const char *format, ...)
     report->used += wrote < 0 ? 0 : (size_t)wrote < room ? (size_t)wrote : room;
 }
 
-static bool dim_known(uint32_t dim)
+bool akv_dim_known(uint32_t dim)
 {
     static const uint32_t dims[] = {64, 80, 96, 112, 128, 192, 256, 512, 576};
     for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++)
@@ -39,7 +39,7 @@ static bool dim_known(uint32_t dim)
 
 static void check_dim(struct report *report, uint32_t l, const char *field, uint32_t dim)
 {
-    if (!dim_known(dim))
+    if (!akv_dim_known(dim))
         say(report, "layers[%u].%s: %u is none of 64, 80, 96, 112, 128, 192, 256, 512, 576", l,
             field, dim);
 }
@@ -61,7 +61,7 @@ static void check_transform(struct report *report, uint32_t l, const char *field
 
 static bool turns_equal(const anykv_layer *a, const anykv_layer *b)
 {
-    if (a->rope_pairs != b->rope_pairs)
+    if (a->rope_pairs != b->rope_pairs || (a->rope_pairs && a->rope != b->rope))
         return false;
     return a->rope_pairs == 0 || (a->rope_turns && b->rope_turns &&
                                   memcmp(a->rope_turns, b->rope_turns,
@@ -124,6 +124,9 @@ static void check_layer(struct report *report, const anykv_layer *layers, uint32
     if (layer->rope_pairs > layer->k_dim / 2)
         say(report, "layers[%u].rope_pairs: %u is more than half of k_dim, %u", l,
             layer->rope_pairs, layer->k_dim);
+    else if (layer->rope != ANYKV_ROPE_INTERLEAVED && layer->rope != ANYKV_ROPE_HALF)
+        say(report, "layers[%u].rope: %d is neither 0 (interleaved) nor 1 (half)", l,
+            (int)layer->rope);
     else if (layer->rope_pairs && !layer->rope_turns)
         say(report, "layers[%u].rope_turns: NULL with %u rope_pairs", l, layer->rope_pairs);
     check_source(report, layers, l);

@@ -33,6 +33,10 @@ anykv_status akv_view_check(anykv_device *device, const char *what, const anykv_
                             uint32_t tokens, uint32_t heads, uint32_t dim, bool write,
                             struct akv_span *span_out);
 
+/* The same of a view that must lie in host memory and is only read. */
+anykv_status akv_view_check_host(anykv_context *context, const char *what, const anykv_view *view,
+                                 uint32_t tokens, uint32_t heads, uint32_t dim);
+
 /* The rows record of a view for kernel parameters. */
 static inline akv_rows akv_view_rows(const anykv_view *view, uint32_t heads)
 {

@@ -34,11 +34,11 @@ static bool rows_meet(uint64_t token_stride, uint64_t head_stride, uint32_t toke
     return !heads_inside && !tokens_inside;
 }
 
-anykv_status akv_view_check(anykv_device *device, const char *what, const anykv_view *view,
-                            uint32_t tokens, uint32_t heads, uint32_t dim, bool write,
-                            struct akv_span *span_out)
+/* What every view must satisfy; bytes_out: from the first element to the last, 0 for no rows. */
+static anykv_status check_form(anykv_context *context, const char *what, const anykv_view *view,
+                               uint32_t tokens, uint32_t heads, uint32_t dim, uint64_t *bytes_out)
 {
-    anykv_context *context = device->context;
+    *bytes_out = 0;
     if (!view)
         return akv_fail(context, ANYKV_E_ARG, "%s: NULL", what);
     if (view->dtype < ANYKV_F32 || view->dtype > ANYKV_BF16)
@@ -48,23 +48,62 @@ anykv_status akv_view_check(anykv_device *device, const char *what, const anykv_
         return akv_fail(context, ANYKV_E_ARG, "%s: both data and mem are set", what);
     if (!view->data && view->offset && !view->mem)
         return akv_fail(context, ANYKV_E_ARG, "%s: an offset without mem", what);
-    if (tokens == 0 || heads == 0 || dim == 0) {
-        *span_out = (struct akv_span){NULL, 0, 0};
+    if (tokens == 0 || heads == 0 || dim == 0)
         return ANYKV_OK;
-    }
     if (!view->data && !view->mem)
         return akv_fail(context, ANYKV_E_ARG, "%s: neither data nor mem is set", what);
-    uint64_t bytes, each = akv_raw_bytes((akv_u32)view->dtype);
-    if (!extent(view, tokens, heads, dim, &bytes))
+    if (!extent(view, tokens, heads, dim, bytes_out))
         return akv_fail(
             context, ANYKV_E_SHAPE, "%s: strides %llu and %llu do not fit in the address space",
             what, (unsigned long long)view->token_stride, (unsigned long long)view->head_stride);
+    return ANYKV_OK;
+}
+
+static anykv_status check_data(anykv_context *context, const char *what, const anykv_view *view,
+                               uint64_t bytes)
+{
+    const uint64_t each = akv_raw_bytes((akv_u32)view->dtype);
+    if (view->offset)
+        return akv_fail(context, ANYKV_E_ARG, "%s: data with an offset", what);
+    uintptr_t address = (uintptr_t)view->data;
+    if (address % each)
+        return akv_fail(context, ANYKV_E_ARG, "%s.data: not aligned to %llu bytes", what,
+                        (unsigned long long)each);
+    if (bytes > UINTPTR_MAX - address)
+        return akv_fail(context, ANYKV_E_SHAPE, "%s: rows end beyond the address space", what);
+    return ANYKV_OK;
+}
+
+anykv_status akv_view_check_host(anykv_context *context, const char *what, const anykv_view *view,
+                                 uint32_t tokens, uint32_t heads, uint32_t dim)
+{
+    uint64_t bytes;
+    anykv_status status = check_form(context, what, view, tokens, heads, dim, &bytes);
+    if (!status && view->mem)
+        status = akv_fail(context, ANYKV_E_ARG, "%s.mem: host memory is needed", what);
+    return status || !bytes ? status : check_data(context, what, view, bytes);
+}
+
+anykv_status akv_view_check(anykv_device *device, const char *what, const anykv_view *view,
+                            uint32_t tokens, uint32_t heads, uint32_t dim, bool write,
+                            struct akv_span *span_out)
+{
+    anykv_context *context = device->context;
+    uint64_t bytes;
+    anykv_status status = check_form(context, what, view, tokens, heads, dim, &bytes);
+    if (status)
+        return status;
+    if (!bytes) {
+        *span_out = (struct akv_span){NULL, 0, 0};
+        return ANYKV_OK;
+    }
     if (write && rows_meet(view->token_stride, view->head_stride, tokens, heads, dim))
         return akv_fail(context, ANYKV_E_SHAPE,
                         "%s: strides %llu and %llu make written rows of %u elements overlap", what,
                         (unsigned long long)view->token_stride,
                         (unsigned long long)view->head_stride, dim);
     if (view->mem) {
+        const uint64_t each = akv_raw_bytes((akv_u32)view->dtype);
         if (view->mem->device != device)
             return akv_fail(context, ANYKV_E_ARG, "%s.mem: belongs to another device", what);
         if (view->offset % each)
@@ -79,16 +118,10 @@ anykv_status akv_view_check(anykv_device *device, const char *what, const anykv_
         *span_out = (struct akv_span){view->mem->mem, view->offset, bytes};
         return ANYKV_OK;
     }
-    if (view->offset)
-        return akv_fail(context, ANYKV_E_ARG, "%s: data with an offset", what);
-    uintptr_t address = (uintptr_t)view->data;
-    if (address % each)
-        return akv_fail(context, ANYKV_E_ARG, "%s.data: not aligned to %llu bytes", what,
-                        (unsigned long long)each);
-    if (bytes > UINTPTR_MAX - address)
-        return akv_fail(context, ANYKV_E_SHAPE, "%s: rows end beyond the address space", what);
-    *span_out = akv_host_span(device->device, view->data, bytes);
-    return ANYKV_OK;
+    status = check_data(context, what, view, bytes);
+    if (!status)
+        *span_out = akv_host_span(device->device, view->data, bytes);
+    return status;
 }
 
 bool akv_view_dense(const anykv_view *view, uint32_t heads, uint32_t dim)
