@@ -53,8 +53,8 @@ static void q_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
     (void)phase;
 
     for (uint32_t t = (uint32_t)first, end = (uint32_t)(first + count); t < end;) {
-        const uint8_t *src[4];
-        uint32_t n = AKV_MIN(4u, end - t);
+        const uint8_t *src[Q_ROWS];
+        uint32_t n = AKV_MIN(Q_ROWS, end - t);
         for (uint32_t k = 0; k < n; k++) {
             src[k] = q_row_at(args->arg[0], &p->rows, token, head);
             if (++head == heads) {

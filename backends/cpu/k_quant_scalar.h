@@ -11,11 +11,13 @@
 #define AKV_CODE_STRIDE  AKV_MAX_HEAD_DIM
 #define AKV_SCALE_STRIDE (AKV_MAX_HEAD_DIM / 32u)
 
-/* Working memory of one thread while it runs a range of items: up to four rows. */
+/* Rows that are quantised together, so that the latency of their scales hides. */
+#define Q_ROWS 8u
+/* Working memory of one thread while it runs a range of items. */
 struct q_work {
-    _Alignas(64) float value[4 * AKV_CODE_STRIDE];
-    _Alignas(64) uint8_t code[4 * AKV_CODE_STRIDE];
-    uint16_t scale[4 * AKV_SCALE_STRIDE];
+    _Alignas(64) float value[Q_ROWS * AKV_CODE_STRIDE];
+    _Alignas(64) uint8_t code[Q_ROWS * AKV_CODE_STRIDE];
+    uint16_t scale[Q_ROWS * AKV_SCALE_STRIDE];
 };
 
 /* A row of the caller as sane values, rotated if asked, padded with zeros. */

@@ -21,10 +21,14 @@
 
 /* Hides from the compiler that a pointer leads to constants. */
 #define X_OPAQUE(pointer) __asm__("" : "+r"(pointer))
+/* The same for a pointer to an array that was just written, so that it is read from memory:
+ * compilers would rather take a vector apart with shuffles. */
+#define X_STORED(pointer, array) __asm__("" : "+r"(pointer) : "m"(array))
 
 #define X_LARGE_BITS 0x6C800000u /* 2^90: below it, no rotation can reach 2^100 */
-#define X_SMALL_BITS 0x3A800000u /* 2^-10: under such a maximum, 2^-24 is like 0 but for its sign  \
-                                  */
+#define X_SMALL_BITS                                                                               \
+    0x3A800000u /* 2^-10: under such a maximum, 2^-24 is like 0 but for its sign                   \
+                 */
 
 /* ---- rows in and out ---- */
 
@@ -188,7 +192,7 @@ X_INLINE __m256i x_rotate_type(const uint8_t *from, uint32_t dtype, int storing,
 }
 /* A row of the caller as it is stored, padded, but for values below 2^-24 after the rotation;
  * returns the largest magnitude of eight lanes before it. */
-static __m256i x_rotate_load(const uint8_t *src, uint32_t dtype, uint32_t dim, float *row)
+static inline __m256i x_rotate_load(const uint8_t *src, uint32_t dtype, uint32_t dim, float *row)
 {
     float factor = akv_rotate_store_factor(dim);
 
@@ -200,35 +204,42 @@ static __m256i x_rotate_load(const uint8_t *src, uint32_t dtype, uint32_t dim, f
         return x_rotate_type(src, AKV_F16, 1, row, dim, factor);
     return x_rotate_type(src, AKV_BF16, 1, row, dim, factor);
 }
-static void x_rotate_read(float *row, uint32_t dim)
+static inline void x_rotate_read(float *row, uint32_t dim)
 {
     x_rotate_type((const uint8_t *)row, AKV_F32, 0, row, dim, akv_rotate_read_factor(dim));
 }
 
-static void q_store(float *row, int back, uint32_t dim, uint32_t dtype, uint8_t *dst)
+X_INLINE void x_convert_type(uint8_t *dst, uint32_t dst_type, const uint8_t *src, uint32_t src_type,
+                             uint32_t dim)
 {
-    if (back)
-        x_rotate_read(row, dim);
-    if ((uint8_t *)row == dst)
-        return;
-    if (dtype == AKV_F32)
-        memcpy(dst, row, (size_t)dim * 4u);
-    else if (dtype == AKV_F16)
-        for (uint32_t i = 0; i < dim; i += 8u)
-            x_store8(dst, i, AKV_F16, _mm256_loadu_ps(row + i));
-    else
-        for (uint32_t i = 0; i < dim; i += 8u)
-            x_store8(dst, i, AKV_BF16, _mm256_loadu_ps(row + i));
+    X_UNROLL(4)
+    for (uint32_t i = 0; i < dim; i += 8u)
+        x_store8(dst, i, dst_type, x_load8(src, i, src_type));
 }
-
-static void q_convert(uint8_t *dst, uint32_t dst_type, const uint8_t *src, uint32_t src_type,
-                      uint32_t dim)
+static inline void x_convert(uint8_t *dst, uint32_t dst_type, const uint8_t *src, uint32_t src_type,
+                             uint32_t dim)
 {
     if (dst_type == src_type)
         memcpy(dst, src, (size_t)dim * akv_raw_bytes(dst_type));
+    else if (src_type == AKV_F32 && dst_type == AKV_F16)
+        x_convert_type(dst, AKV_F16, src, AKV_F32, dim);
+    else if (src_type == AKV_F32)
+        x_convert_type(dst, AKV_BF16, src, AKV_F32, dim);
+    else if (src_type == AKV_F16 && dst_type == AKV_F32)
+        x_convert_type(dst, AKV_F32, src, AKV_F16, dim);
+    else if (src_type == AKV_F16)
+        x_convert_type(dst, AKV_BF16, src, AKV_F16, dim);
+    else if (dst_type == AKV_F32)
+        x_convert_type(dst, AKV_F32, src, AKV_BF16, dim);
     else
-        for (uint32_t i = 0; i < dim; i += 8u)
-            x_store8(dst, i, dst_type, x_load8(src, i, src_type));
+        x_convert_type(dst, AKV_F16, src, AKV_BF16, dim);
+}
+static inline void x_store(float *row, int back, uint32_t dim, uint32_t dtype, uint8_t *dst)
+{
+    if (back)
+        x_rotate_read(row, dim);
+    if ((uint8_t *)row != dst)
+        x_convert(dst, dtype, (const uint8_t *)row, AKV_F32, dim);
 }
 
 /* ---- codes ---- */
@@ -266,27 +277,30 @@ X_INLINE __m256i x_bytes_mixed(const __m256i v[4])
     return _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
 }
 
-/* Codes of 32 values of I8 or N6 under a scale that is not saturated. */
-X_INLINE void x_uniform(const float *x, float r_hi, float r_lo, uint32_t format, uint8_t *code)
+/* Codes of `count` values of I8 or N6, a multiple of 32, under a scale that is not saturated. */
+X_INLINE void x_uniform(const float *x, float r_hi, float r_lo, uint32_t format, uint32_t count,
+                        uint8_t *code)
 {
     __m256 hi = _mm256_set1_ps(r_hi), lo = _mm256_set1_ps(r_lo);
-    __m256i q[4];
 
-    X_UNROLL(4)
-    for (int k = 0; k < 4; k++) {
-        __m256 v = _mm256_loadu_ps(x + 8 * k);
-        q[k] = _mm256_cvtps_epi32(_mm256_fmadd_ps(v, hi, _mm256_mul_ps(v, lo)));
+    for (uint32_t i = 0; i < count; i += 32u) {
+        __m256i q[4];
+        X_UNROLL(4)
+        for (uint32_t k = 0; k < 4u; k++) {
+            __m256 v = _mm256_loadu_ps(x + i + 8u * k);
+            q[k] = _mm256_cvtps_epi32(_mm256_fmadd_ps(v, hi, _mm256_mul_ps(v, lo)));
+        }
+        __m256i c = _mm256_permutevar8x32_epi32(x_bytes_mixed(q),
+                                                _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        if (format == AKV_I8) {
+            c = _mm256_max_epi8(c, _mm256_set1_epi8(-127));
+        } else {
+            c = _mm256_max_epi8(c, _mm256_set1_epi8(-31));
+            c = _mm256_min_epi8(c, _mm256_set1_epi8(31));
+            c = _mm256_add_epi8(c, _mm256_set1_epi8(32));
+        }
+        _mm256_storeu_si256((void *)(code + i), c);
     }
-    __m256i c =
-        _mm256_permutevar8x32_epi32(x_bytes_mixed(q), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    if (format == AKV_I8) {
-        c = _mm256_max_epi8(c, _mm256_set1_epi8(-127));
-    } else {
-        c = _mm256_max_epi8(c, _mm256_set1_epi8(-31));
-        c = _mm256_min_epi8(c, _mm256_set1_epi8(31));
-        c = _mm256_add_epi8(c, _mm256_set1_epi8(32));
-    }
-    _mm256_storeu_si256((void *)code, c);
 }
 
 /* Scale bytes of eight non-negative numbers. */

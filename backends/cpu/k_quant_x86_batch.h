@@ -2,15 +2,16 @@
 /* Quantising up to four rows at once, so that the latency of scales and reciprocals hides.
  *
  * The including file names what says whether its tables are there, X_READY(), what finds a scale
- * and codes a group: X_SEARCH(x, amax, format), X_CODEBOOK(x, hi, lo, format, table, code), with a
+ * the scales of a row's groups, X_SEARCH(x, amax, groups, format, scale), and codes a group,
+ * X_CODEBOOK(x, hi, lo, format, table, code), with a
  * table of type X_TABLE. */
 #ifndef AKV_K_QUANT_X86_BATCH_H
 #define AKV_K_QUANT_X86_BATCH_H
 #include "k_quant_x86.h"
 
-#define X_SCALES 80 /* 4 rows of 18 groups, rounded up to eights with room to spare */
+#define X_SCALES (Q_ROWS * AKV_SCALE_STRIDE + 8u) /* with room to round up to eights */
 struct x_batch {
-    const float *at[4];                   /* the rows, in place or in work */
+    const float *at[Q_ROWS];              /* the rows, in place or in work */
     uint32_t rows, dp, width;             /* width: elements to a scale */
     uint32_t scales;                      /* of a row */
     _Alignas(32) uint32_t amax[X_SCALES]; /* of scale s of row k at k * scales + s */
@@ -26,7 +27,7 @@ X_INLINE uint32_t x_batch_amax(struct x_batch *b, uint32_t *most_out)
 
     for (uint32_t k = 0; k < b->rows; k++)
         for (uint32_t i = 0; i < b->dp; i += b->width)
-            m[n++] = x_amax(b->at[k] + i, AKV_MIN(b->width, b->dp - i));
+            m[n++] = X_AMAX(b->at[k] + i, AKV_MIN(b->width, b->dp - i));
     for (; n % 8u != 0; n++) /* 1 is no special case of anything */
         m[n] = _mm256_set1_epi32(0x3F800000);
     for (n = 0; n < count; n += 8u) {
@@ -50,8 +51,8 @@ X_INLINE int x_batch_scales(struct x_batch *b, uint32_t format, int search)
 
     if (search && count % 8u != 0)
         _mm256_store_si256((void *)(b->scale + count / 8u * 8u), _mm256_set1_epi32(8));
-    for (uint32_t i = 0; search && i < count; i++)
-        b->scale[i] = X_SEARCH(b->at[i / b->scales] + i % b->scales * 32u, b->amax[i], format);
+    for (uint32_t k = 0; search && k < b->rows; k++)
+        X_SEARCH(b->at[k], b->amax + k * b->scales, b->scales, format, b->scale + k * b->scales);
     for (uint32_t i = 0; i < count; i += 8u) {
         __m256 a = _mm256_castsi256_ps(_mm256_load_si256((const void *)(b->amax + i)));
         __m256 d, hi, lo;
@@ -99,7 +100,7 @@ static void x_rare_codes(const struct x_batch *b, uint32_t format, uint32_t satu
 }
 X_INLINE void x_batch_codes(const struct x_batch *b, uint32_t format, int rare, struct q_work *work)
 {
-    uint32_t groups = b->dp / 32u, per = b->width / 32u;
+    uint32_t groups = b->dp / 32u;
     const float *hi = b->hi, *lo = b->lo;
     const X_TABLE *table = akv_format_codebook(format) ? x_codebook_table(format) : NULL;
 
@@ -113,9 +114,8 @@ X_INLINE void x_batch_codes(const struct x_batch *b, uint32_t format, int rare, 
                 X_CODEBOOK(x + 32u * g, *hi++, *lo++, format, table, code + 32u * g);
             continue;
         }
-        for (uint32_t g = 0; g < groups; g += per, hi++, lo++)
-            for (uint32_t j = g; j < AKV_MIN(g + per, groups); j++)
-                x_uniform(x + 32u * j, *hi, *lo, format, code + 32u * j);
+        for (uint32_t i = 0; i < b->dp; i += b->width, hi++, lo++)
+            X_UNIFORM(x + i, *hi, *lo, format, AKV_MIN(b->width, b->dp - i), code + i);
     }
     if (AKV_UNLIKELY(rare))
         x_rare_codes(b, format, akv_format_codebook(format) ? 0xF7u : 0x7BFFu, work);
@@ -148,8 +148,8 @@ X_INLINE int x_batch_run(struct x_batch *b, uint32_t rows, uint32_t dp, uint32_t
 }
 X_INLINE int x_batch_size(struct x_batch *b, uint32_t format, int search, struct q_work *work)
 {
-    if (b->rows == 4u && b->dp == 128u)
-        return x_batch_run(b, 4u, 128u, format, search, work);
+    if (b->rows == Q_ROWS && b->dp == 128u)
+        return x_batch_run(b, Q_ROWS, 128u, format, search, work);
     return x_batch_run(b, b->rows, b->dp, format, search, work);
 }
 static int x_batch_format(struct x_batch *b, uint32_t format, int search, struct q_work *work)
@@ -189,7 +189,7 @@ static uint32_t q_quantise(struct q_work *work, const uint8_t *const *src, uint3
         }
         b.at[k] = row;
         if (rotate)
-            largest = _mm256_max_epi32(largest, x_rotate_load(src[k], dtype, dim, row));
+            largest = _mm256_max_epi32(largest, X_ROTATE_LOAD(src[k], dtype, dim, row));
         else
             x_load(src[k], dtype, dim, row);
     }

@@ -146,12 +146,15 @@ static uint32_t x_search_n2(const float *x, uint32_t amax)
     return x_search_is_rare(amax) ? x_search_rare(x, amax, AKV_N2)
                                   : x_search_format(x, amax, AKV_N2);
 }
-X_INLINE uint32_t x_search(const float *x, uint32_t amax, uint32_t format)
+/* Scales of `groups` groups of a row. */
+X_INLINE void x_search(const float *x, const uint32_t *amax, uint32_t groups, uint32_t format,
+                       uint32_t *scale)
 {
-    return format == AKV_N5   ? x_search_n5(x, amax)
-           : format == AKV_N4 ? x_search_n4(x, amax)
-           : format == AKV_N3 ? x_search_n3(x, amax)
-                              : x_search_n2(x, amax);
+    for (uint32_t g = 0; g < groups; g++)
+        scale[g] = format == AKV_N5   ? x_search_n5(x + 32u * g, amax[g])
+                   : format == AKV_N4 ? x_search_n4(x + 32u * g, amax[g])
+                   : format == AKV_N3 ? x_search_n3(x + 32u * g, amax[g])
+                                      : x_search_n2(x + 32u * g, amax[g]);
 }
 
 /* c_j + c_j+1 - 1 - 128 of every format, as akv_codebook starts them, spread over a vector:

@@ -314,7 +314,7 @@ X_INLINE void x_get_row_format(const uint8_t *tile, uint32_t format, uint32_t to
                 out + s * akv_scale_width(format), 0,
                 4u * AKV_MIN(akv_scale_width(format), groups * 32u - s * akv_scale_width(format)));
 }
-static void q_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+static void x_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
                       uint32_t t, float *row)
 {
     switch (format) {
