@@ -15,16 +15,22 @@ struct arg_spec {
 static const struct arg_spec arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
     [AKV_K_ENCODE] = {{"rows", false, false, 1},
                       {"tile", true, false, 16},
-                      {"flags", true, false, 4}},
-    [AKV_K_DECODE] = {{"tile", false, false, 16}, {"rows", true, false, 1}},
+                      {"flags", true, false, 4},
+                      {"maps", false, true, 16}},
+    [AKV_K_DECODE] = {{"tile", false, false, 16},
+                      {"rows", true, false, 1},
+                      {"maps", false, true, 16}},
     [AKV_K_ROTATE] = {{"rows in", false, false, 4}, {"rows out", true, false, 4}},
     [AKV_K_SEAL] = {{"layers", false, false, 4},
                     {"moves", false, false, 8},
-                    {"flags", true, false, 4}},
+                    {"flags", true, false, 4},
+                    {"maps", false, true, 16}},
     [AKV_K_APPEND] = {{"descriptor", false, false, 16},
                       {"k", false, false, 1},
                       {"v", false, false, 1}},
-    [AKV_K_GATHER] = {{"table", false, false, 4}, {"rows", true, false, 1}},
+    [AKV_K_GATHER] = {{"table", false, false, 4},
+                      {"rows", true, false, 1},
+                      {"maps", false, true, 16}},
     [AKV_K_COPY] = {{"moves", false, false, 8}, {"linear", true, true, 16}},
     [AKV_K_ATTEND] = {{"descriptor", false, false, 16},
                       {"q", false, false, 1},
@@ -32,7 +38,8 @@ static const struct arg_spec arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
                       {"lse", true, true, 4},
                       {"mask", false, true, 4},
                       {"sinks", false, true, 4},
-                      {"scratch", true, true, 16}},
+                      {"scratch", true, true, 16},
+                      {"maps", false, true, 16}},
 };
 
 /* What the checks of one launch or of bare parameters share; launch is NULL for the latter. */
@@ -116,6 +123,21 @@ static anykv_status check_room(const struct check *check, unsigned arg, uint64_t
                       arg_specs[check->launch->kernel][arg].name, (unsigned long long)span->bytes,
                       (unsigned long long)bytes);
     return ANYKV_OK;
+}
+
+/* What a side's transform says, and the record of a map in argument `arg`. */
+static anykv_status check_transform(const struct check *check, const char *field, akv_u32 flags,
+                                    akv_u32 known, unsigned arg, akv_u32 map)
+{
+    RETURN_IF(check_flags(check, field, flags, known | AKV_FLAG_ROTATE | AKV_FLAG_MAP));
+    if (!(flags & AKV_FLAG_MAP))
+        return ANYKV_OK;
+    if (flags & AKV_FLAG_ROTATE)
+        return REFUSE(check, ANYKV_E_ARG, "%s.%s: 0x%x rotates and has a map", check->kernel, field,
+                      flags);
+    if (map % 16)
+        return REFUSE(check, ANYKV_E_ARG, "%s.map: %u is not a multiple of 16", check->kernel, map);
+    return check_room(check, arg, (uint64_t)map + sizeof(akv_map));
 }
 
 /* ---- rows, tiles, pool ---- */
@@ -224,13 +246,11 @@ static anykv_status check_in_block(const struct check *check, const akv_pool_map
 
 static anykv_status check_encode(struct check *check, const akv_encode_params *p, bool decode)
 {
-    const akv_u32 known = decode
-                              ? AKV_FLAG_ROTATE | AKV_FLAG_SEARCH
-                              : AKV_FLAG_ROTATE | AKV_FLAG_SEARCH | (15u << AKV_FLAG_PLANT_SHIFT);
+    const akv_u32 known = decode ? AKV_FLAG_SEARCH : AKV_FLAG_SEARCH | (15u << AKV_FLAG_PLANT_SHIFT);
     uint64_t bytes = 0;
     RETURN_IF(check_dim(check, "dim", p->dim));
     RETURN_IF(check_format(check, "format", p->format));
-    RETURN_IF(check_flags(check, "flags", p->flags, known));
+    RETURN_IF(check_transform(check, "flags", p->flags, known, decode ? 2 : 3, p->map));
     RETURN_IF(check_rows(check, decode ? 1 : 0, &p->rows, p->tokens, p->dim, decode));
     RETURN_IF(check_tile(check, p->format, (uint64_t)p->tokens * p->rows.heads, p->dim, &bytes));
     RETURN_IF(check_room(check, decode ? 0 : 1, bytes));
@@ -251,7 +271,6 @@ static anykv_status check_rotate(struct check *check, const akv_rotate_params *p
 
 static anykv_status check_seal(struct check *check, const akv_seal_params *p)
 {
-    const akv_u32 known = AKV_FLAG_ROTATE | AKV_FLAG_SEARCH;
     RETURN_IF(check_pool(check, &p->pool));
     RETURN_IF(check_heads(check, "kv_heads", p->kv_heads));
     RETURN_IF(check_block_tokens(check, p->block_tokens));
@@ -260,8 +279,9 @@ static anykv_status check_seal(struct check *check, const akv_seal_params *p)
     RETURN_IF(check_raw(check, "hot_type", p->hot_type));
     RETURN_IF(check_format(check, "k_format", p->k_format));
     RETURN_IF(check_format(check, "v_format", p->v_format));
-    RETURN_IF(check_flags(check, "k_flags", p->k_flags, known));
-    RETURN_IF(check_flags(check, "v_flags", p->v_flags, known));
+    /* Where the layers' maps stand is on the device. */
+    RETURN_IF(check_transform(check, "k_flags", p->k_flags, AKV_FLAG_SEARCH, 3, 0));
+    RETURN_IF(check_transform(check, "v_flags", p->v_flags, AKV_FLAG_SEARCH, 3, 0));
     RETURN_IF(check_room(check, 0, (uint64_t)p->layers * sizeof(akv_seal_layer)));
     RETURN_IF(check_room(check, 1, (uint64_t)p->moves * sizeof(akv_move)));
     check->empty = p->moves == 0 || p->layers == 0;
@@ -293,7 +313,7 @@ static anykv_status check_gather(struct check *check, const akv_gather_params *p
     RETURN_IF(check_pool(check, &p->pool));
     RETURN_IF(check_dim(check, "dim", p->dim));
     RETURN_IF(check_block_tokens(check, p->block_tokens));
-    RETURN_IF(check_flags(check, "flags", p->flags, AKV_FLAG_ROTATE));
+    RETURN_IF(check_transform(check, "flags", p->flags, 0, 2, p->map));
     if (p->order != AKV_ORDER_ROW && p->order != AKV_ORDER_QUAD)
         return REFUSE(check, ANYKV_E_ARG, "gather.order: %u is not an order", p->order);
     RETURN_IF(check_rows(check, 1, &p->rows, p->tokens, p->dim, true));
@@ -379,8 +399,8 @@ static anykv_status check_attend(struct check *check, const akv_attend_params *p
     RETURN_IF(check_heads(check, "q_heads", p->q_heads));
     RETURN_IF(check_dim(check, "k_dim", p->k_dim));
     RETURN_IF(check_dim(check, "v_dim", p->v_dim));
-    RETURN_IF(check_flags(check, "k_flags", p->k_flags, AKV_FLAG_ROTATE));
-    RETURN_IF(check_flags(check, "v_flags", p->v_flags, AKV_FLAG_ROTATE));
+    RETURN_IF(check_transform(check, "k_flags", p->k_flags, 0, 7, p->k_map));
+    RETURN_IF(check_transform(check, "v_flags", p->v_flags, 0, 7, p->v_map));
     RETURN_IF(check_flags(check, "flags", p->flags, known));
     if (p->q_heads % p->kv_heads || p->q.heads != p->q_heads || p->out.heads != p->q_heads)
         return REFUSE(check, ANYKV_E_ARG, "attend: %u q heads, %u kv heads, views of %u and %u",

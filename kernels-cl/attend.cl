@@ -94,7 +94,8 @@ __kernel SHAPE void akv_k_combine(__global const uchar *step, ulong step_at, __g
                                   ulong q_at, __global uchar *out, ulong out_at, __global uchar *lse,
                                   ulong lse_at, __global const uchar *mask, ulong mask_at,
                                   __global const uchar *sinks, ulong sinks_at, __global uchar *scratch,
-                                  ulong scratch_at, const akv_attend_params p, uint least, uint most,
+                                  ulong scratch_at, __global const uchar *maps, ulong maps_at,
+                                  const akv_attend_params p, uint least, uint most,
                                   uint slots)
 {
     akv_u32 i = (akv_u32)get_group_id(0), head = (akv_u32)get_group_id(1), part, d;
@@ -183,7 +184,8 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
                                  ulong q_at, __global uchar *out, ulong out_at, __global uchar *lse,
                                  ulong lse_at, __global const uchar *mask, ulong mask_at,
                                  __global const uchar *sinks, ulong sinks_at, __global uchar *scratch,
-                                 ulong scratch_at, const akv_attend_params p, uint least, uint most,
+                                 ulong scratch_at, __global const uchar *maps, ulong maps_at,
+                                  const akv_attend_params p, uint least, uint most,
                                  uint slots, SLABS)
 {
     float query[2][R][AKV_MAX_HEAD_DIM], sum[2][R][AKV_MAX_HEAD_DIM], x[4 * AKV_MAX_HEAD_DIM];
@@ -546,7 +548,8 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
                                  ulong q_at, __global uchar *out, ulong out_at, __global uchar *lse,
                                  ulong lse_at, __global const uchar *mask, ulong mask_at,
                                  __global const uchar *sinks, ulong sinks_at, __global uchar *scratch,
-                                 ulong scratch_at, const akv_attend_params p, uint least, uint most,
+                                 ulong scratch_at, __global const uchar *maps, ulong maps_at,
+                                  const akv_attend_params p, uint least, uint most,
                                  uint slots, SLABS)
 {
     __local float shared[SHARED];      /* products of slices; sums that are handed over */

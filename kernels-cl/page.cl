@@ -82,7 +82,8 @@ static inline gather_row find_row(const akv_gather_params *p, __global const uch
 }
 
 __kernel SHAPE void akv_k_gather(__global const uchar *table, ulong table_at, __global uchar *rows,
-                                 ulong rows_at, const akv_gather_params p, uint wide, SLABS)
+                                 ulong rows_at, __global const uchar *maps, ulong maps_at,
+                                 const akv_gather_params p, uint wide, SLABS)
 {
     akv_u32 dim = DIM_OR(p.dim), count = p.tokens * p.rows.heads, entry, i;
     table += table_at;

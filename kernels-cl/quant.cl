@@ -59,7 +59,8 @@ static inline akv_u32 read_group(float *x, const place *at, bool mine, __global 
 #ifdef AKV_ENCODE
 __kernel SHAPE void akv_k_encode(__global const uchar *rows, ulong rows_at, __global uchar *packed,
                                  ulong packed_at, __global uchar *flags, ulong flags_at,
-                                 const akv_encode_params p, uint wide)
+                                 __global const uchar *maps, ulong maps_at, const akv_encode_params p,
+                                 uint wide)
 {
     akv_u32 format = FORMAT_OR(p.format), dim = DIM_OR(p.dim), heads = p.rows.heads;
     akv_u32 count = p.tokens * heads, saw = 0u;
@@ -105,7 +106,8 @@ __kernel SHAPE void akv_k_encode(__global const uchar *rows, ulong rows_at, __gl
 
 #ifdef AKV_DECODE
 __kernel SHAPE void akv_k_decode(__global const uchar *packed, ulong packed_at, __global uchar *rows,
-                                 ulong rows_at, const akv_decode_params p, uint wide)
+                                 ulong rows_at, __global const uchar *maps, ulong maps_at,
+                                 const akv_decode_params p, uint wide)
 {
     akv_u32 format = FORMAT_OR(p.format), dim = DIM_OR(p.dim), heads = p.rows.heads;
     akv_u32 count = p.tokens * heads;
@@ -206,7 +208,8 @@ __kernel SHAPE void akv_k_rotate(__global const uchar *in, ulong in_at, __global
 /* One side of every (move, layer, head); rows are numbered through all of their tiles. */
 __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __global const uchar *moves,
                                ulong moves_at, __global uchar *flags, ulong flags_at,
-                               const akv_seal_params p, uint side, uint wide, SLABS)
+                               __global const uchar *maps, ulong maps_at, const akv_seal_params p, uint side,
+                               uint wide, SLABS)
 {
     akv_u32 format = FORMAT_OR(side ? p.v_format : p.k_format), tokens = p.block_tokens;
     akv_u32 dim = DIM_OR(side ? p.v_dim : p.k_dim), how = side ? p.v_flags : p.k_flags, saw = 0u;

@@ -93,7 +93,7 @@ static anykv_status fill_fixed(anykv_cache *cache)
             if (!place->owner || place->group != g)
                 continue;
             layers[count++] = (akv_seal_layer){place->offset[0][0], place->offset[0][1],
-                                               place->offset[1][0], place->offset[1][1]};
+                                               place->offset[1][0], place->offset[1][1], 0, 0};
         }
     anykv_status status =
         akv_queue_put(cache->device->queue,

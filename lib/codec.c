@@ -55,7 +55,7 @@ static akv_encode_params make_params(const anykv_codec *codec, const akv_rows *r
         flags |= AKV_FLAG_ROTATE;
     if (akv_format_codebook(format) && codec->options.search)
         flags |= AKV_FLAG_SEARCH;
-    akv_encode_params params = {*rows, tokens, codec->options.head_dim, format, flags};
+    akv_encode_params params = {*rows, tokens, codec->options.head_dim, format, flags, 0, 0};
     return params;
 }
 

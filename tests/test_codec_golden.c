@@ -41,7 +41,8 @@ static int guarded(struct buffer b)
 static akv_encode_params dense(uint32_t tokens, uint32_t heads, uint32_t dim, uint32_t dtype,
                                uint32_t format, uint32_t flags)
 {
-    akv_encode_params p = {{(uint64_t)heads * dim, dim, dtype, heads}, tokens, dim, format, flags};
+    akv_encode_params p = {{(uint64_t)heads * dim, dim, dtype, heads}, tokens, dim, format, flags,
+                           0, 0};
     return p;
 }
 static void encode(const struct akv_cpu_kernel *kernel, const akv_encode_params *p, void *rows,
@@ -76,8 +77,8 @@ static void digest_of(uint32_t format, uint32_t flags, uint32_t dim, char keys[6
     akv_input_rows(UINT64_C(0x616E796B76), format, flags & 1u, AKV_F32, 0, rows, dim, in.bytes);
     encode(&akv_cpu_encode_scalar, &p, in.bytes, row.bytes);
 
-    akv_seal_layer layer = {0, 0, 0, 0};
-    akv_move move = {0, UINT64_C(1) << 56};
+    akv_seal_layer layer = {0, 0, 0, 0, 0, 0};
+    akv_move move = {0, UINT64_C(1) << 56, 0, 0};
     akv_seal_params s = {.moves = 1,
                          .layers = 1,
                          .kv_heads = 1,
@@ -148,8 +149,8 @@ Test(codec_golden, worked_block_of_the_document)
             akv_store_bits(hot, t * 64u + i, AKV_F16, akv_as_u32(key));
             akv_store_bits(hot + 2048, t * 64u + i, AKV_F16, akv_as_u32(value));
         }
-    akv_seal_layer layer = {0, 2048, 0, 544};
-    akv_move move = {0, UINT64_C(1) << 56};
+    akv_seal_layer layer = {0, 2048, 0, 544, 0, 0};
+    akv_move move = {0, UINT64_C(1) << 56, 0, 0};
     akv_seal_params p = {.moves = 1,
                          .layers = 1,
                          .kv_heads = 1,

@@ -52,7 +52,8 @@ static int guarded(struct buffer b)
 static akv_encode_params dense(uint32_t tokens, uint32_t heads, uint32_t dim, uint32_t dtype,
                                uint32_t format, uint32_t flags)
 {
-    akv_encode_params p = {{(uint64_t)heads * dim, dim, dtype, heads}, tokens, dim, format, flags};
+    akv_encode_params p = {{(uint64_t)heads * dim, dim, dtype, heads}, tokens, dim, format, flags,
+                           0, 0};
     return p;
 }
 static uint32_t encode(const struct akv_cpu_kernel *kernel, const akv_encode_params *p, void *rows,

@@ -86,8 +86,8 @@ static void seal_base(struct lab *lab)
                                          .v_format = AKV_N4,
                                          .k_flags = AKV_FLAG_ROTATE,
                                          .v_flags = AKV_FLAG_SEARCH};
-    akv_seal_layer layer = {0, HEADS * raw, 0, HEADS * packed};
-    akv_move move = {0, CHUNK};
+    akv_seal_layer layer = {0, HEADS * raw, 0, HEADS * packed, 0, 0};
+    akv_move move = {0, CHUNK, 0, 0};
     lab->launch.arg[0] = cut(lab, sizeof layer);
     lab->launch.arg[1] = cut(lab, sizeof move);
     lab->launch.arg[2] = cut(lab, 4);
@@ -139,7 +139,7 @@ static void make(struct lab *lab, enum akv_kernel_id kernel)
     case AKV_K_ENCODE:
     case AKV_K_DECODE:
         lab->params.encode =
-            (akv_encode_params){dense(AKV_F16, HEADS), TOKENS, DIM, AKV_N4, AKV_FLAG_ROTATE};
+            (akv_encode_params){dense(AKV_F16, HEADS), TOKENS, DIM, AKV_N4, AKV_FLAG_ROTATE, 0, 0};
         arg[kernel == AKV_K_DECODE] = cut(lab, TOKENS * HEADS * DIM * 2);
         arg[kernel == AKV_K_ENCODE] = cut(lab, tile);
         if (kernel == AKV_K_ENCODE)
@@ -258,7 +258,7 @@ static const struct wrong_field {
     FIELD(ENCODE, akv_encode_params, format, 0, ANYKV_E_ARG, "encode.format"),
     FIELD(ENCODE, akv_encode_params, format, 10, ANYKV_E_ARG, "encode.format"),
     FIELD(ENCODE, akv_encode_params, format, AKV_I8, ANYKV_E_SHAPE, "encode.tile"),
-    FIELD(ENCODE, akv_encode_params, flags, 4, ANYKV_E_ARG, "encode.flags"),
+    FIELD(ENCODE, akv_encode_params, flags, 8, ANYKV_E_ARG, "encode.flags"),
     FIELD(ENCODE, akv_encode_params, flags, 1u << 20, ANYKV_E_ARG, "encode.flags"),
     FIELD(ENCODE, akv_encode_params, tokens, TOKENS + 1, ANYKV_E_SHAPE, "encode.rows"),
     FIELD(ENCODE, akv_encode_params, tokens, UINT32_MAX, ANYKV_E_SHAPE, "encode"),
@@ -351,7 +351,9 @@ static const struct wrong_field {
     FIELD(ATTEND, akv_attend_params, k_dim, 24, ANYKV_E_ARG, "k_dim"),
     FIELD(ATTEND, akv_attend_params, v_dim, 1024, ANYKV_E_ARG, "v_dim"),
     FIELD(ATTEND, akv_attend_params, k_flags, 2, ANYKV_E_ARG, "k_flags"),
-    FIELD(ATTEND, akv_attend_params, v_flags, 4, ANYKV_E_ARG, "v_flags"),
+    FIELD(ATTEND, akv_attend_params, v_flags, 8, ANYKV_E_ARG, "v_flags"),
+    FIELD(ATTEND, akv_attend_params, v_flags, AKV_FLAG_MAP, ANYKV_E_ARG, "attend.maps"),
+    FIELD(ATTEND, akv_attend_params, v_flags, AKV_FLAG_MAP | 1, ANYKV_E_ARG, "v_flags"),
     FIELD(ATTEND, akv_attend_params, flags, 32, ANYKV_E_ARG, "attend.flags"),
     FIELD(ATTEND, akv_attend_params, flags, AKV_ATTEND_LSE, ANYKV_E_ARG, "attend.lse"),
     FIELD(ATTEND, akv_attend_params, flags, AKV_ATTEND_MASK, ANYKV_E_ARG, "attend.mask"),

@@ -188,7 +188,7 @@ static anykv_status one_format(struct bench *b, struct set *set, uint32_t format
         for (uint32_t rotate = 0; rotate < rotates; rotate++)
             for (uint32_t search = 0; search < (op == 0 ? searches : 1) && status == ANYKV_OK;
                  search++) {
-                struct work w = {set, op == 0 ? AKV_K_ENCODE : AKV_K_DECODE, {{0}, 0, 0, 0, 0}};
+                struct work w = {set, op == 0 ? AKV_K_ENCODE : AKV_K_DECODE, {{0}, 0, 0, 0, 0, 0, 0}};
                 w.params.rows = (akv_rows){set->dim, set->dim, AKV_F32, 1};
                 w.params.tokens = set->rows;
                 w.params.dim = set->dim;

@@ -118,7 +118,7 @@ static anykv_status seal_templates(struct bench_pool *pool, uint32_t first_chunk
 {
     const struct bench_shape *s = pool->shape;
     akv_seal_layer layer = {pool->tiles.k_offset[0], pool->tiles.v_offset[0],
-                            pool->tiles.k_offset[1], pool->tiles.v_offset[1]};
+                            pool->tiles.k_offset[1], pool->tiles.v_offset[1], 0, 0};
     akv_move moves[TEMPLATES];
     for (uint32_t t = 0; t < TEMPLATES; t++) {
         moves[t].src = akv_block_address(&pool->map, entry_of(pool, 0, 0, t));

@@ -198,7 +198,7 @@ bool verify_encode_rows(struct verify *v, const void *rows, uint32_t dtype, uint
                         uint32_t *saw_out)
 {
     static const uint32_t none = 0;
-    akv_encode_params params = {{dim, dim, dtype, 1}, n, dim, format, flags};
+    akv_encode_params params = {{dim, dim, dtype, 1}, n, dim, format, flags, 0, 0};
     struct verify_launch launch = {.params = &params};
     uint64_t bytes = (uint64_t)n * dim * akv_raw_bytes(dtype);
     launch.span[0] = (struct verify_span){rows, NULL, bytes};
@@ -212,7 +212,7 @@ bool verify_encode_rows(struct verify *v, const void *rows, uint32_t dtype, uint
 bool verify_decode_rows(struct verify *v, const void *tile, uint32_t n, uint32_t dim,
                         uint32_t format, uint32_t flags, uint32_t dtype, void *rows)
 {
-    akv_decode_params params = {{dim, dim, dtype, 1}, n, dim, format, flags};
+    akv_decode_params params = {{dim, dim, dtype, 1}, n, dim, format, flags, 0, 0};
     struct verify_launch launch = {.params = &params};
     uint64_t bytes = (uint64_t)n * dim * akv_raw_bytes(dtype);
     launch.span[0] = (struct verify_span){tile, NULL, akv_tile_bytes(format, n, dim)};

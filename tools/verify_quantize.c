@@ -113,8 +113,8 @@ static void encode_chunk(struct verify *v, const struct quantize_case *given, ui
         c.dense = dense;
         marked_after = marked | saw;
         akv_encode_params params[VERIFY_SHAPES] = {
-            {{c.dim, c.dim, c.dtype, 1}, c.rows, c.dim, c.format, c.flags},
-            {spread, (uint32_t)tokens, c.dim, c.format, c.flags}};
+            {{c.dim, c.dim, c.dtype, 1}, c.rows, c.dim, c.format, c.flags, 0, 0},
+            {spread, (uint32_t)tokens, c.dim, c.format, c.flags, 0, 0}};
         struct verify_launch shape[VERIFY_SHAPES] = {0};
         for (uint32_t s = 0; s < VERIFY_SHAPES; s++) {
             shape[s].params = &params[s];
@@ -193,8 +193,8 @@ static void decode_chunk(struct verify *v, const struct quantize_case *given, ui
         verify_spread(apart, &spread, rows, tokens, c.dim);
         c.dense = rows;
         akv_decode_params params[VERIFY_SHAPES] = {
-            {{c.dim, c.dim, c.dtype, 1}, c.rows, c.dim, c.format, c.flags},
-            {spread, tokens, c.dim, c.format, c.flags}};
+            {{c.dim, c.dim, c.dtype, 1}, c.rows, c.dim, c.format, c.flags, 0, 0},
+            {spread, tokens, c.dim, c.format, c.flags, 0, 0}};
         struct verify_launch shape[VERIFY_SHAPES] = {0};
         for (uint32_t s = 0; s < VERIFY_SHAPES; s++) {
             shape[s].params = &params[s];

@@ -106,7 +106,8 @@ static void seal_case(struct verify *v, struct seal_case *c, uint64_t elements, 
     if (good) {
         akv_seal_layer layers[LAYERS];
         for (uint32_t i = 0; i < c->layers; i++)
-            layers[i] = (akv_seal_layer){c->src[i][0], c->src[i][1], c->dst[i][0], c->dst[i][1]};
+            layers[i] = (akv_seal_layer){c->src[i][0], c->src[i][1], c->dst[i][0], c->dst[i][1],
+                                         0,            0};
         akv_seal_params params = {pool.map,    c->blocks,   c->layers, c->heads,     c->tokens,
                                   c->dim[0],   c->dim[1],   c->hot,    c->format[0], c->format[1],
                                   c->flags[0], c->flags[1], 0};

@@ -40,6 +40,12 @@
 
 #define AKV_TRANSFORM_NONE   0
 #define AKV_TRANSFORM_ROTATE 1
+#define AKV_TRANSFORM_CENTRE 2
+#define AKV_TRANSFORM_MATRIX 3
+
+/* Pairs of the rotary embedding: (2i, 2i+1), or (i, i + pairs). */
+#define AKV_ROPE_INTERLEAVED 0
+#define AKV_ROPE_HALF        1
 
 #define AKV_GROUP        32u
 #define AKV_MAX_HEAD_DIM 576u

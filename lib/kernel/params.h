@@ -43,22 +43,40 @@ typedef struct akv_rows {
 
 #define AKV_FLAG_ROTATE 1u /* encode: rotate before; decode: rotate back after */
 #define AKV_FLAG_SEARCH 2u /* codebook formats: scale search */
+#define AKV_FLAG_MAP    4u /* an akv_map says what happens instead of AKV_FLAG_ROTATE */
 #define AKV_FLAG_PLANT_SHIFT 16 /* bits 16..19: a planted fault, honoured by test encoders only */
 
 /* Bits that quantising kernels OR into the u32 at arg `flags` when they meet such input. */
 #define AKV_SAW_NAN  1u /* a NaN became 0 */
 #define AKV_SAW_HUGE 2u /* a value beyond 2^100 was clamped */
 
-/* encode: arg 0 rows, arg 1 tile in ROW order of tokens*heads rows (row = token*heads + head), arg 2 flags. */
+/* Transform of one side of a layer, in a span of constants ("maps"); map.h has the arithmetic.  Offsets
+ * are in bytes from the span's start, multiples of 16. */
+typedef struct akv_map {
+    akv_u32 transform; /* AKV_TRANSFORM_* */
+    akv_u32 mean;      /* f16 [heads][dim], before rotary embedding; 0: none */
+    akv_u32 matrix;    /* MATRIX: f16 [heads][dim][dim], (i, j): what component i adds to stored component j */
+    akv_u32 inverse;   /* MATRIX: f32 [heads][dim][dim], (j, i): what stored component j gives back to i */
+    akv_u32 pairs;     /* of the rotary embedding; 0: the mean is the same at all positions */
+    akv_u32 rope;      /* AKV_ROPE_*: which components are a pair */
+    akv_u32 turns;     /* u64[pairs]: frequencies, 2^-64 turns a position */
+    akv_u32 table;     /* f32 [pairs][2][16]: cos and sin of each frequency times 0 .. 15 */
+} akv_map;
+#define AKV_MAP_TABLE 16u /* positions of the table */
+
+/* encode: arg 0 rows, arg 1 tile in ROW order of tokens*heads rows (row = token*heads + head), arg 2 flags,
+ * arg 3 maps (with AKV_FLAG_MAP). */
 typedef struct akv_encode_params {
     akv_rows rows;
     akv_u32 tokens;
     akv_u32 dim;
     akv_u32 format;
     akv_u32 flags;
+    akv_u32 map;      /* byte offset of the akv_map */
+    akv_u32 position; /* of the first token; tokens follow each other */
 } akv_encode_params;
 
-/* decode: arg 0 tile in ROW order, arg 1 rows.  Fields as encode. */
+/* decode: arg 0 tile in ROW order, arg 1 rows, arg 2 maps.  Fields as encode. */
 typedef akv_encode_params akv_decode_params;
 
 /* rotate: arg 0 rows in, arg 1 rows out (both f32, dense [tokens*heads][dim]).  flags: AKV_FLAG_ROTATE
@@ -74,13 +92,16 @@ typedef struct akv_rotate_params {
 typedef struct akv_seal_layer {
     akv_u32 src_k, src_v; /* byte offset of head 0's tile in the 16-bit block */
     akv_u32 dst_k, dst_v; /* byte offset of head 0's tile in the packed block */
+    akv_u32 k_map, v_map; /* byte offset of the akv_map, with AKV_FLAG_MAP */
 } akv_seal_layer;
 typedef struct akv_move {
     akv_u64 src, dst; /* pool addresses, or byte offsets in a linear span (copy) */
+    akv_u32 position; /* seal: of the block's first row */
+    akv_u32 pad;
 } akv_move;
 
-/* seal: 16-bit blocks to packed blocks.  arg 0 akv_seal_layer[layers], arg 1 akv_move[moves], arg 2 flags.
- * All layers of one launch share formats and geometry.  Keys are stored in ROW order, values in QUAD. */
+/* seal: 16-bit blocks to packed blocks.  arg 0 akv_seal_layer[layers], arg 1 akv_move[moves], arg 2 flags,
+ * arg 3 maps.  All layers of one launch share formats and geometry.  Keys are stored in ROW order, values in QUAD. */
 typedef struct akv_seal_params {
     akv_pool_map pool;
     akv_u32 moves;
@@ -90,7 +111,7 @@ typedef struct akv_seal_params {
     akv_u32 k_dim, v_dim;
     akv_u32 hot_type; /* dtype of the source rows */
     akv_u32 k_format, v_format;
-    akv_u32 k_flags, v_flags; /* AKV_FLAG_ROTATE, AKV_FLAG_SEARCH */
+    akv_u32 k_flags, v_flags; /* AKV_FLAG_ROTATE or AKV_FLAG_MAP, AKV_FLAG_SEARCH */
     akv_u32 pad;
 } akv_seal_params;
 
@@ -134,18 +155,20 @@ typedef struct akv_tile_map {
 } akv_tile_map;
 
 /* gather: decoded rows of a list of blocks, one layer, one side.  arg 0 akv_u32 table[blocks], arg 1
- * rows out [blocks*block_tokens][heads][dim] in rows.dtype.  Only `tokens` rows are written. */
+ * rows out [blocks*block_tokens][heads][dim] in rows.dtype, arg 2 maps.  Only `tokens` rows are written. */
 typedef struct akv_gather_params {
     akv_pool_map pool;
     akv_rows rows;
     akv_u32 offset[AKV_KINDS];
     akv_u32 format[AKV_KINDS];
     akv_u32 order; /* AKV_ORDER_ROW for keys, AKV_ORDER_QUAD for values */
-    akv_u32 flags; /* AKV_FLAG_ROTATE: rows of quantised kinds are rotated back */
+    akv_u32 flags; /* AKV_FLAG_ROTATE, AKV_FLAG_MAP: rows of quantised kinds are turned back */
     akv_u32 dim;
     akv_u32 blocks, block_tokens;
     akv_u32 first_row; /* rows to skip at the start of the first block */
     akv_u32 tokens;    /* rows to write */
+    akv_u32 map;       /* byte offset of the akv_map */
+    akv_u32 position;  /* of the first block's first row; blocks follow each other */
     akv_u32 pad;
 } akv_gather_params;
 
@@ -170,7 +193,7 @@ typedef struct akv_copy_params {
 /* attend: arg 0 descriptor, arg 1 q rows, arg 2 out rows, arg 3 lse f32 [tokens][q_heads], arg 4 mask:
  * f32 [tokens][mask_stride], element (i, j) is added to the score of new token i against new token j of
  * its own sequence (-inf forbids; the causal rule does not apply among new tokens then), arg 5 sink
- * logits, arg 6 scratch (size from the backend's `check`).
+ * logits, arg 6 scratch (size from the backend's `check`), arg 7 maps.
  * score = scale * q.k, then cap * tanh(score / cap) where cap > 0, then + mask.  Position p sees keys at
  * positions p - window + 1 .. p (window 0: all).  A query that sees no key gives zeros (lse -inf). */
 typedef struct akv_attend_params {
@@ -179,7 +202,8 @@ typedef struct akv_attend_params {
     akv_rows q, out;
     akv_u32 kv_heads, q_heads;
     akv_u32 k_dim, v_dim;
-    akv_u32 k_flags, v_flags; /* AKV_FLAG_ROTATE: quantised tiles hold rotated rows */
+    akv_u32 k_flags, v_flags; /* AKV_FLAG_ROTATE, AKV_FLAG_MAP: what quantised tiles hold */
+    akv_u32 k_map, v_map;     /* byte offset of the akv_map */
     akv_u32 flags;            /* AKV_ATTEND_* */
     akv_u32 window;
     akv_u32 mask_stride;
