@@ -224,13 +224,16 @@ static anykv_status layer_fits(const anykv_calibration *calibration,
             return akv_fail(calibration->context, ANYKV_E_DATA,
                             "calibration of another model: layers[%u].%s is %u, it was made for %u",
                             made->number, fields[i].field, fields[i].wanted, fields[i].made);
-    for (uint32_t i = 0; i < made->rope_pairs; i++)
-        if (made->turns[i] != layer->rope_turns[i])
+    for (uint32_t i = 0; i < made->rope_pairs; i++) {
+        /* The same frequency computed in floats is the same frequency. */
+        const double ours = (double)made->turns[i], theirs = (double)layer->rope_turns[i];
+        if (fabs(ours - theirs) > 0x1p-13 * ours)
             return akv_fail(calibration->context, ANYKV_E_DATA,
                             "calibration of another model: layers[%u].rope_turns[%u] is %llu, it was "
                             "made for %llu",
                             made->number, i, (unsigned long long)layer->rope_turns[i],
                             (unsigned long long)made->turns[i]);
+    }
     return ANYKV_OK;
 }
 

@@ -520,6 +520,9 @@ Test(calibration, foreign_models)
     uint64_t turns[PAIRS];
     memcpy(turns, model.turns, sizeof turns);
     turns[3]++;
+    model.layers[1].rope_turns = turns;
+    cr_expect(akv_calibration_fits(calibration, model.layers, 2, NULL, 0) == ANYKV_OK, "a rounding error");
+    turns[3] += turns[3] / 4096;
     FOREIGN(layers[1].rope_turns = turns, "layers[1].rope_turns[3]")
     FOREIGN((layers[0].kv_heads = 1, layers[1].kv_heads = 1), "layers[1].kv_heads")
     anykv_calibration_destroy(calibration);

@@ -50,7 +50,7 @@ for command in $commands; do
     done
 done >"$work/lacks"
 empty "every subcommand's --help has usage, example, --device, --json" "$work/lacks"
-for command in devices eval replay demo; do
+for command in devices eval calibrate replay demo; do
     echo "$commands" | grep -qx "$command" || echo "$command"
 done >"$work/lacks"
 empty "the subcommands are there" "$work/lacks"
@@ -68,25 +68,28 @@ status "number beyond 2^64" 2 "is not a whole number" "$ANYKV" eval "$cut" --sin
 status "empty list item" 2 "empty item" "$ANYKV" replay x --blocks 1,,2
 status "file name missing" 2 "a file name is missing" "$ANYKV" eval
 status "unknown format" 2 "unknown format or pair \"Z9\"" "$ANYKV" eval "$cut" --formats Z9
-for name in KIVI4 Q4_0 E4M3; do
+for name in Q4_0 E4M3; do
     status "$name" 2 "does not have the format \"$name\"" "$ANYKV" eval "$cut" --formats $name
 done
-for name in centre matrix; do
-    status "transform $name" 2 "does not have \"$name\"" "$ANYKV" eval "$cut" --transforms $name
-done
-for option in calibration pareto compress; do
-    status "eval --$option" 2 "does not have it" "$ANYKV" eval "$cut" --$option x
-done
+status "matrix without a calibration" 2 "matrix needs --calibration" "$ANYKV" eval "$cut" --transforms matrix
+status "unknown transform" 2 "unknown transform \"turn\"" "$ANYKV" eval "$cut" --transforms turn
+status "eval --compress" 2 "does not have it" "$ANYKV" eval "$cut" --compress x
+status "calibrate without -o" 2 "-o FILE is missing" "$ANYKV" calibrate "$cut"
+status "calibrate with an unknown transform" 2 "--keys: \"turn\"" "$ANYKV" calibrate "$cut" -o x --keys turn
+status "values have no mean" 2 "--values: \"centre\"" "$ANYKV" calibrate "$cut" -o x --values centre
 for name in lfu fifo adaptive gittins arc s3fifo; do
     status "policy $name" 2 "policy: this version does not have \"$name\"" "$ANYKV" replay x --policy $name
 done
 status "unknown policy" 2 "unknown policy" "$ANYKV" replay x --policy random
 status "eval without its file" 3 "cannot be opened" "$ANYKV" eval "$work/none"
+status "calibrate without its file" 3 "cannot be opened" "$ANYKV" calibrate "$work/none" -o "$work/x"
+status "eval without its calibration" 3 "cannot be opened" "$ANYKV" eval "$cut" --calibration "$work/none"
 status "replay without its file" 3 "cannot be opened" "$ANYKV" replay "$work/none"
 status "demo without its file" 3 "cannot be opened" "$ANYKV" demo --device cpu --data "$work/none"
-for command in eval replay demo; do
+for command in eval calibrate replay demo; do
     set -- "$ANYKV" $command --device nonesuch
     [ $command = demo ] || set -- "$@" "$cut"
+    [ $command != calibrate ] || set -- "$@" -o "$work/x"
     status "$command on a device that is not there" 3 "nonesuch" "$@"
 done
 status "devices of a backend that is not there" 3 "nonesuch" "$ANYKV" devices --device nonesuch
@@ -140,13 +143,52 @@ near "sinks and recent tokens at 16 bit cost bits" "$(value bits "$work/eval")" 
     "4.25 + (16 - 4.25) * 144 / 1024" 1e-6
 near "and halve the error at least" \
     "$(awk "BEGIN { print ($(value output_error "$work/eval") < 0.1191 / 2) }")" 1 0
+# ---- calibrate ----
+# The cut has 128 positions of queries: enough for means, too few for matrices.
+status "too few queries for a matrix" 1 "128 positions of queries, a matrix needs 256" \
+    "$ANYKV" calibrate "$cut" -o "$work/x"
+check "the cut's means" "$ANYKV" calibrate "$cut" -o "$work/means" --keys centre
+"$ANYKV" calibrate "$cut" -o "$work/means" --keys centre --json >"$work/out"
+fields "calibrate: fields" "$work/out" layer side head transform predicted_error_rotate \
+    predicted_error_centre predicted_error_matrix
+near "calibrate: a row for each layer, side and head" "$(wc -l <"$work/out")" 18 0
+near "calibrate: keys are centred" "$(grep -c '"side": "k".*"transform": "centre"' "$work/out")" 9 0
+near "calibrate: values are rotated" "$(grep -c '"side": "v".*"transform": "rotate"' "$work/out")" 9 0
+figures "cut, N4 auto with means" "$cut" --formats N4 --sinks 16 --calibration "$work/means" -- 0.0265 0.0561
+centred=$(value attention_tv "$work/eval")
+figures "cut, N4 its own mean" "$cut" --formats N4 --sinks 16 --transforms centre -- 0.0268 0.0558
+near "centring pays" "$(awk "BEGIN { print ($centred < 0.0536 * 0.75) }")" 1 0
+head -c 1000 "$work/means" >"$work/x"
+status "damaged calibration" 1 "calibration: bytes is" "$ANYKV" eval "$cut" --calibration "$work/x"
+status "no calibration at all" 1 "calibration: magic" "$ANYKV" eval "$cut" --calibration "$cut"
+"$ANYKV" eval "$cut" --json --formats all --pareto "$work/drawing.svg" --device cpu >"$work/eval"
+for pair in KIVI4/KIVI4 KIVI2/KIVI2 F16/F16 BF16/BF16 I8/I8 N6/N6 N5/N5 N4/N4 N3/N3 N2/N2 I8/N4 N5/N4 N3/N2; do
+    grep -q "\"k\": \"${pair%/*}\", \"v\": \"${pair#*/}\"" "$work/eval" || echo "$pair"
+done >"$work/lacks"
+empty "eval: all has every format" "$work/lacks"
+check "eval --pareto draws every pair with an error" test "$(grep -c '<circle.*<title>' "$work/drawing.svg")" -ge 22
+check "eval --pareto ends the drawing" grep -q '^</svg>' "$work/drawing.svg"
+
 if [ -n "${ANYKV_TEST_DATA-}" ] && [ -r "$ANYKV_TEST_DATA/smollm2-prose.safetensors" ]; then
     prose=$ANYKV_TEST_DATA/smollm2-prose.safetensors
     code=$ANYKV_TEST_DATA/smollm2-code.safetensors
     figures "prose, I8" "$prose" --formats I8 --transforms rotate -- 0.0050 0.0080
     figures "prose, N4" "$prose" --formats N4 --transforms rotate -- 0.0693 0.1095
+    figures "prose, KIVI4" "$prose" --formats KIVI4 -- 0.0395 0.0821
+    figures "prose, KIVI2" "$prose" --formats KIVI2 -- 0.2043 0.4645
     figures "code, I8" "$code" --formats I8 --transforms rotate --sinks 16 -- 0.0044 0.0068 0.994
     figures "code, N4" "$code" --formats N4 --transforms rotate --sinks 16 -- 0.0597 0.0924 0.918
+    figures "code, KIVI4" "$code" --formats KIVI4 --sinks 16 -- 0.0291 0.0630 0.958
+    figures "code, KIVI2" "$code" --formats KIVI2 --sinks 16 -- 0.1578 0.3969 0.811
+    check "calibrate on prose" "$ANYKV" calibrate "$prose" -o "$work/cal"
+    set -- --sinks 16 --calibration "$work/cal"
+    figures "code, N4 centred" "$code" "$@" --formats N4 --transforms centre -- 0.0319 0.0620 0.947
+    figures "code, N4 matrix" "$code" "$@" --formats N4 --transforms matrix -- 0.0244 0.0536 0.962
+    figures "code, N4 auto" "$code" "$@" --formats N4 -- 0.0244 0.0536 0.962
+    figures "code, N5/N4 centred" "$code" "$@" --formats N5/N4 --transforms centre -- 0.0166 0.0467 0.974
+    figures "code, N5/N4 matrix" "$code" "$@" --formats N5/N4 --transforms matrix -- 0.0134 0.0445 0.977
+    figures "code, N3 centred" "$code" "$@" --formats N3 --transforms centre -- 0.0638 0.1263 0.904
+    figures "code, N3 matrix" "$code" "$@" --formats N3 --transforms matrix -- 0.0483 0.1108 0.922
 else
     skip "eval: reference figures" "ANYKV_TEST_DATA has no smollm2-prose.safetensors"
 fi

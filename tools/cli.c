@@ -213,6 +213,8 @@ int akv_cli_parse(const struct akv_cli *cli, int argc, char **argv, const char *
     bool options = true;
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i], *value;
+        if (options && strcmp(word, "-o") == 0 && find_option(cli, "output", &value) != NULL)
+            word = "--output"; /* the one short option, where there is an output to name */
         if (!options || strncmp(word, "--", 2) != 0) {
             if (options && word[0] == '-' && word[1] != '\0')
                 return akv_cli_wrong(cli->command, "unknown option %s (options begin with --)",

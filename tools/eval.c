@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `anykv eval`: what formats do to a real model's attention. */
 #include "device_option.h"
-#include "dump.h"
+#include "dump_model.h"
+#include "eval_pareto.h"
 #include "eval_reference.h"
+#include "eval_variant.h"
+#include "kernel/format.h"
 #include "progress.h"
 #include "report.h"
 #include "tools.h"
@@ -11,26 +14,26 @@
 #include <strings.h>
 
 #define PAIRS    AKV_LIST_MAX
-#define VARIANTS 32u
+#define VARIANTS 64u
 
-/* One side's way through a format; every distinct one is encoded once a layer. */
-struct variant {
-    anykv_format format;
-    anykv_transform transform;
-};
+/* Every distinct way of a side through a format is gone once a layer. */
 struct variants {
     uint32_t count;
-    struct variant item[VARIANTS];
+    struct akv_eval_variant item[VARIANTS];
 };
 struct eval {
     struct akv_tool tool;
     struct akv_dump dump;
+    struct akv_dump_model model;
+    anykv_calibration *calibration; /* --calibration, or NULL */
+    bool own_mean;                  /* centre without one: the mean of the file's first tokens */
     struct akv_progress progress;
     struct variants k, v;
     uint32_t pairs;
     struct akv_eval_pair pair[PAIRS];
     uint32_t sinks, recent;
     bool layers, json;
+    const char *pareto;
     struct akv_report *report;
     /* Sums over layers, one for each pair. */
     struct akv_eval_result sum[PAIRS];
@@ -61,15 +64,16 @@ enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
 /* ---- options ---- */
 
-static const char *const all_pairs[] = {"F16/F16", "I8/I8", "N6/N6", "I8/N4", "N5/N5",
-                                        "N5/N4",   "N4/N4", "N3/N3", "N3/N2", "N2/N2"};
+#define OWN_MEAN_TOKENS 512u /* of the file that centre takes without a calibration */
+
+static const char *const mixed_pairs[] = {"I8/N4", "N5/N4", "N3/N2"};
 static const char *const default_pairs[] = {"q8", "q6", "q5", "q4", "q3", "q2"};
 
 /* Names that the command's interface reserves and that this version does not compute. */
 static bool known_elsewhere(const char *name)
 {
-    static const char *const names[] = {"KIVI4", "KIVI2",  "Q8_0", "Q5_1", "Q5_0",    "Q4_1",
-                                        "Q4_0",  "IQ4_NL", "E4M3", "BX16", "lossless"};
+    static const char *const names[] = {"Q8_0", "Q5_1",   "Q5_0", "Q4_1",    "Q4_0",
+                                        "E4M3", "IQ4_NL", "BX16", "lossless"};
     size_t length = strcspn(name, "/");
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if ((strlen(names[i]) == length && strncasecmp(names[i], name, length) == 0) ||
@@ -78,67 +82,93 @@ static bool known_elsewhere(const char *name)
     return false;
 }
 
-static uint32_t add_variant(struct variants *variants, anykv_format format,
-                            anykv_transform transform)
+static int add_variant(struct variants *variants, struct akv_eval_variant variant, uint32_t *number)
 {
-    if (format <= ANYKV_BF16)
-        transform = ANYKV_TRANSFORM_NONE;
-    for (uint32_t i = 0; i < variants->count; i++)
-        if (variants->item[i].format == format && variants->item[i].transform == transform)
-            return i;
-    variants->item[variants->count].format = format;
-    variants->item[variants->count].transform = transform;
-    return variants->count++; /* 9 formats, 2 transforms: always room */
+    if (variant.kivi != 0 || variant.format <= ANYKV_BF16)
+        variant.transform = ANYKV_TRANSFORM_NONE;
+    for (uint32_t i = 0; i < variants->count; i++) {
+        const struct akv_eval_variant *known = &variants->item[i];
+        if (known->format == variant.format && known->kivi == variant.kivi &&
+            known->transform == variant.transform) {
+            *number = i;
+            return AKV_CLI_GO;
+        }
+    }
+    if (variants->count == VARIANTS)
+        return akv_cli_wrong("eval", "--formats: more than %u formats and transforms", VARIANTS);
+    *number = variants->count;
+    variants->item[variants->count++] = variant;
+    return AKV_CLI_GO;
 }
 
 static int add_pair(struct eval *eval, const char *name, anykv_transform transform)
 {
-    anykv_format k, v;
-    if (anykv_format_pair_parse(name, &k, &v) != ANYKV_OK) {
-        if (anykv_format_parse(name, &k) != ANYKV_OK)
+    struct akv_eval_variant k = {ANYKV_F32, 0, transform}, v = k;
+    if (strcasecmp(name, "KIVI4") == 0 || strcasecmp(name, "KIVI2") == 0) {
+        k.kivi = v.kivi = name[4] == '4' ? 4 : 2;
+    } else if (anykv_format_pair_parse(name, &k.format, &v.format) != ANYKV_OK) {
+        if (anykv_format_parse(name, &k.format) != ANYKV_OK)
             return akv_cli_wrong("eval", "--formats: %s \"%s\"",
                                  known_elsewhere(name) ? "this version does not have the format"
                                                        : "unknown format or pair",
                                  name);
-        v = k;
+        v.format = k.format;
     }
     if (eval->pairs == PAIRS)
         return akv_cli_wrong("eval", "--formats: more than %u rows", PAIRS);
-    eval->pair[eval->pairs].k = add_variant(&eval->k, k, transform);
-    eval->pair[eval->pairs].v = add_variant(&eval->v, v, transform);
-    eval->pairs++;
-    return AKV_CLI_GO;
+    struct akv_eval_pair *pair = &eval->pair[eval->pairs];
+    int go = add_variant(&eval->k, k, &pair->k);
+    if (go == AKV_CLI_GO)
+        go = add_variant(&eval->v, v, &pair->v);
+    for (uint32_t i = 0; i < eval->pairs && go == AKV_CLI_GO; i++)
+        if (eval->pair[i].k == pair->k && eval->pair[i].v == pair->v)
+            return go; /* what no transform changes has one row */
+    eval->pairs += go == AKV_CLI_GO;
+    return go;
+}
+
+/* Every format with itself, the mixed profiles, the peers. */
+static int add_all(struct eval *eval, anykv_transform transform)
+{
+    int go = AKV_CLI_GO;
+    for (int format = ANYKV_F16; format < AKV_FORMATS && go == AKV_CLI_GO; format++)
+        go = add_pair(eval, anykv_format_name((anykv_format)format), transform);
+    for (size_t i = 0; i < sizeof mixed_pairs / sizeof mixed_pairs[0] && go == AKV_CLI_GO; i++)
+        go = add_pair(eval, mixed_pairs[i], transform);
+    if (go == AKV_CLI_GO)
+        go = add_pair(eval, "KIVI4", transform);
+    return go == AKV_CLI_GO ? add_pair(eval, "KIVI2", transform) : go;
 }
 
 static int add_pairs(struct eval *eval, const struct akv_text_list *formats,
                      anykv_transform transform)
 {
     int go = AKV_CLI_GO;
-    for (uint32_t i = 0; i < formats->count && go == AKV_CLI_GO; i++) {
-        if (strcmp(formats->item[i], "all") != 0) {
-            go = add_pair(eval, formats->item[i], transform);
-            continue;
-        }
-        for (size_t n = 0; n < sizeof all_pairs / sizeof all_pairs[0] && go == AKV_CLI_GO; n++)
-            go = add_pair(eval, all_pairs[n], transform);
-    }
+    for (uint32_t i = 0; i < formats->count && go == AKV_CLI_GO; i++)
+        go = strcmp(formats->item[i], "all") == 0 ? add_all(eval, transform)
+                                                  : add_pair(eval, formats->item[i], transform);
     return go;
 }
 
+static const char *const transform_names[] = {"none", "rotate", "centre", "matrix", "auto"};
+
 static int choose(struct eval *eval, const struct akv_text_list *formats,
-                  const struct akv_text_list *transforms)
+                  const struct akv_text_list *transforms, bool calibration)
 {
     int go = AKV_CLI_GO;
     for (uint32_t i = 0; i < transforms->count && go == AKV_CLI_GO; i++) {
         const char *name = transforms->item[i];
-        if (strcmp(name, "rotate") == 0 || strcmp(name, "auto") == 0)
-            go = add_pairs(eval, formats, ANYKV_TRANSFORM_ROTATE);
-        else if (strcmp(name, "none") == 0)
-            go = add_pairs(eval, formats, ANYKV_TRANSFORM_NONE);
-        else if (strcmp(name, "centre") == 0 || strcmp(name, "matrix") == 0)
-            go = akv_cli_wrong("eval", "--transforms: this version does not have \"%s\"", name);
-        else
-            go = akv_cli_wrong("eval", "--transforms: unknown transform \"%s\"", name);
+        int transform = 0;
+        while (transform <= (int)AKV_EVAL_AUTO && strcmp(name, transform_names[transform]) != 0)
+            transform++;
+        if (transform > (int)AKV_EVAL_AUTO)
+            return akv_cli_wrong("eval", "--transforms: unknown transform \"%s\"", name);
+        if (transform == (int)ANYKV_TRANSFORM_MATRIX && !calibration)
+            return akv_cli_wrong("eval", "--transforms: matrix needs --calibration FILE");
+        if (transform == (int)AKV_EVAL_AUTO && !calibration)
+            transform = ANYKV_TRANSFORM_ROTATE;
+        eval->own_mean |= transform == (int)ANYKV_TRANSFORM_CENTRE && !calibration;
+        go = add_pairs(eval, formats, (anykv_transform)transform);
     }
     return go;
 }
@@ -171,43 +201,6 @@ static double sqnr(const struct eval *eval, const double *exact, const double *s
     return noise > 0.0 && signal > 0.0 ? 10.0 * log10(signal / noise) : (double)NAN;
 }
 
-/* rows of the file → packed → f32 → double, through the library's codec on the device. */
-static anykv_status pass(const struct eval *eval, struct variant variant, const void *rows,
-                         anykv_dtype dtype, double **stored_out)
-{
-    const struct akv_dump *dump = &eval->dump;
-    size_t count = (size_t)dump->tokens * dump->kv_heads * dump->head_dim;
-    anykv_codec_options options = ANYKV_CODEC_OPTIONS_INIT;
-    anykv_codec *codec = NULL;
-    uint64_t bytes = 0;
-    options.format = variant.format;
-    options.transform = variant.transform;
-    options.head_dim = dump->head_dim;
-    anykv_status status = anykv_codec_create(eval->tool.device, &options, &codec);
-    if (status == ANYKV_OK)
-        status = anykv_codec_bytes(codec, (uint64_t)dump->tokens * dump->kv_heads, &bytes);
-    if (status != ANYKV_OK) {
-        anykv_codec_destroy(codec);
-        return status;
-    }
-    void *packed = akv_alloc(NULL, (size_t)bytes, 1);
-    float *floats = akv_alloc(NULL, count, sizeof *floats);
-    *stored_out = akv_alloc(NULL, count, sizeof **stored_out);
-    status = packed == NULL || floats == NULL || *stored_out == NULL ? ANYKV_E_MEMORY : ANYKV_OK;
-    anykv_view in = anykv_view_host(rows, dtype, dump->kv_heads, dump->head_dim);
-    anykv_view out = anykv_view_host(floats, ANYKV_F32, dump->kv_heads, dump->head_dim);
-    if (status == ANYKV_OK)
-        status = anykv_codec_encode(codec, &in, dump->tokens, dump->kv_heads, packed, bytes, NULL);
-    if (status == ANYKV_OK)
-        status = anykv_codec_decode(codec, packed, bytes, dump->tokens, dump->kv_heads, &out);
-    if (status == ANYKV_OK)
-        akv_rows_to_double(floats, ANYKV_F32, count, *stored_out);
-    akv_free(NULL, packed);
-    akv_free(NULL, floats);
-    anykv_codec_destroy(codec);
-    return status;
-}
-
 static anykv_status exact_rows(const void *rows, anykv_dtype dtype, size_t count, double **out)
 {
     *out = akv_alloc(NULL, count, sizeof **out);
@@ -217,7 +210,8 @@ static anykv_status exact_rows(const void *rows, anykv_dtype dtype, size_t count
     return ANYKV_OK;
 }
 
-static anykv_status prepare(const struct eval *eval, uint32_t layer, struct rows *rows)
+static anykv_status prepare(const struct eval *eval, uint32_t layer,
+                            const struct akv_calibration_layer *calibration, struct rows *rows)
 {
     const struct akv_dump *dump = &eval->dump;
     size_t row = (size_t)dump->kv_heads * dump->head_dim, count = row * dump->tokens;
@@ -236,13 +230,28 @@ static anykv_status prepare(const struct eval *eval, uint32_t layer, struct rows
         status = check_finite(eval, layer, "v", rows->v, count);
     if (status == ANYKV_OK)
         status = check_finite(eval, layer, "q", rows->q, q_count);
+    struct akv_eval_rows k = {.device = eval->tool.device,
+                              .layer = &eval->model.layers[dump->layer[layer]],
+                              .calibration = calibration,
+                              .data = raw.k,
+                              .exact = rows->k,
+                              .dtype = raw.k_dtype,
+                              .side = 0,
+                              .tokens = dump->tokens,
+                              .heads = dump->kv_heads,
+                              .dim = dump->head_dim};
+    struct akv_eval_rows v = k;
+    v.data = raw.v;
+    v.exact = rows->v;
+    v.dtype = raw.v_dtype;
+    v.side = 1;
     for (uint32_t i = 0; i < eval->k.count && status == ANYKV_OK; i++) {
-        status = pass(eval, eval->k.item[i], raw.k, raw.k_dtype, &rows->k_variant[i]);
+        status = akv_eval_pass(&k, &eval->k.item[i], &rows->k_variant[i]);
         if (status == ANYKV_OK)
             rows->sqnr_k[i] = sqnr(eval, rows->k, rows->k_variant[i]);
     }
     for (uint32_t i = 0; i < eval->v.count && status == ANYKV_OK; i++) {
-        status = pass(eval, eval->v.item[i], raw.v, raw.v_dtype, &rows->v_variant[i]);
+        status = akv_eval_pass(&v, &eval->v.item[i], &rows->v_variant[i]);
         if (status == ANYKV_OK)
             rows->sqnr_v[i] = sqnr(eval, rows->v, rows->v_variant[i]);
     }
@@ -266,27 +275,35 @@ static double bits(const struct eval *eval, uint32_t pair)
 {
     double tokens = (double)eval->dump.tokens, sum = 0.0;
     double hot = (double)eval->sinks + (double)eval->recent;
-    anykv_format formats[2] = {eval->k.item[eval->pair[pair].k].format,
-                               eval->v.item[eval->pair[pair].v].format};
+    const struct akv_eval_variant *sides[2] = {&eval->k.item[eval->pair[pair].k],
+                                               &eval->v.item[eval->pair[pair].v]};
     if (hot > tokens)
         hot = tokens;
     for (int side = 0; side < 2; side++) {
-        double own = anykv_format_bits(formats[side], eval->dump.head_dim);
-        double exact = formats[side] <= ANYKV_BF16 ? own : 16.0;
+        double own = akv_eval_format_bits(sides[side], eval->dump.head_dim);
+        double exact = sides[side]->kivi == 0 && sides[side]->format <= ANYKV_BF16 ? own : 16.0;
         sum += (hot * exact + (tokens - hot) * own) / tokens;
     }
     return sum / 2.0;
 }
 
+/* Of a pair whose sides differ (a raw format has no transform), the one that does more. */
+static const char *transform_of(const struct eval *eval, uint32_t pair)
+{
+    const anykv_transform k = eval->k.item[eval->pair[pair].k].transform;
+    const anykv_transform v = eval->v.item[eval->pair[pair].v].transform;
+    return transform_names[k > v ? k : v];
+}
+
 static void add_row(const struct eval *eval, uint32_t pair, const char *layer, uint32_t number,
                     const struct akv_eval_result *result, double sqnr_k, double sqnr_v)
 {
-    struct variant k = eval->k.item[eval->pair[pair].k], v = eval->v.item[eval->pair[pair].v];
-    bool rotated = k.transform == ANYKV_TRANSFORM_ROTATE || v.transform == ANYKV_TRANSFORM_ROTATE;
+    const struct akv_eval_variant *k = &eval->k.item[eval->pair[pair].k];
+    const struct akv_eval_variant *v = &eval->v.item[eval->pair[pair].v];
     struct akv_value row[COLUMNS] = {
-        akv_text(anykv_format_name(k.format)),
-        akv_text(anykv_format_name(v.format)),
-        akv_text(rotated ? "rotate" : "none"),
+        akv_text(akv_eval_format_name(k)),
+        akv_text(akv_eval_format_name(v)),
+        akv_text(transform_of(eval, pair)),
         akv_real(bits(eval, pair)),
         layer != NULL ? akv_text(layer) : akv_whole(number),
         akv_real(sqnr_k),
@@ -316,6 +333,23 @@ static void add_layer(struct eval *eval, uint32_t layer, const struct rows *rows
     }
 }
 
+/* The mean of the file's own first tokens. */
+static anykv_status own_mean(const struct eval *eval, uint32_t layer,
+                             anykv_calibration **calibration_out)
+{
+    anykv_moments *moments = NULL;
+    anykv_calibrate_options options = ANYKV_CALIBRATE_OPTIONS_INIT;
+    options.most = ANYKV_TRANSFORM_CENTRE;
+    anykv_status status = anykv_moments_create(eval->tool.context, eval->model.layers,
+                                               eval->model.count, &moments);
+    if (status == ANYKV_OK)
+        status = akv_dump_add_moments(&eval->dump, layer, OWN_MEAN_TOKENS, false, moments);
+    if (status == ANYKV_OK)
+        status = anykv_moments_solve(moments, &options, calibration_out);
+    anykv_moments_destroy(moments);
+    return status;
+}
+
 static anykv_status one_layer(struct eval *eval, uint32_t layer)
 {
     const struct akv_dump *dump = &eval->dump;
@@ -323,7 +357,14 @@ static anykv_status one_layer(struct eval *eval, uint32_t layer)
     struct akv_eval_result result[PAIRS];
     const double *k[VARIANTS], *v[VARIANTS];
     memset(&rows, 0, sizeof rows);
-    anykv_status status = prepare(eval, layer, &rows);
+    anykv_calibration *own = NULL;
+    anykv_status status = eval->own_mean ? own_mean(eval, layer, &own) : ANYKV_OK;
+    const anykv_calibration *calibration = own != NULL ? own : eval->calibration;
+    if (status == ANYKV_OK)
+        status = prepare(eval, layer,
+                         calibration != NULL ? akv_calibration_find(calibration, dump->layer[layer])
+                                             : NULL,
+                         &rows);
     for (uint32_t i = 0; i < VARIANTS; i++) {
         k[i] = rows.k_variant[i];
         v[i] = rows.v_variant[i];
@@ -353,7 +394,31 @@ static anykv_status one_layer(struct eval *eval, uint32_t layer)
     if (status == ANYKV_OK)
         add_layer(eval, layer, &rows, result);
     free_rows(&rows);
+    anykv_calibration_destroy(own);
     return status;
+}
+
+/* The means as points of a drawing of bits against error. */
+static anykv_status draw(const struct eval *eval)
+{
+    struct akv_pareto_point points[PAIRS];
+    for (uint32_t n = 0; n < eval->pairs; n++) {
+        const struct akv_eval_variant *k = &eval->k.item[eval->pair[n].k];
+        const struct akv_eval_variant *v = &eval->v.item[eval->pair[n].v];
+        struct akv_pareto_point *point = &points[n];
+        const char *name = akv_eval_format_name(k);
+        snprintf(point->name, sizeof point->name, "%s%s%s", name, k->kivi != 0 ? "" : "/",
+                 k->kivi != 0 ? "" : akv_eval_format_name(v));
+        point->series = k->kivi != 0 ? "peer" : transform_of(eval, n);
+        point->bits = bits(eval, n);
+        point->attention_tv = eval->sum[n].attention_tv / eval->dump.layers;
+        point->output_error = eval->sum[n].output_error / eval->dump.layers;
+    }
+    char title[300];
+    snprintf(title, sizeof title, "%s, %" PRIu32 " tokens, %" PRIu32 " sinks, %" PRIu32 " recent",
+             eval->dump.model != NULL ? eval->dump.model : "a model", eval->dump.tokens,
+             eval->sinks, eval->recent);
+    return akv_pareto_draw(eval->pareto, title, points, eval->pairs);
 }
 
 static anykv_status all_layers(struct eval *eval)
@@ -377,16 +442,43 @@ static anykv_status all_layers(struct eval *eval)
         mean.top1 *= share;
         add_row(eval, n, "all", 0, &mean, eval->sqnr_k[n] * share, eval->sqnr_v[n] * share);
     }
+    if (status == ANYKV_OK && eval->pareto != NULL)
+        status = draw(eval);
     anykv_status end = akv_report_end(eval->report);
     return status != ANYKV_OK ? status : end;
 }
 
-static int run(struct eval *eval, const char *path, const char *device)
+/* The dump's model, and that the calibration was made for it. */
+static anykv_status open_model(struct eval *eval)
+{
+    const anykv_calibration *calibration = eval->calibration;
+    uint32_t least = 0;
+    if (calibration != NULL)
+        least = calibration->layers[calibration->count - 1].number + 1;
+    anykv_status status = akv_dump_model_open(&eval->model, &eval->dump, least);
+    if (status != ANYKV_OK || calibration == NULL)
+        return status;
+    if (calibration->model[0] != '\0' && eval->dump.model != NULL &&
+        strncmp(calibration->model, eval->dump.model, sizeof calibration->model - 1) != 0)
+        return akv_fail(NULL, ANYKV_E_DATA,
+                        "calibration of another model: it was made for \"%s\", the file is of \"%s\"",
+                        calibration->model, eval->dump.model);
+    return akv_calibration_fits(calibration, eval->model.layers, eval->model.count, NULL, 0);
+}
+
+static int run(struct eval *eval, const char *path, const char *device, const char *calibration)
 {
     int go = akv_tool_open(&eval->tool, "eval", device, NULL);
     if (go != AKV_CLI_GO)
         return go;
-    anykv_status status = akv_dump_open(&eval->dump, path);
+    anykv_status status = ANYKV_OK;
+    if (calibration != NULL)
+        status = anykv_calibration_load(eval->tool.context, calibration, &eval->calibration);
+    if (status != ANYKV_OK)
+        return akv_cli_status("eval", calibration, status);
+    status = akv_dump_open(&eval->dump, path);
+    if (status == ANYKV_OK)
+        status = open_model(eval);
     if (status == ANYKV_OK && !eval->json)
         printf("%s: %s, %" PRIu32 " tokens, %" PRIu32 " layers, %" PRIu32 " query and %" PRIu32
                " kv heads of %" PRIu32 ", on %s\n\n",
@@ -401,23 +493,28 @@ static int run(struct eval *eval, const char *path, const char *device)
 int akv_tool_eval(int argc, char **argv)
 {
     static struct akv_text_list formats, transforms;
-    const char *device = "auto", *path = NULL, *later[3] = {NULL, NULL, NULL};
+    const char *device = "auto", *path = NULL, *calibration = NULL, *pareto = NULL;
+    const char *compress = NULL;
     uint64_t sinks = 0, recent = 0;
     bool json = false, layers = false;
     const struct akv_cli_option options[] = {
         {"formats", AKV_CLI_TEXT_LIST, &formats, 0, 0, "LIST",
          "K/V pairs, formats or profiles: I8/N4,N4,q5, or all\n"
-         "(formats F32 F16 BF16 I8 N6 N5 N4 N3 N2; default: the profiles\nq8,q6,q5,q4,q3,q2)"},
+         "(KIVI4 and KIVI2, the peers, among them; default: the profiles\nq8,q6,q5,q4,q3,q2)"},
         {"transforms", AKV_CLI_TEXT_LIST, &transforms, 0, 0, "LIST",
-         "none, rotate or auto (default: auto, which is rotate here)"},
+         "none, rotate, centre (mean and rotation), matrix (mean and matrix,\n"
+         "needs --calibration) or auto (default: auto, what a cache with the\n"
+         "calibration does; without one: rotate)"},
+        {"calibration", AKV_CLI_TEXT, &calibration, 0, 0, "FILE",
+         "what `anykv calibrate` wrote; without one, centre takes the mean of\n"
+         "the file's first 512 tokens, leaving out 4"},
         {"sinks", AKV_CLI_U64, &sinks, 0, 1u << 30, "N",
          "the first N tokens enter at 16 bit (default: 0)"},
         {"recent", AKV_CLI_U64, &recent, 0, 1u << 30, "N",
          "the N tokens up to each query enter at 16 bit (default: 0)"},
         {"layers", AKV_CLI_FLAG, &layers, 0, 0, NULL, "a row for each layer, too"},
-        {"calibration", AKV_CLI_TEXT, &later[0], 0, 0, "FILE", NULL},
-        {"pareto", AKV_CLI_TEXT, &later[1], 0, 0, "FILE", NULL},
-        {"compress", AKV_CLI_TEXT, &later[2], 0, 0, "METHOD", NULL},
+        {"pareto", AKV_CLI_TEXT, &pareto, 0, 0, "FILE.svg", "draw bits against error"},
+        {"compress", AKV_CLI_TEXT, &compress, 0, 0, "METHOD", NULL},
         AKV_DEVICE_OPTION(device),
         AKV_JSON_OPTION(json),
         {NULL, AKV_CLI_FLAG, NULL, 0, 0, NULL, NULL},
@@ -438,8 +535,11 @@ int akv_tool_eval(int argc, char **argv)
         "[head_dim] and layers.N.q [tokens - q_first][q_heads][head_dim]; its __metadata__ names "
         "tokens,\n"
         "q_first, q_heads, kv_heads, head_dim, scale, layers, and, where there are local layers,\n"
-        "sliding_window and global_layers.",
-        "anykv eval model.safetensors --formats I8,N4,I8/N4 --sinks 4 --recent 128",
+        "sliding_window and global_layers; for centre and matrix also rope (interleaved or half), "
+        "rope_base,\n"
+        "rope_dim and rope_base_sliding.",
+        "anykv eval model.safetensors --formats I8,N4,I8/N4 --sinks 4 --recent 128\n"
+        "anykv eval text.safetensors --formats all --calibration model.anykvcal --pareto out.svg",
         options,
         1,
         1};
@@ -447,12 +547,8 @@ int akv_tool_eval(int argc, char **argv)
     int go = akv_cli_parse(&cli, argc, argv, &path, NULL);
     if (go != AKV_CLI_GO)
         return go;
-    for (int i = 0; i < 3; i++)
-        if (later[i] != NULL)
-            return akv_cli_wrong("eval", "--%s: this version does not have it",
-                                 i == 0   ? "calibration"
-                                 : i == 1 ? "pareto"
-                                          : "compress");
+    if (compress != NULL)
+        return akv_cli_wrong("eval", "--compress: this version does not have it");
     if (transforms.count == 0)
         snprintf(transforms.item[transforms.count++], AKV_ITEM_MAX, "auto");
     if (formats.count == 0)
@@ -465,9 +561,12 @@ int akv_tool_eval(int argc, char **argv)
     eval->recent = (uint32_t)recent;
     eval->layers = layers;
     eval->json = json;
-    go = choose(eval, &formats, &transforms);
+    eval->pareto = pareto;
+    go = choose(eval, &formats, &transforms, calibration != NULL);
     if (go == AKV_CLI_GO) {
-        go = run(eval, path, device);
+        go = run(eval, path, device, calibration);
+        anykv_calibration_destroy(eval->calibration);
+        akv_dump_model_close(&eval->model);
         akv_dump_close(&eval->dump);
         akv_tool_close(&eval->tool);
     }

@@ -17,7 +17,7 @@ static int usage(FILE *out)
           "budget.\n\nCommands:\n",
           out);
     for (const struct command *command = commands; command->name != NULL; command++)
-        fprintf(out, "  %-10s%s\n", command->name, command->about);
+        fprintf(out, "  %-11s%s\n", command->name, command->about);
     fputs("\n  --help    show this text; `anykv COMMAND --help` shows a command's options\n"
           "  --version show the version\n\n"
           "Exit status: 0 done and good, 1 the check failed, 2 wrong use, 3 a required device or "
@@ -62,6 +62,7 @@ static const struct command commands[] = {
     {"bench", akv_tool_bench, "measure the codec, attention and the cache"},
     {"verify", akv_tool_verify, "compare every kernel's bytes with the scalar reference"},
     {"eval", akv_tool_eval, "measure formats on the keys and values of a real model"},
+    {"calibrate", akv_tool_calibrate, "make the calibration of a model from its keys and queries"},
     {"replay", akv_tool_replay, "replay a request trace through the prefix index and the policy"},
     {NULL, NULL, NULL},
 };

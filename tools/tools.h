@@ -8,6 +8,7 @@ int akv_tool_devices(int argc, char **argv);
 int akv_tool_demo(int argc, char **argv);
 int akv_tool_verify(int argc, char **argv);
 int akv_tool_bench(int argc, char **argv);
+int akv_tool_calibrate(int argc, char **argv);
 int akv_tool_eval(int argc, char **argv);
 int akv_tool_replay(int argc, char **argv);
 

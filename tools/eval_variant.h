@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A side's way through a format: transform, codec and back, as `anykv eval` sends rows. */
+#ifndef AKV_TOOLS_EVAL_VARIANT_H
+#define AKV_TOOLS_EVAL_VARIANT_H
+#include "calibration.h"
+
+#define AKV_EVAL_AUTO ((anykv_transform)4) /* what a cache with this calibration does */
+
+struct akv_eval_variant {
+    anykv_format format;
+    uint32_t kivi; /* code bits of KIVI, and then format and transform mean nothing; 0: not KIVI */
+    anykv_transform transform;
+};
+/* Rows [tokens][heads][dim] of one layer. */
+struct akv_eval_rows {
+    anykv_device *device;
+    const anykv_layer *layer;
+    const struct akv_calibration_layer *calibration; /* NULL: none for this layer */
+    const void *data;    /* as the file has them */
+    const double *exact; /* the same */
+    anykv_dtype dtype;
+    uint32_t side, tokens, heads, dim;
+};
+
+/* "N4", "KIVI4". */
+const char *akv_eval_format_name(const struct akv_eval_variant *variant);
+double akv_eval_format_bits(const struct akv_eval_variant *variant, uint32_t dim);
+/* stored_out receives the rows after the variant; free it in either case.  E_DATA: the variant needs a
+ * calibration of this layer. */
+anykv_status akv_eval_pass(const struct akv_eval_rows *rows, const struct akv_eval_variant *variant,
+                           double **stored_out);
+
+#endif
