@@ -146,6 +146,34 @@ AC_DEFUN([AKV_CHECK_NETTLE], [
   LIBS=$akv_save_LIBS
 ])
 
+dnl CBLAS: only for examples/llama, which has loops of its own.  The reference BLAS is slower than those.
+AC_DEFUN([AKV_CHECK_CBLAS], [
+  AC_ARG_WITH([cblas], [AS_HELP_STRING([--with-cblas],
+    [dense products of examples/llama through OpenBLAS, BLIS or MKL (auto, yes, no; default: auto)])],
+    [], [with_cblas=auto])
+  AC_ARG_VAR([CBLAS_CFLAGS], [compiler flags for cblas.h])
+  AC_ARG_VAR([CBLAS_LIBS], [linker flags for a CBLAS])
+  akv_save_CPPFLAGS=$CPPFLAGS
+  akv_save_LIBS=$LIBS
+  have_cblas=no
+  AS_IF([test "x$with_cblas" != xno], [
+    CPPFLAGS="$CPPFLAGS $CBLAS_CFLAGS"
+    AC_MSG_CHECKING([for a CBLAS])
+    for akv_one in ${CBLAS_LIBS:--lopenblas -lblis -lmkl_rt}; do
+      AS_IF([test $have_cblas = no], [
+        LIBS="$akv_one $akv_save_LIBS"
+        AC_LINK_IFELSE([AC_LANG_PROGRAM([[#include <cblas.h>]], [[float x = 1.0f;
+            cblas_sgemv(CblasRowMajor, CblasNoTrans, 1, 1, 1.0f, &x, 1, &x, 1, 0.0f, &x, 1);]])],
+          [have_cblas=yes
+           CBLAS_LIBS=$akv_one])])
+    done
+    AC_MSG_RESULT([$have_cblas $CBLAS_LIBS])])
+  CPPFLAGS=$akv_save_CPPFLAGS
+  LIBS=$akv_save_LIBS
+  AS_IF([test "x$have_cblas$with_cblas" = xnoyes], [AC_MSG_ERROR([--with-cblas: none found (Debian: libopenblas-dev)])])
+  AM_CONDITIONAL([WITH_CBLAS], [test $have_cblas = yes])
+])
+
 dnl Criterion: only for the test suites.
 AC_DEFUN([AKV_CHECK_CRITERION], [
   AC_ARG_VAR([CRITERION_CFLAGS], [compiler flags for Criterion])
@@ -259,6 +287,8 @@ AC_DEFUN([AKV_SUMMARY], [
   AS_CASE([$have_criterion], [yes], [akv_line "test suites   yes (Criterion)"],
     [plain], [akv_line "test suites   yes (plain runner)"],
     [akv_line "test suites   scripts only: $why_criterion"])
+  AS_IF([test "x$have_cblas" = xyes], [akv_line "CBLAS         $CBLAS_LIBS (for examples/llama)"],
+    [akv_line "CBLAS         no: examples/llama uses loops of its own"])
   akv_line "sanitizers    $enable_sanitizers"
   akv_line "assertions    ${enable_assert:-no}"
   akv_line "warnings      errors: ${enable_werror:-no}"

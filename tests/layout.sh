@@ -49,7 +49,8 @@ allow "${engine}none" "$any_c" \
     '[a-z0-9_]+\.h|(\.\./)?backends/backend\.h|kernel/(format|params|platform)\.h|kernel/kernels\.def' "the engine"
 allow 'kernels-cl/.*\.(cl|h)' 'none' "[a-z0-9_]+\.(cl|h)|$kernel" "the OpenCL kernels"
 allow 'kernels-cu/.*\.(cu|cuh|h)' '(cuda_|mma)[a-z0-9_]*\.h|stdint\.h' "[a-z0-9_]+\.(cu|cuh|h)|$kernel" "the CUDA kernels"
-allow 'examples/.*\.[ch]' '[a-z0-9_/]+\.h|CL/cl\.h' 'none' "the examples"
+allow 'examples/[a-z0-9_]+\.[ch]' '[a-z0-9_/]+\.h|CL/cl\.h' 'none' "the examples"
+allow 'examples/llama/.*\.[ch]' '[a-z0-9_/]+\.h' '[a-z0-9_]+\.h' "the engine among the examples"
 
 for file in $(sources 'lib/[a-z0-9_]+\.[ch]'); do
     grep -HnE '# *include *[<"](CL/|cuda)|\b(cl_mem|CUdeviceptr|cuMem[A-Z]|clCreate)[A-Za-z]*\(' "$file"
@@ -65,7 +66,8 @@ if [ "$from_git" = yes ]; then
     for file in $(sources '(lib|backends|kernels-cl|kernels-cu|tools|tests|bench|examples|docs)/.*'); do
         case $file in
         lib/anykv.h | lib/anykv.map | tools/main.c | tests/run-suite | tests/tarball) continue ;;
-        tests/fuzz_main.c | tests/plain/main.c | examples/opencl_share.c) continue ;; # in Makefile.am
+        tests/fuzz_main.c | tests/plain/main.c | examples/opencl_share.c | examples/llama/main.c) continue ;; # in Makefile.am
+        examples/llama/*.c) grep -qE "^	$file( |\$)" sources.am || echo "$file" ;;
         examples/*.c | tests/test_*.c | tests/fuzz_*.c) grep -qE "^	${file%.c}( |\$)" sources.am || echo "$file" ;;
         *) grep -qE "^	$file( |\$)" sources.am || echo "$file" ;;
         esac

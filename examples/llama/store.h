@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where the keys and values live: an anykv cache, or for comparison plain F32 arrays.
+ * This is the whole of what an engine does with anykv: open, begin, append, attend, end. */
+#ifndef LLAMA_STORE_H
+#define LLAMA_STORE_H
+#include "common.h"
+#include <anykv.h>
+
+struct model;
+
+/* What all stores of the program share. */
+struct machine {
+    anykv_context *context;
+    anykv_device *device;
+    char device_name[160];
+};
+
+/* The device by its name as in anykv_device_open. */
+int machine_open(struct machine *machine, const char *device);
+void machine_close(struct machine *machine);
+
+struct store_options {
+    const char *formats;     /* "N4/N4", a profile, or "plain": no anykv, one sequence */
+    uint64_t budget;         /* 0: what the sequences can need */
+    double budget_share;     /* with budget 0: this part of what F16 would need; 0: all */
+    uint32_t sequences, tokens, step_tokens; /* at most */
+    uint32_t sinks, recent;
+    int exact;               /* the newest tokens in F32, attention without approximations */
+};
+
+struct store {
+    const struct model *model;
+    anykv_layout *layout;
+    anykv_cache *cache;
+    anykv_step *step;
+    anykv_format k, v;
+    char name[48];    /* "N4/N4" */
+    float *plain;     /* [layer][k, v][kv head][token][head_dim] */
+    uint64_t plain_tokens, plain_length;
+    uint32_t plain_count; /* of the open step */
+    float *scores;
+    double time;      /* spent in the calls below */
+};
+
+int store_open(struct store *store, const struct machine *machine, const struct model *model,
+               const struct store_options *options);
+void store_close(struct store *store);
+/* What the rows of so many tokens take at 16 bits an element. */
+uint64_t store_f16_bytes(const struct model *model, uint64_t tokens);
+
+/* A step of the store.  Plain arrays: seqs is ignored, n is 1. */
+int store_begin(struct store *store, anykv_seq *const *seqs, const uint32_t *counts, uint32_t n);
+int store_layer(struct store *store, uint32_t layer, const float *q, const float *k, const float *v,
+                float *out);
+int store_end(struct store *store, const uint32_t *tokens);
+void store_cancel(struct store *store);
+
+anykv_seq *store_sequence(struct store *store, int shared);
+/* One consistent snapshot; -1 for plain arrays. */
+int store_stats(struct store *store, anykv_stats *stats);
+/* Bits an element at `tokens` tokens of one sequence that alone is in the cache, and in the limit. */
+double store_bits(struct store *store, uint64_t tokens);
+double store_bits_limit(const struct store *store);
+
+#endif
