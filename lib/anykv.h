@@ -442,7 +442,13 @@ ANYKV_API anykv_status anykv_calibration_describe(const anykv_calibration *calib
 typedef struct anykv_cache anykv_cache;
 
 typedef enum anykv_policy {
-    ANYKV_POLICY_LRU = 1 /* least recently used, leaves before parents */
+    /* Which cached block goes first when room is needed; of all of them: leaves before parents. */
+    ANYKV_POLICY_LRU = 1,      /* least recently used */
+    ANYKV_POLICY_LFU = 2,      /* least frequently used; old counts fade */
+    ANYKV_POLICY_FIFO = 3,     /* first in, first out */
+    ANYKV_POLICY_ADAPTIVE = 4, /* recency and frequency; follows how soon requests come back */
+    ANYKV_POLICY_GITTINS = 5,  /* learns how soon blocks of which kind come back */
+    ANYKV_POLICY_CALLER = 6    /* the caller's own scores */
 } anykv_policy;
 
 #define ANYKV_CACHE_PRECISE 1u /* attention without approximations made for speed */
@@ -460,7 +466,7 @@ typedef struct anykv_cache_options {
 } anykv_cache_options;
 #define ANYKV_CACHE_OPTIONS_INIT                                                                   \
     {                                                                                              \
-        sizeof(anykv_cache_options), 0, 4, 128, 64, 2048, 131072, ANYKV_POLICY_LRU, 0              \
+        sizeof(anykv_cache_options), 0, 4, 128, 64, 2048, 131072, ANYKV_POLICY_ADAPTIVE, 0              \
     }
 
 typedef struct anykv_estimate {

@@ -1,27 +1,178 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Eviction policy: a heap of candidates by key, and the table of policies. */
+/* Eviction: parts, heaps of candidates, ghosts, and the table of policies. */
 #include "evict.h"
 
-anykv_status akv_evict_init(struct akv_evict *evict, anykv_context *context, anykv_policy policy)
+#define MARK       0x80000000u
+#define LISTED     0x7FFFFFFFu /* place of a candidate in the policy's own order */
+#define REKEY_STEP 8u          /* candidates moved over in one call */
+#define TICKS      16.0        /* of a ghost's time in a second: 8 years before it wraps */
+
+static const struct akv_policy *const policies[] = {
+    &akv_policy_lru,     &akv_policy_lfu,    &akv_policy_fifo,
+    &akv_policy_adaptive, &akv_policy_gittins, &akv_policy_caller,
+};
+
+const struct akv_policy *akv_policy_find(anykv_policy id)
 {
-    memset(evict, 0, sizeof *evict);
-    evict->context = context;
-    evict->policy = akv_policy_find(policy);
-    if (!evict->policy)
-        return akv_fail(context, ANYKV_E_ARG, "policy: %d is none of the known policies",
-                        (int)policy);
-    return ANYKV_OK;
+    for (size_t i = 0; i < sizeof policies / sizeof policies[0]; i++)
+        if (policies[i]->id == id)
+            return policies[i];
+    return NULL;
 }
 
-void akv_evict_finish(struct akv_evict *evict)
+const struct akv_policy *akv_policy_parse(const char *name)
 {
-    akv_free(evict->context, evict->heap);
-    akv_free(evict->context, evict->place);
-    akv_free(evict->context, evict->key);
-    evict->heap = NULL;
-    evict->place = NULL;
-    evict->key = NULL;
-    evict->capacity = evict->count = 0;
+    for (size_t i = 0; name && i < sizeof policies / sizeof policies[0]; i++)
+        if (strcmp(policies[i]->name, name) == 0)
+            return policies[i];
+    return NULL;
+}
+
+uint64_t akv_policy_real(double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits = bits >> 63 ? ~bits : bits | (uint64_t)1 << 63;
+    return bits >> (64 - AKV_KEY_BITS);
+}
+
+/* ---- heaps ---- */
+
+static struct akv_evict_item *item_at(const struct akv_heap *heap, uint32_t at)
+{
+    return heap->base + (ptrdiff_t)at * heap->step;
+}
+
+static void put_item(struct akv_evict *evict, struct akv_heap *heap, uint32_t at,
+                     struct akv_evict_item item)
+{
+    *item_at(heap, at) = item;
+    evict->entry[item.id].place = (at + 1) | heap->mark;
+}
+
+static void sift_up(struct akv_evict *evict, struct akv_heap *heap, uint32_t at,
+                    struct akv_evict_item item)
+{
+    while (at > 0) {
+        const uint32_t parent = (at - 1) / 4;
+        if (item_at(heap, parent)->key <= item.key)
+            break;
+        put_item(evict, heap, at, *item_at(heap, parent));
+        at = parent;
+    }
+    put_item(evict, heap, at, item);
+}
+
+static void sift_down(struct akv_evict *evict, struct akv_heap *heap, uint32_t at,
+                      struct akv_evict_item item)
+{
+    for (;;) {
+        const uint64_t first = (uint64_t)at * 4 + 1;
+        if (first >= heap->count)
+            break;
+        const uint64_t end = first + 4 < heap->count ? first + 4 : heap->count;
+        uint32_t least = (uint32_t)first;
+        for (uint32_t child = (uint32_t)first + 1; child < end; child++)
+            if (item_at(heap, child)->key < item_at(heap, least)->key)
+                least = child;
+        if (item_at(heap, least)->key >= item.key)
+            break;
+        put_item(evict, heap, at, *item_at(heap, least));
+        at = least;
+    }
+    put_item(evict, heap, at, item);
+}
+
+static void heap_add(struct akv_evict *evict, struct akv_heap *heap, uint64_t key, uint32_t id)
+{
+    const struct akv_evict_item item = {key, id, 0};
+    sift_up(evict, heap, heap->count++, item);
+}
+
+static void heap_remove(struct akv_evict *evict, struct akv_heap *heap, uint32_t at)
+{
+    const struct akv_evict_item last = *item_at(heap, --heap->count);
+    if (at == heap->count)
+        return;
+    if (at > 0 && last.key < item_at(heap, (at - 1) / 4)->key)
+        sift_up(evict, heap, at, last);
+    else
+        sift_down(evict, heap, at, last);
+}
+
+/* ---- keys: band, line or policy, what the policy says ---- */
+
+static bool plain(const struct akv_evict_entry *e)
+{
+    return e->band == AKV_BAND_DEFAULT && !(e->flags & AKV_EVICT_LINE);
+}
+
+static uint64_t band_key(const struct akv_evict_entry *e, uint64_t key)
+{
+    return (uint64_t)e->band << (AKV_KEY_BITS + 1) |
+           (uint64_t)!(e->flags & AKV_EVICT_LINE) << AKV_KEY_BITS | key;
+}
+
+static uint64_t key_of(struct akv_evict *evict, const struct akv_evict_part *part, uint32_t id)
+{
+    const struct akv_evict_entry *e = &evict->entry[id];
+    return band_key(e, e->flags & AKV_EVICT_LINE ? e->stamp : evict->policy->key(evict, part, id));
+}
+
+static struct akv_evict_part *part_of(const struct akv_evict *evict, uint32_t id)
+{
+    return evict->part[evict->entry[id].part];
+}
+
+void akv_evict_rekey(struct akv_evict *evict, struct akv_evict_part *part)
+{
+    (void)evict;
+    assert(!akv_evict_rekeying(part));
+    part->now = !part->now;
+}
+
+/* A bounded amount of what a change left to do. */
+static void work(struct akv_evict *evict, struct akv_evict_part *part)
+{
+    struct akv_heap *old = &part->heap[!part->now];
+    for (uint32_t i = 0; i < REKEY_STEP && old->count; i++) {
+        const uint32_t id = item_at(old, --old->count)->id;
+        heap_add(evict, &part->heap[part->now], key_of(evict, part, id), id);
+    }
+    if (evict->policy->work)
+        evict->policy->work(evict, part);
+}
+
+/* ---- memory ---- */
+
+static void place_heaps(struct akv_evict_part *part, uint32_t capacity)
+{
+    part->heap[0].base = part->items;
+    part->heap[0].step = 1;
+    part->heap[0].mark = 0;
+    part->heap[1].base = capacity ? part->items + (capacity - 1) : part->items;
+    part->heap[1].step = -1;
+    part->heap[1].mark = MARK;
+}
+
+static anykv_status reserve_part(struct akv_evict *evict, struct akv_evict_part *part,
+                                 uint32_t old, uint32_t capacity)
+{
+    const uint64_t share = part->share && part->share < capacity ? part->share : capacity;
+    anykv_status status = ANYKV_OK;
+    if (evict->policy->ghosts)
+        status = akv_ghosts_reserve(&part->ghosts, evict->context, share);
+    if (status)
+        return status;
+    struct akv_evict_item *items =
+        akv_resize(evict->context, part->items, old, capacity, sizeof *items);
+    if (!items)
+        return ANYKV_E_MEMORY;
+    const uint32_t back = part->heap[1].count;
+    memmove(items + (capacity - back), items + (old - back), back * sizeof *items);
+    part->items = items;
+    place_heaps(part, capacity);
+    return ANYKV_OK;
 }
 
 anykv_status akv_evict_reserve(struct akv_evict *evict, uint32_t capacity)
@@ -29,132 +180,381 @@ anykv_status akv_evict_reserve(struct akv_evict *evict, uint32_t capacity)
     const uint32_t old = evict->capacity;
     if (capacity <= old)
         return ANYKV_OK;
-    struct akv_evict_item *heap =
-        akv_resize(evict->context, evict->heap, old, capacity, sizeof *heap);
-    if (!heap)
+    struct akv_evict_entry *entry =
+        akv_resize(evict->context, evict->entry, old, capacity, sizeof *entry);
+    if (!entry)
         return ANYKV_E_MEMORY;
-    evict->heap = heap;
-    uint32_t *place = akv_resize(evict->context, evict->place, old, capacity, sizeof *place);
-    if (!place)
-        return ANYKV_E_MEMORY;
-    evict->place = place;
-    uint64_t *key = akv_resize(evict->context, evict->key, old, capacity, sizeof *key);
-    if (!key)
-        return ANYKV_E_MEMORY;
-    evict->key = key;
+    evict->entry = entry;
+    if (evict->policy->id_bytes) {
+        void *links =
+            akv_resize(evict->context, evict->links, old, capacity, evict->policy->id_bytes);
+        if (!links)
+            return ANYKV_E_MEMORY;
+        evict->links = links;
+    }
+    /* Parts that have been widened stay so when a later one fails: their heaps know by `room`. */
+    for (uint32_t p = 0; p < evict->parts; p++) {
+        struct akv_evict_part *part = evict->part[p];
+        if (part->room >= capacity)
+            continue;
+        const anykv_status status = reserve_part(evict, part, part->room, capacity);
+        if (status)
+            return status;
+        part->room = capacity;
+    }
     evict->capacity = capacity;
     return ANYKV_OK;
 }
 
-static void put_item(struct akv_evict *evict, uint32_t at, struct akv_evict_item item)
+static void free_part(struct akv_evict *evict, struct akv_evict_part *part)
 {
-    evict->heap[at] = item;
-    evict->place[item.id] = at + 1;
+    if (part->state && evict->policy->close)
+        evict->policy->close(evict, part);
+    akv_ghosts_finish(&part->ghosts);
+    akv_free(evict->context, part->items);
+    akv_free(evict->context, part->state);
+    akv_free(evict->context, part);
 }
 
-static void sift_up(struct akv_evict *evict, uint32_t at, struct akv_evict_item item)
+anykv_status akv_evict_add_part(struct akv_evict *evict, uint64_t share, uint32_t *part_out)
 {
-    while (at > 0) {
-        const uint32_t parent = (at - 1) / 4;
-        if (evict->heap[parent].key <= item.key)
-            break;
-        put_item(evict, at, evict->heap[parent]);
-        at = parent;
+    if (evict->parts == AKV_PARTS)
+        return akv_fail(evict->context, ANYKV_E_ARG, "tenants: more than %u", AKV_PARTS - 1);
+    struct akv_evict_part *part = akv_alloc(evict->context, 1, sizeof *part);
+    if (!part)
+        return ANYKV_E_MEMORY;
+    part->share = share;
+    place_heaps(part, 0);
+    anykv_status status = ANYKV_OK;
+    if (evict->policy->state_bytes) {
+        part->state = akv_alloc(evict->context, 1, evict->policy->state_bytes);
+        status = part->state ? ANYKV_OK : ANYKV_E_MEMORY;
     }
-    put_item(evict, at, item);
-}
-
-static void sift_down(struct akv_evict *evict, uint32_t at, struct akv_evict_item item)
-{
-    for (;;) {
-        const uint64_t first = (uint64_t)at * 4 + 1;
-        if (first >= evict->count)
-            break;
-        const uint64_t end = first + 4 < evict->count ? first + 4 : evict->count;
-        uint32_t least = (uint32_t)first;
-        for (uint32_t child = (uint32_t)first + 1; child < end; child++)
-            if (evict->heap[child].key < evict->heap[least].key)
-                least = child;
-        if (evict->heap[least].key >= item.key)
-            break;
-        put_item(evict, at, evict->heap[least]);
-        at = least;
+    if (!status && evict->policy->open)
+        status = evict->policy->open(evict, part);
+    if (!status && evict->capacity) {
+        status = reserve_part(evict, part, 0, evict->capacity);
+        part->room = evict->capacity;
     }
-    put_item(evict, at, item);
+    if (status) {
+        free_part(evict, part);
+        return status;
+    }
+    *part_out = evict->parts;
+    evict->part[evict->parts++] = part;
+    return ANYKV_OK;
 }
 
-static void set_key(struct akv_evict *evict, uint32_t id, uint64_t key)
+anykv_status akv_evict_init(struct akv_evict *evict, anykv_context *context, anykv_policy policy)
 {
-    assert(id < evict->capacity);
-    const uint64_t old = evict->key[id];
-    evict->key[id] = key;
-    if (evict->place[id] == 0)
-        return;
-    const struct akv_evict_item item = {key, id, 0};
-    if (key < old)
-        sift_up(evict, evict->place[id] - 1, item);
-    else
-        sift_down(evict, evict->place[id] - 1, item);
+    uint32_t first;
+    memset(evict, 0, sizeof *evict);
+    evict->context = context;
+    evict->policy = akv_policy_find(policy);
+    if (!evict->policy)
+        return akv_fail(context, ANYKV_E_ARG, "policy: %d is none of the known policies",
+                        (int)policy);
+    return akv_evict_add_part(evict, 0, &first);
 }
 
-void akv_evict_touch(struct akv_evict *evict, uint32_t id)
+void akv_evict_finish(struct akv_evict *evict)
 {
-    evict->tick++;
-    set_key(evict, id, AKV_EVICT_TOUCHED | evict->policy->touch(evict, id));
+    for (uint32_t p = 0; p < evict->parts; p++)
+        free_part(evict, evict->part[p]);
+    akv_free(evict->context, evict->entry);
+    akv_free(evict->context, evict->links);
+    evict->entry = NULL;
+    evict->links = NULL;
+    evict->capacity = evict->count = evict->parts = 0;
 }
 
-void akv_evict_demote(struct akv_evict *evict, uint32_t id)
+uint64_t akv_evict_host_bytes(const struct akv_evict *evict)
 {
-    set_key(evict, id, evict->line++);
+    uint64_t bytes =
+        (uint64_t)evict->capacity * (sizeof(struct akv_evict_entry) + evict->policy->id_bytes);
+    for (uint32_t p = 0; p < evict->parts; p++)
+        bytes += sizeof(struct akv_evict_part) + evict->policy->state_bytes +
+                 (uint64_t)evict->part[p]->room * sizeof(struct akv_evict_item) +
+                 akv_ghosts_bytes(&evict->part[p]->ghosts);
+    return bytes;
 }
+
+/* ---- time and ghosts ---- */
+
+void akv_evict_clock(struct akv_evict *evict, double seconds)
+{
+    if (!evict->started)
+        evict->epoch = evict->now = seconds;
+    evict->started = true;
+    if (seconds > evict->now)
+        evict->now = seconds;
+}
+
+static uint32_t ticks_of(const struct akv_evict *evict, double t)
+{
+    return t <= evict->epoch ? 0 : (uint32_t)(uint64_t)((t - evict->epoch) * TICKS);
+}
+
+static double time_of(const struct akv_evict *evict, uint32_t ticks)
+{
+    const double t = evict->epoch + ticks / TICKS;
+    return t < evict->now ? t : evict->now;
+}
+
+static uint64_t tag_of(uint64_t tag)
+{
+    return tag ? tag : 1;
+}
+
+/* ---- candidates ---- */
 
 void akv_evict_enter(struct akv_evict *evict, uint32_t id)
 {
     assert(id < evict->capacity);
-    if (evict->place[id] != 0)
+    struct akv_evict_entry *e = &evict->entry[id];
+    if (e->place != 0)
         return;
-    const struct akv_evict_item item = {evict->key[id], id, 0};
-    sift_up(evict, evict->count++, item);
+    struct akv_evict_part *part = part_of(evict, id);
+    evict->count++;
+    if (evict->policy->enter && plain(e)) {
+        e->place = LISTED;
+        evict->policy->enter(evict, part, id);
+    } else
+        heap_add(evict, &part->heap[part->now], key_of(evict, part, id), id);
 }
 
 void akv_evict_leave(struct akv_evict *evict, uint32_t id)
 {
     assert(id < evict->capacity);
-    if (evict->place[id] == 0)
+    struct akv_evict_entry *e = &evict->entry[id];
+    const uint32_t place = e->place;
+    if (place == 0)
         return;
-    const uint32_t at = evict->place[id] - 1;
-    evict->place[id] = 0;
-    const struct akv_evict_item last = evict->heap[--evict->count];
-    if (at == evict->count)
-        return;
-    if (at > 0 && last.key < evict->heap[(at - 1) / 4].key)
-        sift_up(evict, at, last);
+    struct akv_evict_part *part = part_of(evict, id);
+    e->place = 0;
+    evict->count--;
+    if (place == LISTED)
+        evict->policy->leave(evict, part, id);
     else
-        sift_down(evict, at, last);
+        heap_remove(evict, &part->heap[place >= MARK], (place & ~MARK) - 1);
 }
 
-static uint64_t touch_lru(struct akv_evict *evict, uint32_t id)
+/* Around a change of an entry's place in the order: takes a candidate out, and back in. */
+static bool take_out(struct akv_evict *evict, uint32_t id)
 {
-    (void)id;
-    return evict->tick;
+    const bool candidate = evict->entry[id].place != 0;
+    akv_evict_leave(evict, id);
+    return candidate;
 }
 
-static const struct akv_policy policies[] = {
-    {ANYKV_POLICY_LRU, "lru", touch_lru},
-};
-
-const struct akv_policy *akv_policy_find(anykv_policy id)
+static void put_back(struct akv_evict *evict, uint32_t id, bool candidate)
 {
-    for (size_t i = 0; i < sizeof policies / sizeof policies[0]; i++)
-        if (policies[i].id == id)
-            return &policies[i];
-    return NULL;
+    if (candidate)
+        akv_evict_enter(evict, id);
 }
 
-const struct akv_policy *akv_policy_parse(const char *name)
+void akv_evict_touch(struct akv_evict *evict, uint32_t id, uint64_t tag)
 {
-    for (size_t i = 0; name && i < sizeof policies / sizeof policies[0]; i++)
-        if (strcmp(policies[i].name, name) == 0)
-            return &policies[i];
-    return NULL;
+    assert(id < evict->capacity);
+    struct akv_evict_entry *e = &evict->entry[id];
+    const bool candidate = take_out(evict, id);
+    evict->stamp++;
+    e->flags &= (uint8_t)~AKV_EVICT_LINE;
+    evict->policy->touch(evict, id, tag_of(tag));
+    e->t = evict->now;
+    e->flags |= AKV_EVICT_KNOWN;
+    put_back(evict, id, candidate);
+    work(evict, part_of(evict, id));
+}
+
+void akv_evict_renew(struct akv_evict *evict, uint32_t id)
+{
+    if (!evict->policy->renew || evict->entry[id].flags & AKV_EVICT_LINE)
+        return;
+    const bool candidate = take_out(evict, id);
+    evict->stamp++;
+    evict->policy->renew(evict, id);
+    put_back(evict, id, candidate);
+}
+
+void akv_evict_expect(struct akv_evict *evict, uint32_t id, double when)
+{
+    struct akv_evict_entry *e = &evict->entry[id];
+    const bool candidate = take_out(evict, id);
+    evict->stamp++;
+    e->flags &= (uint8_t)~AKV_EVICT_LINE;
+    if (evict->policy->renew)
+        evict->policy->renew(evict, id);
+    if (when > e->t && evict->policy->ghosts)
+        e->t = when; /* as if it had been used then */
+    put_back(evict, id, candidate);
+}
+
+void akv_evict_demote(struct akv_evict *evict, uint32_t id)
+{
+    struct akv_evict_entry *e = &evict->entry[id];
+    const bool candidate = take_out(evict, id);
+    e->flags |= AKV_EVICT_LINE;
+    e->stamp = ++evict->stamp;
+    put_back(evict, id, candidate);
+}
+
+void akv_evict_band(struct akv_evict *evict, uint32_t id, uint32_t band)
+{
+    assert(band <= AKV_BAND_MAX);
+    if (evict->entry[id].band == band)
+        return;
+    const bool candidate = take_out(evict, id);
+    evict->entry[id].band = (uint8_t)band;
+    put_back(evict, id, candidate);
+}
+
+void akv_evict_fan_out(struct akv_evict *evict, uint32_t id, uint32_t fan_out)
+{
+    evict->entry[id].fan_out = fan_out < 255 ? (uint8_t)fan_out : 255;
+}
+
+/* ---- birth, death, requests ---- */
+
+void akv_evict_born(struct akv_evict *evict, uint32_t id, uint32_t part_number, uint64_t tag,
+                    bool partial)
+{
+    struct akv_evict_part *part = evict->part[part_number];
+    struct akv_evict_entry *e = &evict->entry[id];
+    struct akv_ghost ghost;
+    memset(e, 0, sizeof *e);
+    e->part = (uint8_t)part_number;
+    e->band = AKV_BAND_DEFAULT;
+    e->flags = partial ? AKV_EVICT_PARTIAL : 0;
+    e->stamp = ++evict->stamp;
+    if (!evict->policy->ghosts)
+        return;
+    if (akv_ghosts_take(&part->ghosts, AKV_GHOST_BLOCK, tag_of(tag), &ghost)) {
+        e->flags |= AKV_EVICT_KNOWN;
+        e->t = time_of(evict, ghost.time);
+        evict->policy->recall(evict, id, &ghost);
+        return;
+    }
+    const struct akv_ghost *end = akv_ghosts_find(&part->ghosts, AKV_GHOST_END, tag_of(tag));
+    if (end) {
+        e->flags |= AKV_EVICT_KNOWN;
+        e->t = time_of(evict, end->time);
+    }
+    evict->policy->recall(evict, id, NULL);
+}
+
+void akv_evict_gone(struct akv_evict *evict, uint32_t id, uint64_t tag, bool evicted)
+{
+    const struct akv_evict_entry *e = &evict->entry[id];
+    struct akv_evict_part *part = part_of(evict, id);
+    akv_evict_leave(evict, id);
+    if (evicted && evict->policy->went)
+        evict->policy->went(evict, id);
+    if (!evicted || !evict->policy->ghosts || !(e->flags & AKV_EVICT_KNOWN))
+        return;
+    const struct akv_ghost ghost = {tag_of(tag), ticks_of(evict, e->t),
+                                    evict->policy->remember(evict, id)};
+    akv_ghosts_put(&part->ghosts, AKV_GHOST_BLOCK, ghost, NULL);
+}
+
+void akv_evict_request(struct akv_evict *evict, uint32_t part)
+{
+    if (evict->policy->request)
+        evict->policy->request(evict, evict->part[part]);
+}
+
+void akv_evict_gap(struct akv_evict *evict, uint32_t part, double seconds)
+{
+    if (evict->policy->gap)
+        evict->policy->gap(evict, evict->part[part], seconds);
+}
+
+void akv_evict_end(struct akv_evict *evict, uint32_t part, uint64_t tag)
+{
+    const struct akv_ghost ghost = {tag_of(tag), ticks_of(evict, evict->now), 0};
+    if (evict->policy->ghosts)
+        akv_ghosts_put(&evict->part[part]->ghosts, AKV_GHOST_END, ghost, NULL);
+}
+
+double akv_evict_age(const struct akv_evict *evict, uint32_t id)
+{
+    const struct akv_evict_entry *e = &evict->entry[id];
+    if (!(e->flags & AKV_EVICT_KNOWN))
+        return -1.0;
+    return e->t < evict->now ? evict->now - e->t : 0.0;
+}
+
+/* ---- victims ---- */
+
+/* With the key by which it goes. */
+static uint32_t first_of(struct akv_evict *evict, struct akv_evict_part *part, uint64_t *key_out)
+{
+    work(evict, part);
+    const struct akv_heap *heap = &part->heap[part->now], *old = &part->heap[!part->now];
+    uint32_t best = AKV_NO_ID;
+    uint64_t key = UINT64_MAX;
+    if (heap->count) {
+        best = heap->base->id;
+        key = heap->base->key;
+    }
+    if (old->count) { /* first by the keys of before; its key of now decides */
+        const uint32_t id = old->base->id;
+        const uint64_t rival = key_of(evict, part, id);
+        if (rival < key) {
+            best = id;
+            key = rival;
+        }
+    }
+    if (evict->policy->first) {
+        const uint32_t id = evict->policy->first(evict, part);
+        if (id != AKV_NO_ID) {
+            const uint64_t rival = key_of(evict, part, id);
+            if (rival < key) {
+                best = id;
+                key = rival;
+            }
+        }
+    }
+    *key_out = key;
+    return best;
+}
+
+uint32_t akv_evict_first(struct akv_evict *evict, uint32_t part)
+{
+    uint64_t key;
+    return first_of(evict, evict->part[part], &key);
+}
+
+uint32_t akv_evict_victim(struct akv_evict *evict, uint64_t spared)
+{
+    uint32_t best = AKV_NO_ID;
+    uint64_t best_order = 0, key;
+    if (evict->parts == 1)
+        return spared & 1u ? AKV_NO_ID : first_of(evict, evict->part[0], &key);
+    for (uint32_t p = 0; p < evict->parts; p++) {
+        if (spared >> p & 1u)
+            continue;
+        const uint32_t id = first_of(evict, evict->part[p], &key);
+        if (id == AKV_NO_ID)
+            continue;
+        /* Keys of different parts are made with different half-lives: heat is comparable. */
+        const uint64_t order =
+            band_key(&evict->entry[id],
+                     evict->entry[id].flags & AKV_EVICT_LINE
+                         ? evict->entry[id].stamp
+                         : akv_policy_real(evict->policy->heat(evict, evict->part[p], id)));
+        if (best == AKV_NO_ID || order < best_order) {
+            best = id;
+            best_order = order;
+        }
+    }
+    return best;
+}
+
+double akv_evict_heat(const struct akv_evict *evict, uint32_t id)
+{
+    const struct akv_evict_entry *e = &evict->entry[id];
+    const double heat = evict->policy->heat(evict, part_of(evict, id), id);
+    /* Bands are far apart, and the line lies below all heats of its band. */
+    return e->band * 1e30 + (e->flags & AKV_EVICT_LINE ? -4e29 : heat);
 }

@@ -1,62 +1,163 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Eviction policy: which of the candidates goes next.  Knows ids only, so it is used by the cache
- * and, without one, by `anykv replay`. */
+/* Eviction: which of the candidates goes next.  Knows ids only, so it is used by the cache and,
+ * without one, by `anykv replay`.
+ *
+ * Candidates (the prefix index enters its idle leaves) belong to parts: part 0, and one for each
+ * tenant that was declared, so that one tenant's requests push out neither another's ghosts nor
+ * change its half-life.  Within a part the order is: band (priority), then the line of those that
+ * are done, oldest first, then the policy.
+ *
+ * Time is the caller's, in seconds; the owner sets it with akv_evict_clock before other calls.
+ * Nothing here takes longer than O(log n): what a change of a policy's parameters asks for is done
+ * a few blocks at a time, during later calls.  Not thread-safe: the owner locks. */
 #ifndef AKV_EVICT_H
 #define AKV_EVICT_H
-#include "internal.h"
+#include "ghost.h"
 
-#define AKV_NO_ID 0xFFFFFFFFu
+#define AKV_NO_ID         0xFFFFFFFFu
+#define AKV_BAND_MAX      100u
+#define AKV_BAND_DEFAULT  35u
+#define AKV_PARTS         64u
+#define AKV_KEY_BITS      56u /* of what a policy orders by */
+#define AKV_EVICT_KNOWN   1u  /* touched before, or remembered by a ghost: `t` and `v` count */
+#define AKV_EVICT_PARTIAL 2u  /* holds fewer tokens than a block */
+#define AKV_EVICT_LINE    4u  /* done: in the line of first victims */
+#define AKV_EVICT_RATED   8u  /* CALLER: has a score */
 
-struct akv_evict;
-
-/* A policy gives every touch a key; among the candidates the smallest key goes first.  Keys stay as
- * they are between touches, so a heap serves every policy. */
-struct akv_policy {
-    anykv_policy id;
-    const char *name; /* lower case, as `anykv replay --policy` takes it */
-    uint64_t (*touch)(struct akv_evict *evict, uint32_t id);
+struct akv_evict_entry {
+    double t;        /* seconds of the last touch */
+    uint64_t stamp;  /* counts touches, or places in the line */
+    float v;         /* policy's: a count */
+    uint32_t place;  /* where it stands among the candidates; 0: it is none */
+    uint32_t word;   /* policy's */
+    uint8_t part, band, flags, fan_out; /* fan_out: saturating */
 };
-/* NULL for an unknown one. */
-const struct akv_policy *akv_policy_find(anykv_policy id);
-const struct akv_policy *akv_policy_parse(const char *name);
-
-/* Keys of touched ids have this bit; demoted ids count from 0 in the order of their demotion, so
- * that they go first, oldest demotion first. */
-#define AKV_EVICT_TOUCHED 0x8000000000000000u
 
 struct akv_evict_item {
     uint64_t key;
     uint32_t id;
     uint32_t pad;
 };
+/* Four children a node.  Two heaps share an array, from its two ends. */
+struct akv_heap {
+    struct akv_evict_item *base;
+    int32_t step;
+    uint32_t count;
+    uint32_t mark; /* bit 31 of `place` */
+};
+
+struct akv_evict_part {
+    struct akv_evict_item *items; /* [capacity] */
+    struct akv_heap heap[2];      /* candidates by key; by keys of before, being moved over */
+    uint32_t now;                 /* which of the two is current */
+    uint32_t room;                /* of items */
+    uint64_t share;               /* blocks the ghosts are made for; 0: all */
+    struct akv_ghosts ghosts;
+    void *state; /* policy's */
+};
+
+struct akv_policy;
 struct akv_evict {
     anykv_context *context;
     const struct akv_policy *policy;
-    uint64_t tick;               /* counts touches */
-    uint64_t line;               /* counts demotions */
-    uint32_t capacity;           /* ids 0 … capacity-1 */
-    uint32_t count;              /* candidates */
-    struct akv_evict_item *heap; /* [capacity], four children a node */
-    uint32_t *place;             /* [capacity]: position in heap + 1; 0: no candidate */
-    uint64_t *key;               /* [capacity]: from the last touch or demotion */
+    double now, epoch; /* seconds; epoch: the first ones */
+    bool started;
+    uint64_t stamp;
+    uint32_t capacity, count; /* ids 0 … capacity-1; candidates */
+    struct akv_evict_entry *entry;
+    void *links; /* [capacity * policy->id_bytes] */
+    struct akv_evict_part *part[AKV_PARTS];
+    uint32_t parts;
 };
 
+/* ---- the table of policies ---- */
+struct akv_policy {
+    anykv_policy id;
+    const char *name; /* lower case, as `anykv replay --policy` takes it */
+    bool ghosts;
+    uint32_t state_bytes, id_bytes;
+    /* A new part's state is zeroed; NULL: nothing further. */
+    anykv_status (*open)(struct akv_evict *evict, struct akv_evict_part *part);
+    void (*close)(struct akv_evict *evict, struct akv_evict_part *part);
+    /* The id is new: what its ghost (or NULL) says.  NULL: nothing. */
+    void (*recall)(struct akv_evict *evict, uint32_t id, const struct akv_ghost *ghost);
+    uint32_t (*remember)(struct akv_evict *evict, uint32_t id); /* a ghost's data */
+    /* The id is used now; e->t is still the time before.  `tag` is of its key. */
+    void (*touch)(struct akv_evict *evict, uint32_t id, uint64_t tag);
+    /* The use lasts until now.  NULL: makes no difference. */
+    void (*renew)(struct akv_evict *evict, uint32_t id);
+    /* AKV_KEY_BITS bits; the smallest goes first. */
+    uint64_t (*key)(struct akv_evict *evict, const struct akv_evict_part *part, uint32_t id);
+    /* The id went by eviction with this key.  NULL: nothing. */
+    void (*went)(struct akv_evict *evict, uint32_t id);
+    /* A return gap was seen; a request is over; a few blocks' worth of what is left to do.  NULL. */
+    void (*gap)(struct akv_evict *evict, struct akv_evict_part *part, double seconds);
+    void (*request)(struct akv_evict *evict, struct akv_evict_part *part);
+    void (*work)(struct akv_evict *evict, struct akv_evict_part *part);
+    /* An order of its own for candidates of the default band that are not done.  NULL: the heap. */
+    void (*enter)(struct akv_evict *evict, struct akv_evict_part *part, uint32_t id);
+    void (*leave)(struct akv_evict *evict, struct akv_evict_part *part, uint32_t id);
+    uint32_t (*first)(struct akv_evict *evict, struct akv_evict_part *part);
+    /* How hot: comparable between parts. */
+    double (*heat)(const struct akv_evict *evict, const struct akv_evict_part *part, uint32_t id);
+};
+extern const struct akv_policy akv_policy_lru, akv_policy_lfu, akv_policy_fifo, akv_policy_adaptive,
+    akv_policy_gittins, akv_policy_caller;
+/* NULL for an unknown one. */
+const struct akv_policy *akv_policy_find(anykv_policy id);
+const struct akv_policy *akv_policy_parse(const char *name);
+/* A real number as a key, order kept (not a NaN). */
+uint64_t akv_policy_real(double value);
+/* The other heap becomes the current one, `work` moves the candidates over. */
+void akv_evict_rekey(struct akv_evict *evict, struct akv_evict_part *part);
+static inline bool akv_evict_rekeying(const struct akv_evict_part *part)
+{
+    return part->heap[!part->now].count != 0;
+}
+
+/* ---- use ---- */
 anykv_status akv_evict_init(struct akv_evict *evict, anykv_context *context, anykv_policy policy);
 void akv_evict_finish(struct akv_evict *evict);
-/* Room for ids below `capacity`; E_MEMORY: nothing changed.  No other function allocates. */
+/* Room for ids below `capacity`; E_MEMORY: nothing changed.  Nothing else but add_part allocates. */
 anykv_status akv_evict_reserve(struct akv_evict *evict, uint32_t capacity);
-/* The id was used now; works for candidates and others. */
-void akv_evict_touch(struct akv_evict *evict, uint32_t id);
-/* The id will not be used again soon: it goes before all that were touched.  A later touch undoes
- * it. */
+/* A further part, with ghosts for `share` blocks (0: for all). */
+anykv_status akv_evict_add_part(struct akv_evict *evict, uint64_t share, uint32_t *part_out);
+/* Host bytes held: entries, heaps, ghosts, the policy's state. */
+uint64_t akv_evict_host_bytes(const struct akv_evict *evict);
+void akv_evict_clock(struct akv_evict *evict, double seconds); /* an earlier time: no change */
+
+/* A block enters the cache under this id, not yet touched; `tag`: eight bytes of its key. */
+void akv_evict_born(struct akv_evict *evict, uint32_t id, uint32_t part, uint64_t tag,
+                    bool partial);
+/* It leaves; evicted: remembered.  It is no candidate any more. */
+void akv_evict_gone(struct akv_evict *evict, uint32_t id, uint64_t tag, bool evicted);
+/* The id is used now; works for candidates and others. */
+void akv_evict_touch(struct akv_evict *evict, uint32_t id, uint64_t tag);
+/* The use that the last touch began has lasted until now. */
+void akv_evict_renew(struct akv_evict *evict, uint32_t id);
+/* The id is expected to be used at `when`. */
+void akv_evict_expect(struct akv_evict *evict, uint32_t id, double when);
+/* The id will not be used again: it goes before others of its band, oldest demotion first.  A later
+ * touch undoes it. */
 void akv_evict_demote(struct akv_evict *evict, uint32_t id);
+void akv_evict_band(struct akv_evict *evict, uint32_t id, uint32_t band);
+void akv_evict_fan_out(struct akv_evict *evict, uint32_t id, uint32_t fan_out);
 /* The id becomes a candidate, or stops being one; both may be called again. */
 void akv_evict_enter(struct akv_evict *evict, uint32_t id);
 void akv_evict_leave(struct akv_evict *evict, uint32_t id);
-/* The candidate to go next, AKV_NO_ID if there is none; it stays a candidate. */
-static inline uint32_t akv_evict_victim(const struct akv_evict *evict)
-{
-    return evict->count ? evict->heap[0].id : AKV_NO_ID;
-}
+
+/* A request of the part: its return gap if it came back after one, and where it ends. */
+void akv_evict_request(struct akv_evict *evict, uint32_t part);
+void akv_evict_gap(struct akv_evict *evict, uint32_t part, double seconds);
+void akv_evict_end(struct akv_evict *evict, uint32_t part, uint64_t tag);
+/* Seconds since the last touch, ghosts' and ends' memory included; negative: never seen. */
+double akv_evict_age(const struct akv_evict *evict, uint32_t id);
+
+/* The candidate of a part to go next, AKV_NO_ID if there is none; it stays a candidate. */
+uint32_t akv_evict_first(struct akv_evict *evict, uint32_t part);
+/* The same over all parts whose bit in `spared` is not set. */
+uint32_t akv_evict_victim(struct akv_evict *evict, uint64_t spared);
+/* How hot the policy holds an id, whether or not it is a candidate: band, line and policy. */
+double akv_evict_heat(const struct akv_evict *evict, uint32_t id);
 
 #endif

@@ -260,9 +260,45 @@ void akv_prefix_unpin(struct akv_prefix *prefix, uint32_t node)
         became_idle(prefix, node);
 }
 
+/* Eight bytes of the key, for ghosts and samples. */
+static uint64_t tag64(const struct akv_prefix *prefix, uint32_t node)
+{
+    uint64_t tag;
+    memcpy(&tag, prefix->nodes[node].key.byte, sizeof tag);
+    return tag;
+}
+
 void akv_prefix_touch(struct akv_prefix *prefix, uint32_t node)
 {
-    akv_evict_touch(&prefix->evict, node);
+    akv_evict_touch(&prefix->evict, node, tag64(prefix, node));
+}
+
+void akv_prefix_renew(struct akv_prefix *prefix, uint32_t node)
+{
+    akv_evict_renew(&prefix->evict, node);
+}
+
+void akv_prefix_request(struct akv_prefix *prefix, const uint32_t *nodes, uint32_t count)
+{
+    struct akv_evict *evict = &prefix->evict;
+    bool ended = false, asked = false;
+    for (uint32_t i = count; i-- > 0;) {
+        const struct akv_evict_entry *e = &evict->entry[nodes[i]];
+        const double age = akv_evict_age(evict, nodes[i]);
+        /* The gap is that of the deepest block seen before, if it is no start that many share. */
+        if (age >= 0.0 && !asked) {
+            asked = true;
+            if (prefix->nodes[nodes[i]].fan_out <= 2)
+                akv_evict_gap(evict, e->part, age);
+        }
+        if (!ended && !(e->flags & AKV_EVICT_PARTIAL)) {
+            akv_evict_end(evict, e->part, tag64(prefix, nodes[i]));
+            ended = true;
+        }
+        akv_prefix_touch(prefix, nodes[i]);
+    }
+    if (count)
+        akv_evict_request(evict, evict->entry[nodes[0]].part);
 }
 
 void akv_prefix_demote(struct akv_prefix *prefix, uint32_t node)
@@ -288,7 +324,8 @@ void akv_prefix_prefetch(const struct akv_prefix *prefix, const akv_digest *key)
 #endif
 }
 
-uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uint32_t parent)
+uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uint32_t parent,
+                           uint32_t part, bool partial)
 {
     if (akv_prefix_reserve(prefix, 1))
         return AKV_NO_ID;
@@ -310,8 +347,9 @@ uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uin
         p->children++;
         if (p->fan_out != UINT32_MAX)
             p->fan_out++;
+        akv_evict_fan_out(&prefix->evict, parent, p->fan_out);
     }
-    akv_prefix_touch(prefix, node);
+    akv_evict_born(&prefix->evict, node, part, tag64(prefix, node), partial);
     became_busy(prefix, node);
     if (parent != AKV_NO_ID)
         update_candidate(prefix, parent);
@@ -332,8 +370,8 @@ void akv_prefix_remove(struct akv_prefix *prefix, uint32_t node)
 {
     struct akv_node *n = &prefix->nodes[node];
     assert(n->used && n->children == 0 && !akv_prefix_busy(prefix, node));
+    akv_evict_gone(&prefix->evict, node, tag64(prefix, node), !n->withdrawn);
     akv_prefix_withdraw(prefix, node);
-    akv_evict_leave(&prefix->evict, node);
     const uint32_t parent = n->parent;
     n->used = false;
     n->parent = prefix->free_node;

@@ -7,10 +7,12 @@
  * index works without a cache: `anykv replay` uses it with groups = 0 or 1 and keys of its own
  * (akv_prefix_key_of).  A request of replay is:
  *
- *     for each id in order       node = akv_prefix_find(); hit while found, then akv_prefix_hold()
- *     for each further id        evict while full: victim = akv_prefix_victim();
- * akv_prefix_remove(); akv_prefix_insert(), which holds the new node deepest first
- * akv_prefix_touch() deepest first              akv_prefix_drop()
+ *     akv_evict_clock()
+ *     for each id in order    node = akv_prefix_find(); hit while found, then akv_prefix_hold()
+ *     for each further id     evict while full: akv_prefix_victim(), akv_prefix_remove();
+ *                             akv_prefix_insert(), which holds the new node
+ *     for the whole path      akv_prefix_request(), which touches deepest first
+ *     deepest first           akv_prefix_drop()
  *
  * A node is busy while it has a user, a pin or a busy child; a node that is not busy is idle.  The
  * policy's candidates are the idle nodes without children: leaves go before their parents, and
@@ -47,6 +49,7 @@ struct akv_prefix {
     struct akv_prefix_slot *slots; /* [slot_mask + 1], open addressing, at most half full */
     uint32_t slot_mask;
     struct akv_evict evict;
+    uint64_t spared; /* bit p: no victims from part p */
     /* Called when a node becomes idle or busy; NULL: nobody asks. */
     void (*on_idle)(void *user, uint32_t node, bool idle);
     void *user;
@@ -72,20 +75,25 @@ uint32_t akv_prefix_find(const struct akv_prefix *prefix,
                          const akv_digest *key); /* AKV_NO_ID: a miss */
 /* Starts the memory access that find will need. */
 void akv_prefix_prefetch(const struct akv_prefix *prefix, const akv_digest *key);
-/* New node below parent (AKV_NO_ID: a first block), with no blocks, held once, touched.  The key
- * must not be in the index.  Allocates unless reserved: AKV_NO_ID means E_MEMORY (detail recorded).
- */
-uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uint32_t parent);
+/* New node below parent (AKV_NO_ID: a first block), with no blocks, held once, not yet touched; it
+ * belongs to a part of the policy.  The key must not be in the index.  Allocates unless reserved:
+ * AKV_NO_ID means E_MEMORY (detail recorded). */
+uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uint32_t parent,
+                           uint32_t part, bool partial);
 void akv_prefix_hold(struct akv_prefix *prefix, uint32_t node);
 void akv_prefix_drop(struct akv_prefix *prefix, uint32_t node);
 void akv_prefix_pin(struct akv_prefix *prefix, uint32_t node);
 void akv_prefix_unpin(struct akv_prefix *prefix, uint32_t node); /* without a pin: nothing */
-void akv_prefix_touch(struct akv_prefix *prefix, uint32_t node);
+/* A request uses these nodes, a path from its first block on: touches them, deepest first, and
+ * tells the policy after what gap it came and where it ends. */
+void akv_prefix_request(struct akv_prefix *prefix, const uint32_t *nodes, uint32_t count);
+void akv_prefix_touch(struct akv_prefix *prefix, uint32_t node); /* one of them */
+void akv_prefix_renew(struct akv_prefix *prefix, uint32_t node); /* its use ends now */
 void akv_prefix_demote(struct akv_prefix *prefix, uint32_t node);
 /* The node to evict next, AKV_NO_ID: every node is busy. */
-static inline uint32_t akv_prefix_victim(const struct akv_prefix *prefix)
+static inline uint32_t akv_prefix_victim(struct akv_prefix *prefix)
 {
-    return akv_evict_victim(&prefix->evict);
+    return akv_evict_victim(&prefix->evict, prefix->spared);
 }
 /* Removes an idle node without children. */
 void akv_prefix_remove(struct akv_prefix *prefix, uint32_t node);

@@ -30,7 +30,7 @@ void akv_seq_drop_nodes(anykv_seq *seq, uint32_t count)
         if (demote)
             akv_prefix_demote(prefix, node);
         else
-            akv_prefix_touch(prefix, node);
+            akv_prefix_renew(prefix, node);
         akv_prefix_drop(prefix, node);
     }
 }

@@ -143,8 +143,7 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
            extend(&walk, seq->nodes[walk.found]))
         continue;
     akv_seq_drop_nodes(seq, walk.best);
-    for (uint32_t i = walk.best; i-- > 0;)
-        akv_prefix_touch(&cache->prefix, seq->nodes[i]);
+    akv_prefix_request(&cache->prefix, seq->nodes, walk.best);
     seq->length = seq->named = walk.best * size;
     if (seq->length)
         memcpy(seq->tokens, tokens, seq->length * sizeof *tokens);
@@ -203,8 +202,9 @@ void akv_seq_publish(anykv_seq *seq)
         if (node != AKV_NO_ID) {
             akv_prefix_hold(prefix, node);
         } else {
-            node = akv_prefix_insert(prefix, &key, parent);
+            node = akv_prefix_insert(prefix, &key, parent, 0, false);
             assert(node != AKV_NO_ID); /* reserved */
+            akv_prefix_touch(prefix, node);
             cache->count.blocks_named++;
         }
         if (seq->pinned)

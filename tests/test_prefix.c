@@ -36,24 +36,25 @@ Test(evict, least_recent_first)
     OK(akv_evict_init(&evict, NULL, ANYKV_POLICY_LRU));
     OK(akv_evict_reserve(&evict, 100));
     for (uint32_t id = 0; id < 100; id++) {
-        akv_evict_touch(&evict, id);
+        akv_evict_born(&evict, id, 0, id, false);
+        akv_evict_touch(&evict, id, 0);
         akv_evict_enter(&evict, id);
     }
-    akv_evict_touch(&evict, 0);
+    akv_evict_touch(&evict, 0, 0);
     akv_evict_demote(&evict, 50);
     akv_evict_demote(&evict, 20);
     akv_evict_leave(&evict, 1);
     const uint32_t first[] = {50, 20, 2, 3};
     for (uint32_t i = 0; i < 4; i++) {
-        cr_expect(akv_evict_victim(&evict) == first[i], "victim %u is %u", i,
-                  akv_evict_victim(&evict));
+        cr_expect(akv_evict_victim(&evict, 0) == first[i], "victim %u is %u", i,
+                  akv_evict_victim(&evict, 0));
         akv_evict_leave(&evict, first[i]);
     }
     akv_evict_demote(&evict, 60);
-    akv_evict_touch(&evict, 60); /* undoes it */
+    akv_evict_touch(&evict, 60, 0); /* undoes it */
     uint32_t last = 0;
     while (evict.count)
-        akv_evict_leave(&evict, last = akv_evict_victim(&evict));
+        akv_evict_leave(&evict, last = akv_evict_victim(&evict, 0));
     cr_expect(last == 60, "the last one is %u", last);
     akv_evict_finish(&evict);
 }
@@ -77,7 +78,7 @@ Test(evict, random_against_a_search)
             inside[id] = false;
             break;
         case 2:
-            akv_evict_touch(&evict, id);
+            akv_evict_touch(&evict, id, 0);
             break;
         default:
             if (house_random(&random) % 8 == 0)
@@ -87,7 +88,7 @@ Test(evict, random_against_a_search)
         for (uint32_t i = 0; i < 300; i++)
             if (inside[i] && (best == AKV_NO_ID || evict.key[i] < evict.key[best]))
                 best = i;
-        const uint32_t victim = akv_evict_victim(&evict);
+        const uint32_t victim = akv_evict_victim(&evict, 0);
         cr_assert(victim == best || (victim != AKV_NO_ID && best != AKV_NO_ID && inside[victim] &&
                                      evict.key[victim] == evict.key[best]),
                   "step %d: %u instead of %u", step, victim, best);
@@ -112,10 +113,10 @@ Test(prefix, leaves_before_parents)
     uint32_t node[4], parent = AKV_NO_ID;
     for (uint32_t i = 0; i < 3; i++) {
         const akv_digest key = akv_prefix_key_of(i);
-        parent = node[i] = akv_prefix_insert(&prefix, &key, parent);
+        parent = node[i] = akv_prefix_insert(&prefix, &key, parent, 0, false);
     }
     const akv_digest key = akv_prefix_key_of(9);
-    node[3] = akv_prefix_insert(&prefix, &key, node[0]); /* a second child of the first */
+    node[3] = akv_prefix_insert(&prefix, &key, node[0], 0, false); /* a second child of the first */
     cr_expect(akv_prefix_victim(&prefix) == AKV_NO_ID, "everything is in use");
     /* Touched in the wrong order, parents first: still no parent goes before its child. */
     for (uint32_t i = 0; i < 4; i++) {
@@ -138,7 +139,7 @@ Test(prefix, pins_and_users_keep_ancestors)
     uint32_t node[3], parent = AKV_NO_ID;
     for (uint32_t i = 0; i < 3; i++) {
         const akv_digest key = akv_prefix_key_of(i);
-        parent = node[i] = akv_prefix_insert(&prefix, &key, parent);
+        parent = node[i] = akv_prefix_insert(&prefix, &key, parent, 0, false);
     }
     akv_prefix_pin(&prefix, node[2]);
     for (uint32_t i = 3; i-- > 0;)
@@ -161,11 +162,11 @@ Test(prefix, withdrawn_names_are_not_found)
     struct akv_prefix prefix;
     OK(akv_prefix_init(&prefix, NULL, 0, ANYKV_POLICY_LRU));
     const akv_digest key = akv_prefix_key_of(1);
-    const uint32_t old = akv_prefix_insert(&prefix, &key, AKV_NO_ID);
+    const uint32_t old = akv_prefix_insert(&prefix, &key, AKV_NO_ID, 0, false);
     akv_prefix_withdraw(&prefix, old);
     akv_prefix_withdraw(&prefix, old);
     cr_expect(akv_prefix_find(&prefix, &key) == AKV_NO_ID);
-    const uint32_t fresh = akv_prefix_insert(&prefix, &key, AKV_NO_ID);
+    const uint32_t fresh = akv_prefix_insert(&prefix, &key, AKV_NO_ID, 0, false);
     cr_expect(fresh != old && akv_prefix_find(&prefix, &key) == fresh);
     akv_prefix_drop(&prefix, old);
     akv_prefix_remove(&prefix, old);
@@ -194,7 +195,7 @@ Test(prefix, random_inserts_and_removals)
         key.byte[9] = (uint8_t)(i >> 8);
         cr_assert(akv_prefix_find(&prefix, &key) == node[i], "step %d, key %u", step, i);
         if (node[i] == AKV_NO_ID) {
-            node[i] = akv_prefix_insert(&prefix, &key, AKV_NO_ID);
+            node[i] = akv_prefix_insert(&prefix, &key, AKV_NO_ID, 0, false);
             *akv_prefix_blocks(&prefix, node[i]) = i;
         } else {
             cr_assert(*akv_prefix_blocks(&prefix, node[i]) == i, "step %d, key %u", step, i);
@@ -215,7 +216,7 @@ static anykv_status fill_index(void)
     for (uint64_t i = 0; i < 300 && !status; i++) {
         const akv_digest key = akv_prefix_key_of(i);
         const uint32_t count = prefix.count;
-        if (akv_prefix_insert(&prefix, &key, AKV_NO_ID) == AKV_NO_ID) {
+        if (akv_prefix_insert(&prefix, &key, AKV_NO_ID, 0, false) == AKV_NO_ID) {
             status = ANYKV_E_MEMORY;
             cr_expect(prefix.count == count && akv_prefix_find(&prefix, &key) == AKV_NO_ID);
             for (uint64_t k = 0; k < i; k++) {
@@ -299,10 +300,9 @@ static double replay(uint32_t capacity)
                 akv_prefix_remove(&prefix, victim);
             }
             const akv_digest key = akv_prefix_key_of(id[n]);
-            nodes[n] = akv_prefix_insert(&prefix, &key, n ? nodes[n - 1] : AKV_NO_ID);
+            nodes[n] = akv_prefix_insert(&prefix, &key, n ? nodes[n - 1] : AKV_NO_ID, 0, false);
         }
-        for (uint32_t i = n; i-- > 0;)
-            akv_prefix_touch(&prefix, nodes[i]);
+        akv_prefix_request(&prefix, nodes, n);
         for (uint32_t i = n; i-- > 0;)
             akv_prefix_drop(&prefix, nodes[i]);
     }

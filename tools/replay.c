@@ -100,8 +100,9 @@ static uint32_t look_up(struct replay *replay, const uint32_t *ids, uint32_t cou
     return found;
 }
 
+/* `partial`: the last of them is. */
 static anykv_status insert(struct replay *replay, const uint32_t *ids, uint32_t first,
-                           uint32_t count)
+                           uint32_t count, bool partial)
 {
     for (uint32_t i = first; i < count; i++) {
         akv_digest key = akv_prefix_key_of(ids[i]);
@@ -110,7 +111,8 @@ static anykv_status insert(struct replay *replay, const uint32_t *ids, uint32_t 
         if (block == AKV_NO_ID)
             return akv_fail(NULL, ANYKV_E_INTERNAL, "pool: full after eviction");
         replay->nodes[i] =
-            akv_prefix_insert(&replay->prefix, &key, i == 0 ? AKV_NO_ID : replay->nodes[i - 1]);
+            akv_prefix_insert(&replay->prefix, &key, i == 0 ? AKV_NO_ID : replay->nodes[i - 1], 0,
+                              partial && i + 1 == count);
         if (replay->nodes[i] == AKV_NO_ID) {
             akv_pool_release(&replay->pool, block);
             return ANYKV_E_MEMORY;
@@ -137,18 +139,18 @@ static anykv_status one_request(struct replay *replay, uint32_t request)
 {
     const uint32_t *ids = replay->trace.id + replay->trace.first[request];
     uint32_t count = (uint32_t)(replay->trace.first[request + 1] - replay->trace.first[request]);
+    akv_evict_clock(&replay->prefix.evict, replay->trace.seconds[request]);
     uint32_t found = look_up(replay, ids, count);
     replay->hits += found;
     uint32_t held = count > replay->capacity ? (uint32_t)replay->capacity : count;
     uint64_t room = replay->capacity - replay->prefix.count;
     if (held - found > room)
         evict(replay, held - found - room);
-    anykv_status status = insert(replay, ids, found, held);
+    anykv_status status = insert(replay, ids, found, held, held == count && replay->trace.partial[request]);
     if (status != ANYKV_OK)
         return status;
     uint64_t start = akv_now_ns();
-    for (uint32_t i = held; i-- > 0;)
-        akv_prefix_touch(&replay->prefix, replay->nodes[i]);
+    akv_prefix_request(&replay->prefix, replay->nodes, held);
     replay->touch_ns += akv_now_ns() - start;
     replay->touches += held;
     if (replay->done_hints)
@@ -250,7 +252,7 @@ static anykv_status all_runs(struct replay *replay, const anykv_policy *policies
 
 static int add_policy(const char *name, anykv_policy *policies, uint32_t *count)
 {
-    static const char *const later[] = {"lfu", "fifo", "adaptive", "gittins", "arc", "s3fifo"};
+    static const char *const later[] = {"arc", "s3fifo"};
     const struct akv_policy *policy = akv_policy_parse(name);
     if (strcmp(name, "default") == 0) {
         anykv_cache_options options = ANYKV_CACHE_OPTIONS_INIT;

@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* GITTINS: each block's chance to be used again per second of keeping it, at the best horizon
+ * (Gittins' index with unknown distributions).
+ *
+ * Blocks are classed by how often they were used (1, 2, 3, 4–5, 6–9, 10–17, 18 and more), children
+ * ever seen (0, 1, more) and last gap (none, then by factors of 4); partial ones are a class of
+ * their own.  A sample of all blocks, cached or not, is followed: for each class and age (by
+ * factors of √2) the uses that came at that age and the blocks that reached it, those still waiting
+ * included (Kaplan and Meier), give the hazard of use, drawn towards that of the count's classes
+ * and of all.  Then index(class, age) = max over T of P(use within T) / E[min(wait, T)].
+ *
+ * Candidates stand in lists by class and age.  The lists are ranked by index, a bit for each that
+ * is not empty, so the next victim is the head of the first; heads that have grown older move on, a
+ * few in each call. */
+#include "evict.h"
+#include <math.h>
+#include <stdlib.h>
+
+#define AGES        32u
+#define COUNTS      7u
+#define FANS        3u
+#define GAPS        6u
+#define CLASSES     (1u + COUNTS * FANS * GAPS)
+#define LISTS       (CLASSES * AGES)
+#define WORDS       ((LISTS + 63u) / 64u)
+#define SAMPLE      16384u /* blocks that are followed */
+#define COVER       16u    /* the sample reaches as far back as the ghosts of so many blocks each */
+#define REQUESTS    500u
+#define FIRST       64u   /* requests before the first ranking that has learned something */
+#define TO_COUNT    10.0  /* weight of the count's classes against a class's own numbers */
+#define TO_ALL      50.0  /* weight of all classes against a count's */
+#define KEEP        0.99  /* of what was counted, from one ranking to the next */
+#define MOVES       8u    /* heads looked at in one call */
+#define HEAD_CHECKS 64u   /* heads looked at for one victim */
+#define NONE        0xFFFFFFFFu
+
+/* entry.word: count (5 bits), last gap's class + 1 or 0 (3), class (7), age (5). */
+struct word {
+    uint32_t count, gap, class_, age;
+};
+struct link {
+    uint32_t prev, next;
+};
+struct list {
+    uint32_t head, tail;
+};
+struct cell {
+    float uses, lost; /* uses at this age; blocks no longer followed that had reached it */
+};
+struct gittins {
+    struct list list[LISTS];
+    uint32_t rank[LISTS], at_rank[LISTS];
+    uint64_t filled[WORDS]; /* by rank */
+    float index[LISTS];
+    struct cell cell[CLASSES][AGES];
+    struct akv_ghosts sample;
+    uint32_t requests, turn;
+    bool ranked;
+};
+
+static struct word unpack(uint32_t word)
+{
+    const struct word w = {word & 31u, word >> 5 & 7u, word >> 8 & 127u, word >> 15 & 31u};
+    return w;
+}
+
+static uint32_t pack(struct word w)
+{
+    return w.count | w.gap << 5 | w.class_ << 8 | w.age << 15;
+}
+
+/* ---- classes and ages ---- */
+
+/* Age bin b covers [low_end(b), low_end(b + 1)) seconds. */
+static double low_end(uint32_t bin)
+{
+    return bin == 0 ? 0.0 : exp2((bin - 1) * 0.5);
+}
+
+static uint32_t age_bin(double seconds)
+{
+    if (!(seconds >= 1.0))
+        return 0;
+    const double bin = 1.0 + floor(2.0 * log2(seconds));
+    return bin < AGES ? (uint32_t)bin : AGES - 1;
+}
+
+static uint32_t count_class(uint32_t count)
+{
+    static const uint8_t ends[COUNTS - 1] = {1, 2, 3, 5, 9, 17};
+    uint32_t c = 0;
+    while (c < COUNTS - 1 && count > ends[c])
+        c++;
+    return c;
+}
+
+static uint32_t gap_class(double seconds) /* 1 … GAPS-1 */
+{
+    uint32_t g = 1;
+    for (double end = 16.0; g < GAPS - 1 && seconds >= end; end *= 4.0)
+        g++;
+    return g;
+}
+
+static uint32_t class_of(const struct akv_evict_entry *e, struct word w)
+{
+    if (e->flags & AKV_EVICT_PARTIAL)
+        return 0;
+    const uint32_t fan = e->fan_out < FANS ? e->fan_out : FANS - 1;
+    return 1u + (count_class(w.count) * FANS + fan) * GAPS + w.gap;
+}
+
+/* ---- lists ---- */
+
+static void mark(struct gittins *g, uint32_t list, bool filled)
+{
+    const uint32_t rank = g->rank[list];
+    const uint64_t bit = (uint64_t)1 << (rank & 63u);
+    if (filled)
+        g->filled[rank >> 6] |= bit;
+    else
+        g->filled[rank >> 6] &= ~bit;
+}
+
+static void list_add(struct akv_evict *evict, struct gittins *g, uint32_t list, uint32_t id)
+{
+    struct link *links = evict->links;
+    struct list *l = &g->list[list];
+    links[id] = (struct link){l->tail, NONE};
+    if (l->tail == NONE) {
+        l->head = id;
+        mark(g, list, true);
+    } else
+        links[l->tail].next = id;
+    l->tail = id;
+}
+
+static void list_take(struct akv_evict *evict, struct gittins *g, uint32_t list, uint32_t id)
+{
+    struct link *links = evict->links;
+    struct list *l = &g->list[list];
+    const struct link link = links[id];
+    *(link.prev == NONE ? &l->head : &links[link.prev].next) = link.next;
+    *(link.next == NONE ? &l->tail : &links[link.next].prev) = link.prev;
+    if (l->head == NONE)
+        mark(g, list, false);
+}
+
+static void gittins_enter(struct akv_evict *evict, struct akv_evict_part *part, uint32_t id)
+{
+    struct akv_evict_entry *e = &evict->entry[id];
+    struct word w = unpack(e->word);
+    w.age = age_bin(evict->now - e->t);
+    e->word = pack(w);
+    list_add(evict, part->state, w.class_ * AGES + w.age, id);
+}
+
+static void gittins_leave(struct akv_evict *evict, struct akv_evict_part *part, uint32_t id)
+{
+    const struct word w = unpack(evict->entry[id].word);
+    list_take(evict, part->state, w.class_ * AGES + w.age, id);
+}
+
+/* Moves the head of a list on if it has grown out of the list's age; true: it did. */
+static bool age_head(struct akv_evict *evict, struct akv_evict_part *part, uint32_t list)
+{
+    const struct gittins *g = part->state;
+    const uint32_t head = g->list[list].head;
+    if (head == NONE)
+        return false;
+    const struct word w = unpack(evict->entry[head].word);
+    if (w.age == AGES - 1 || evict->now - evict->entry[head].t < low_end(w.age + 1))
+        return false;
+    gittins_leave(evict, part, head);
+    gittins_enter(evict, part, head);
+    return true;
+}
+
+static void gittins_work(struct akv_evict *evict, struct akv_evict_part *part)
+{
+    struct gittins *g = part->state;
+    uint32_t left = MOVES;
+    /* From where the last call stopped, the next lists that are not empty. */
+    for (uint32_t words = 0; words <= WORDS && left; words++) {
+        uint64_t bits = g->filled[g->turn >> 6] >> (g->turn & 63u) << (g->turn & 63u);
+        while (bits && left) {
+            const uint32_t bit = (uint32_t)__builtin_ctzll(bits);
+            const uint32_t rank = (g->turn & ~63u) + bit;
+            while (left && age_head(evict, part, g->at_rank[rank]))
+                left--;
+            left -= left != 0;
+            bits &= bits - 1;
+            g->turn = rank + 1;
+        }
+        if (bits == 0)
+            g->turn = ((g->turn >> 6) + 1) << 6;
+        if (g->turn >= LISTS)
+            g->turn = 0;
+    }
+}
+
+static uint32_t gittins_first(struct akv_evict *evict, struct akv_evict_part *part)
+{
+    struct gittins *g = part->state;
+    for (uint32_t check = 0;; check++) {
+        uint32_t word = 0;
+        while (word < WORDS && g->filled[word] == 0)
+            word++;
+        if (word == WORDS)
+            return AKV_NO_ID;
+        const uint32_t list = g->at_rank[word * 64 + (uint32_t)__builtin_ctzll(g->filled[word])];
+        if (check == HEAD_CHECKS || !age_head(evict, part, list))
+            return g->list[list].head;
+    }
+}
+
+/* ---- ranking ---- */
+
+struct life {
+    double uses[AGES], reached[AGES];
+};
+
+/* Uses and blocks under observation by age: those used, lost and still waiting have all reached the
+ * ages before theirs; one that is lost or waiting counts half at its own. */
+static void count_lives(const struct akv_evict *evict, const struct gittins *g, struct life *life)
+{
+    const double epoch = evict->epoch;
+    for (uint32_t c = 0; c < CLASSES; c++) {
+        double later = 0.0;
+        for (uint32_t a = AGES; a-- > 0;) {
+            const struct cell *cell = &g->cell[c][a];
+            life[c].uses[a] = (double)cell->uses;
+            life[c].reached[a] = later + (double)cell->uses + 0.5 * (double)cell->lost;
+            later += (double)cell->uses + (double)cell->lost;
+        }
+    }
+    const uint64_t entries = g->sample.buckets * AKV_GHOST_BUCKET;
+    for (uint64_t i = 0; i < entries; i++) {
+        const struct akv_ghost *followed = &g->sample.entry[i];
+        if (followed->tag == 0)
+            continue;
+        const uint32_t bin = age_bin(evict->now - (epoch + followed->time / 16.0));
+        struct life *l = &life[followed->data];
+        for (uint32_t a = 0; a < bin; a++)
+            l->reached[a] += 1.0;
+        l->reached[bin] += 0.5;
+    }
+}
+
+static void add_life(struct life *sum, const struct life *life)
+{
+    for (uint32_t a = 0; a < AGES; a++) {
+        sum->uses[a] += life->uses[a];
+        sum->reached[a] += life->reached[a];
+    }
+}
+
+/* Uses per block that reaches the age, with `weight` blocks' worth of a prior. */
+static double hazard(const struct life *life, uint32_t age, double prior, double weight)
+{
+    const double h = (life->uses[age] + weight * prior) / (life->reached[age] + weight);
+    return h < 1.0 ? h : 1.0;
+}
+
+static void index_class(const double *h, float *index)
+{
+    for (uint32_t from = 0; from < AGES; from++) {
+        double left = 1.0, used = 0.0, wait = 0.0, best = 0.0;
+        for (uint32_t a = from; a < AGES; a++) {
+            const double width = low_end(a + 1) - low_end(a), now = left * h[a];
+            used += now;
+            wait += (left - 0.5 * now) * width;
+            left -= now;
+            if (used / wait > best)
+                best = used / wait;
+        }
+        index[from] = (float)best;
+    }
+}
+
+struct ranked {
+    float index;
+    uint32_t list;
+};
+
+static int by_index(const void *a, const void *b)
+{
+    const struct ranked *x = a, *y = b;
+    if (x->index != y->index)
+        return x->index < y->index ? -1 : 1;
+    return x->list < y->list ? -1 : 1;
+}
+
+static void rank_lists(struct gittins *g)
+{
+    struct ranked order[LISTS];
+    for (uint32_t i = 0; i < LISTS; i++)
+        order[i] = (struct ranked){g->index[i], i};
+    qsort(order, LISTS, sizeof *order, by_index);
+    memset(g->filled, 0, sizeof g->filled);
+    for (uint32_t r = 0; r < LISTS; r++) {
+        g->rank[order[r].list] = r;
+        g->at_rank[r] = order[r].list;
+        if (g->list[order[r].list].head != NONE)
+            mark(g, order[r].list, true);
+    }
+}
+
+static void learn(struct akv_evict *evict, struct gittins *g)
+{
+    struct life life[CLASSES], by_count[COUNTS], all;
+    memset(life, 0, sizeof life);
+    memset(by_count, 0, sizeof by_count);
+    memset(&all, 0, sizeof all);
+    count_lives(evict, g, life);
+    for (uint32_t c = 0; c < CLASSES; c++) {
+        add_life(&all, &life[c]);
+        if (c)
+            add_life(&by_count[(c - 1) / (FANS * GAPS)], &life[c]);
+    }
+    for (uint32_t c = 0; c < CLASSES; c++) {
+        double h[AGES];
+        for (uint32_t a = 0; a < AGES; a++) {
+            double prior = hazard(&all, a, 1e-3, TO_COUNT);
+            if (c)
+                prior = hazard(&by_count[(c - 1) / (FANS * GAPS)], a, prior, TO_ALL);
+            h[a] = hazard(&life[c], a, prior, TO_COUNT);
+        }
+        index_class(h, g->index + c * AGES);
+    }
+    for (uint32_t c = 0; c < CLASSES; c++)
+        for (uint32_t a = 0; a < AGES; a++) {
+            g->cell[c][a].uses *= (float)KEEP;
+            g->cell[c][a].lost *= (float)KEEP;
+        }
+}
+
+static anykv_status gittins_open(struct akv_evict *evict, struct akv_evict_part *part)
+{
+    struct gittins *g = part->state;
+    for (uint32_t i = 0; i < LISTS; i++) {
+        g->list[i] = (struct list){NONE, NONE};
+        /* Before anything is known: the least recently used first, partial ones before all. */
+        g->index[i] = (float)(1.0 / (1.0 + low_end(i % AGES)));
+        if (i < AGES)
+            g->index[i] *= 1e-6f;
+    }
+    rank_lists(g);
+    /* 12 of 16 entries are used. */
+    return akv_ghosts_reserve(&g->sample, evict->context, SAMPLE / 12);
+}
+
+static void gittins_close(struct akv_evict *evict, struct akv_evict_part *part)
+{
+    struct gittins *g = part->state;
+    (void)evict;
+    akv_ghosts_finish(&g->sample);
+}
+
+static void gittins_request(struct akv_evict *evict, struct akv_evict_part *part)
+{
+    struct gittins *g = part->state;
+    if (++g->requests < (g->ranked ? REQUESTS : FIRST))
+        return;
+    g->requests = 0;
+    g->ranked = true;
+    learn(evict, g);
+    rank_lists(g);
+}
+
+/* ---- a block's life ---- */
+
+static void gittins_recall(struct akv_evict *evict, uint32_t id, const struct akv_ghost *ghost)
+{
+    if (!ghost)
+        return;
+    struct word w = unpack(ghost->data);
+    w.age = 0;
+    evict->entry[id].word = pack(w);
+}
+
+static uint32_t gittins_remember(struct akv_evict *evict, uint32_t id)
+{
+    return evict->entry[id].word;
+}
+
+/* One of so many blocks is followed, a power of two. */
+static uint64_t sample_mask(const struct akv_evict *evict)
+{
+    uint64_t mask = 0;
+    while ((uint64_t)evict->capacity * COVER > (mask + 1) * SAMPLE)
+        mask = mask * 2 + 1;
+    return mask;
+}
+
+static void follow(struct akv_evict *evict, struct gittins *g, uint64_t tag, uint32_t class_)
+{
+    const uint32_t ticks = (uint32_t)(uint64_t)((evict->now - evict->epoch) * 16.0);
+    struct akv_ghost before;
+    if (akv_ghosts_take(&g->sample, AKV_GHOST_BLOCK, tag, &before))
+        g->cell[before.data][age_bin((ticks - before.time) / 16.0)].uses += 1.0f;
+    const struct akv_ghost now = {tag, ticks, class_};
+    if (akv_ghosts_put(&g->sample, AKV_GHOST_BLOCK, now, &before))
+        g->cell[before.data][age_bin((ticks - before.time) / 16.0)].lost += 1.0f;
+}
+
+static void gittins_touch(struct akv_evict *evict, uint32_t id, uint64_t tag)
+{
+    struct akv_evict_entry *e = &evict->entry[id];
+    struct gittins *g = evict->part[e->part]->state;
+    struct word w = unpack(e->word);
+    if (w.count)
+        w.gap = gap_class(evict->now - e->t);
+    w.count += w.count < 31;
+    w.class_ = class_of(e, w);
+    e->word = pack(w);
+    e->stamp = evict->stamp;
+    /* The lowest bits choose the bucket of other tables; these are independent of them. */
+    if ((tag >> 8 & sample_mask(evict)) == 0)
+        follow(evict, g, tag, w.class_);
+}
+
+static void gittins_renew(struct akv_evict *evict, uint32_t id)
+{
+    if (evict->now > evict->entry[id].t)
+        evict->entry[id].t = evict->now;
+}
+
+static uint64_t gittins_key(struct akv_evict *evict, const struct akv_evict_part *part,
+                            uint32_t id)
+{
+    const struct gittins *g = part->state;
+    const struct akv_evict_entry *e = &evict->entry[id];
+    const struct word w = unpack(e->word);
+    return akv_policy_real(
+        (double)g->index[w.class_ * AGES + age_bin(evict->now - e->t)]);
+}
+
+static double gittins_heat(const struct akv_evict *evict, const struct akv_evict_part *part,
+                           uint32_t id)
+{
+    const struct gittins *g = part->state;
+    const struct akv_evict_entry *e = &evict->entry[id];
+    const struct word w = unpack(e->word);
+    return (double)g->index[w.class_ * AGES + age_bin(evict->now - e->t)];
+}
+
+const struct akv_policy akv_policy_gittins = {
+    .id = ANYKV_POLICY_GITTINS,
+    .name = "gittins",
+    .ghosts = true,
+    .state_bytes = sizeof(struct gittins),
+    .id_bytes = sizeof(struct link),
+    .open = gittins_open,
+    .close = gittins_close,
+    .recall = gittins_recall,
+    .remember = gittins_remember,
+    .touch = gittins_touch,
+    .renew = gittins_renew,
+    .key = gittins_key,
+    .request = gittins_request,
+    .work = gittins_work,
+    .enter = gittins_enter,
+    .leave = gittins_leave,
+    .first = gittins_first,
+    .heat = gittins_heat,
+};
