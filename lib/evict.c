@@ -551,6 +551,66 @@ uint32_t akv_evict_victim(struct akv_evict *evict, uint64_t spared)
     return best;
 }
 
+/* The first of a heap, in order: those whose parents were taken wait in a small heap of their own. */
+static uint32_t heap_first(const struct akv_heap *heap, uint64_t below, uint32_t most,
+                           uint32_t *ids)
+{
+    struct akv_evict_item wait[3 * AKV_COLDEST + 4]; /* id: the position */
+    uint32_t waiting = 0, count = 0;
+    if (heap->count)
+        wait[waiting++] = (struct akv_evict_item){heap->base->key, 0, 0};
+    while (waiting && count < most && wait[0].key < below) {
+        const uint32_t at = wait[0].id;
+        ids[count++] = item_at(heap, at)->id;
+        struct akv_evict_item last = wait[--waiting];
+        uint32_t hole = 0;
+        while (hole * 2 + 1 < waiting) {
+            uint32_t child = hole * 2 + 1;
+            if (child + 1 < waiting && wait[child + 1].key < wait[child].key)
+                child++;
+            if (wait[child].key >= last.key)
+                break;
+            wait[hole] = wait[child];
+            hole = child;
+        }
+        wait[hole] = last;
+        for (uint64_t c = (uint64_t)at * 4 + 1; c <= (uint64_t)at * 4 + 4 && c < heap->count; c++) {
+            const struct akv_evict_item item = {item_at(heap, (uint32_t)c)->key, (uint32_t)c, 0};
+            hole = waiting++;
+            while (hole > 0 && wait[(hole - 1) / 2].key > item.key) {
+                wait[hole] = wait[(hole - 1) / 2];
+                hole = (hole - 1) / 2;
+            }
+            wait[hole] = item;
+        }
+    }
+    return count;
+}
+
+uint32_t akv_evict_coldest(struct akv_evict *evict, uint32_t part_number, uint32_t most,
+                           uint32_t *ids)
+{
+    struct akv_evict_part *part = evict->part[part_number];
+    const struct akv_heap *heap = &part->heap[part->now];
+    const uint64_t plain_keys = (uint64_t)AKV_BAND_DEFAULT << (AKV_KEY_BITS + 1) |
+                                (uint64_t)1 << AKV_KEY_BITS;
+    most = most < AKV_COLDEST ? most : AKV_COLDEST;
+    while (akv_evict_rekeying(part)) /* rare: then all at once */
+        work(evict, part);
+    if (!evict->policy->coldest)
+        return heap_first(heap, UINT64_MAX, most, ids);
+    uint32_t count = heap_first(heap, plain_keys, most, ids);
+    count += evict->policy->coldest(evict, part, most - count, ids + count);
+    if (count < most) { /* the bands above */
+        uint32_t all[AKV_COLDEST];
+        const uint32_t found = heap_first(heap, UINT64_MAX, AKV_COLDEST, all);
+        for (uint32_t i = 0; i < found && count < most; i++)
+            if (key_of(evict, part, all[i]) >= plain_keys)
+                ids[count++] = all[i];
+    }
+    return count;
+}
+
 double akv_evict_heat(const struct akv_evict *evict, uint32_t id)
 {
     const struct akv_evict_entry *e = &evict->entry[id];

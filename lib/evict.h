@@ -98,6 +98,8 @@ struct akv_policy {
     void (*enter)(struct akv_evict *evict, struct akv_evict_part *part, uint32_t id);
     void (*leave)(struct akv_evict *evict, struct akv_evict_part *part, uint32_t id);
     uint32_t (*first)(struct akv_evict *evict, struct akv_evict_part *part);
+    uint32_t (*coldest)(const struct akv_evict *evict, const struct akv_evict_part *part,
+                        uint32_t most, uint32_t *ids);
     /* How hot: comparable between parts. */
     double (*heat)(const struct akv_evict *evict, const struct akv_evict_part *part, uint32_t id);
 };
@@ -157,6 +159,10 @@ double akv_evict_age(const struct akv_evict *evict, uint32_t id);
 uint32_t akv_evict_first(struct akv_evict *evict, uint32_t part);
 /* The same over all parts whose bit in `spared` is not set. */
 uint32_t akv_evict_victim(struct akv_evict *evict, uint64_t spared);
+/* Candidates of a part that go first, in their order, at most `most` (up to AKV_COLDEST); returns
+ * how many. */
+#define AKV_COLDEST 256u
+uint32_t akv_evict_coldest(struct akv_evict *evict, uint32_t part, uint32_t most, uint32_t *ids);
 /* How hot the policy holds an id, whether or not it is a candidate: band, line and policy. */
 double akv_evict_heat(const struct akv_evict *evict, uint32_t id);
 

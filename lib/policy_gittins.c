@@ -11,9 +11,8 @@
  *
  * Candidates stand in lists by class and age.  The lists are ranked by index, a bit for each that
  * is not empty, so the next victim is the head of the first; heads that have grown older move on, a
- * few in each call. */
+ * few at a time. */
 #include "evict.h"
-#include <math.h>
 #include <stdlib.h>
 
 #define AGES        32u
@@ -24,13 +23,14 @@
 #define LISTS       (CLASSES * AGES)
 #define WORDS       ((LISTS + 63u) / 64u)
 #define SAMPLE      16384u /* blocks that are followed */
-#define COVER       16u    /* the sample reaches as far back as the ghosts of so many blocks each */
+#define COVER       32u    /* of all blocks so many times the capacity are sampled from */
 #define REQUESTS    500u
 #define FIRST       64u   /* requests before the first ranking that has learned something */
 #define TO_COUNT    10.0  /* weight of the count's classes against a class's own numbers */
 #define TO_ALL      50.0  /* weight of all classes against a count's */
 #define KEEP        0.99  /* of what was counted, from one ranking to the next */
-#define MOVES       8u    /* heads looked at in one call */
+#define CALLS       8u
+#define MOVES       8u    /* heads looked at in one of so many calls */
 #define HEAD_CHECKS 64u   /* heads looked at for one victim */
 #define NONE        0xFFFFFFFFu
 
@@ -54,7 +54,7 @@ struct gittins {
     float index[LISTS];
     struct cell cell[CLASSES][AGES];
     struct akv_ghosts sample;
-    uint32_t requests, turn;
+    uint32_t requests, turn, calls;
     bool ranked;
 };
 
@@ -71,18 +71,23 @@ static uint32_t pack(struct word w)
 
 /* ---- classes and ages ---- */
 
-/* Age bin b covers [low_end(b), low_end(b + 1)) seconds. */
+#define ROOT_2 1.4142135623730951
+
+/* Age bin b covers [low_end(b), low_end(b + 1)) seconds: 0, 1, √2, 2, … */
 static double low_end(uint32_t bin)
 {
-    return bin == 0 ? 0.0 : exp2((bin - 1) * 0.5);
+    return bin == 0 ? 0.0 : (double)(1u << (bin - 1) / 2) * (bin % 2 ? 1.0 : ROOT_2);
 }
 
 static uint32_t age_bin(double seconds)
 {
     if (!(seconds >= 1.0))
         return 0;
-    const double bin = 1.0 + floor(2.0 * log2(seconds));
-    return bin < AGES ? (uint32_t)bin : AGES - 1;
+    if (seconds >= (double)(1u << AGES / 2))
+        return AGES - 1;
+    const uint32_t whole = (uint32_t)seconds, power = 31u - (uint32_t)__builtin_clz(whole);
+    const uint32_t bin = 1 + 2 * power + (seconds >= (double)(1u << power) * ROOT_2);
+    return bin < AGES ? bin : AGES - 1;
 }
 
 static uint32_t count_class(uint32_t count)
@@ -180,6 +185,8 @@ static void gittins_work(struct akv_evict *evict, struct akv_evict_part *part)
 {
     struct gittins *g = part->state;
     uint32_t left = MOVES;
+    if (++g->calls % CALLS) /* ages are coarse: every so many calls will do */
+        return;
     /* From where the last call stopped, the next lists that are not empty. */
     for (uint32_t words = 0; words <= WORDS && left; words++) {
         uint64_t bits = g->filled[g->turn >> 6] >> (g->turn & 63u) << (g->turn & 63u);
@@ -212,6 +219,19 @@ static uint32_t gittins_first(struct akv_evict *evict, struct akv_evict_part *pa
         if (check == HEAD_CHECKS || !age_head(evict, part, list))
             return g->list[list].head;
     }
+}
+
+static uint32_t gittins_coldest(const struct akv_evict *evict, const struct akv_evict_part *part,
+                                uint32_t most, uint32_t *ids)
+{
+    const struct gittins *g = part->state;
+    const struct link *links = evict->links;
+    uint32_t count = 0;
+    for (uint32_t r = 0; r < LISTS && count < most; r++)
+        for (uint32_t id = g->list[g->at_rank[r]].head; id != NONE && count < most;
+             id = links[id].next)
+            ids[count++] = id;
+    return count;
 }
 
 /* ---- ranking ---- */
@@ -463,5 +483,6 @@ const struct akv_policy akv_policy_gittins = {
     .enter = gittins_enter,
     .leave = gittins_leave,
     .first = gittins_first,
+    .coldest = gittins_coldest,
     .heat = gittins_heat,
 };
