@@ -451,6 +451,16 @@ typedef enum anykv_policy {
     ANYKV_POLICY_CALLER = 6    /* the caller's own scores */
 } anykv_policy;
 
+/* A cached block that could go, as ANYKV_POLICY_CALLER's callback sees it. */
+typedef struct anykv_candidate {
+    uint8_t key[32];        /* of the block (docs/format.md, "Keys and identity") */
+    uint64_t bytes;         /* that its eviction gives back */
+    double idle_seconds;    /* since its last use */
+    uint32_t first_position, tokens;
+    uint32_t children_seen; /* different blocks that ever followed it */
+    uint32_t priority;      /* 0 … 100 */
+} anykv_candidate;
+
 #define ANYKV_CACHE_PRECISE 1u /* attention without approximations made for speed */
 
 typedef struct anykv_cache_options {
@@ -463,10 +473,22 @@ typedef struct anykv_cache_options {
     uint32_t max_seq_tokens; /* length of a sequence */
     anykv_policy policy;
     uint32_t flags;          /* ANYKV_CACHE_* */
+    /* The policy's time in seconds from any start, not going backwards; NULL: the system's monotonic
+     * clock.  Called from any thread, without a lock held; must not call anykv. */
+    double (*clock)(void *user);
+    void *clock_user;
+    /* ANYKV_POLICY_CALLER, else NULL: the score of each candidate; the smallest goes first.  A score
+     * stands until the block is used again; candidates without one go after those that have one, the
+     * least recently used first; a NaN is the largest.  Called by anykv_step_begin,
+     * anykv_cache_set_budget and anykv_cache_trim_memory before they evict, without a lock held, for
+     * blocks that had no score; must not call anykv for this cache. */
+    void (*score)(void *user, const anykv_candidate *candidates, uint32_t count, float *scores_out);
+    void *score_user;
 } anykv_cache_options;
 #define ANYKV_CACHE_OPTIONS_INIT                                                                   \
     {                                                                                              \
-        sizeof(anykv_cache_options), 0, 4, 128, 64, 2048, 131072, ANYKV_POLICY_ADAPTIVE, 0              \
+        sizeof(anykv_cache_options), 0, 4, 128, 64, 2048, 131072, ANYKV_POLICY_ADAPTIVE, 0,        \
+            NULL, NULL, NULL, NULL                                                                 \
     }
 
 typedef struct anykv_estimate {

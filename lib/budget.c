@@ -221,7 +221,10 @@ anykv_status anykv_cache_trim_memory(anykv_cache *cache)
 {
     if (!cache)
         return akv_fail(NULL, ANYKV_E_ARG, "cache: NULL");
-    akv_mutex_lock(&cache->lock);
+    const anykv_status status = akv_cache_rate(cache, UINT64_MAX);
+    if (status)
+        return status;
+    akv_cache_enter(cache);
     while (evict_one(cache))
         continue;
     akv_mutex_unlock(&cache->lock);
@@ -318,9 +321,11 @@ anykv_status anykv_cache_set_budget(anykv_cache *cache, uint64_t budget_bytes)
     const struct akv_plan *plan = &cache->plan;
     const uint64_t room = budget_bytes > plan->fixed_bytes ? budget_bytes - plan->fixed_bytes : 0;
     const uint64_t chunks = room / plan->chunk_bytes;
+    anykv_status status = akv_cache_rate(cache, UINT64_MAX);
+    if (status)
+        return status;
     akv_mutex_lock(&cache->io);
-    akv_mutex_lock(&cache->lock);
-    anykv_status status = ANYKV_OK;
+    akv_cache_enter(cache);
     uint32_t keep = 0, keep_chunks = 0;
     while (keep < cache->slabs && keep_chunks + slab_chunks(cache, keep) <= chunks)
         keep_chunks += slab_chunks(cache, keep++);

@@ -12,6 +12,15 @@ void akv_explain(anykv_cache *cache, const char *format, ...)
     va_end(arguments);
 }
 
+void akv_cache_enter(anykv_cache *cache)
+{
+    const anykv_cache_options *options = &cache->plan.options;
+    const double now =
+        options->clock ? options->clock(options->clock_user) : (double)akv_now_ns() * 1e-9;
+    akv_mutex_lock(&cache->lock);
+    akv_evict_clock(&cache->prefix.evict, now);
+}
+
 /* ---- parts, each undone by anykv_cache_destroy however far it came ---- */
 
 static anykv_status make_pool(anykv_cache *cache)

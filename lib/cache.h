@@ -60,6 +60,8 @@ struct anykv_seq {
     bool dead;       /* a device failure hit its rows */
     bool done, pinned;
     bool destroyed;   /* by the caller, while in a step */
+    bool told;        /* the policy knows of its request */
+    double gap;       /* seconds after which it came back; negative: it is new */
     bool tail_held;   /* its last, partial blocks count it in `holds` */
     uint32_t *tokens; /* [token_capacity]: ids of positions below named */
     uint32_t named, token_capacity;
@@ -149,6 +151,8 @@ static inline struct akv_span akv_fixed_span(const anykv_cache *cache, uint64_t 
     struct akv_span span = {cache->fixed, at, bytes};
     return span;
 }
+/* Takes the lock for a call that uses or evicts blocks; the policy's time is read before. */
+void akv_cache_enter(anykv_cache *cache);
 AKV_PRINTF(2, 3) void akv_explain(anykv_cache *cache, const char *format, ...);
 
 /* ---- launch.c: the engine's launches, parameters filled in ---- */
@@ -189,6 +193,11 @@ void akv_node_take(anykv_cache *cache, uint32_t node, uint32_t group);
 anykv_status akv_cache_make_room(anykv_cache *cache, const uint32_t *need);
 /* prefix.on_idle */
 void akv_cache_on_idle(void *user, uint32_t node, bool idle);
+
+/* ---- rate.c: the caller's scores; no lock is held ---- */
+/* Asks for scores until the `wanted` candidates that go first have one; nothing without
+ * ANYKV_POLICY_CALLER. */
+anykv_status akv_cache_rate(anykv_cache *cache, uint64_t wanted);
 
 /* ---- table.c: tables of sequences, descriptors of steps ---- */
 anykv_status akv_seq_reserve(anykv_seq *seq, uint32_t tokens);

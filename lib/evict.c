@@ -399,6 +399,15 @@ void akv_evict_demote(struct akv_evict *evict, uint32_t id)
     put_back(evict, id, candidate);
 }
 
+void akv_evict_rate(struct akv_evict *evict, uint32_t id, float score)
+{
+    struct akv_evict_entry *e = &evict->entry[id];
+    const bool candidate = take_out(evict, id);
+    e->v = score == score ? score : 3.402823466e38f;
+    e->flags |= AKV_EVICT_RATED;
+    put_back(evict, id, candidate);
+}
+
 void akv_evict_band(struct akv_evict *evict, uint32_t id, uint32_t band)
 {
     assert(band <= AKV_BAND_MAX);

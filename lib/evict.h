@@ -142,6 +142,8 @@ void akv_evict_expect(struct akv_evict *evict, uint32_t id, double when);
 /* The id will not be used again: it goes before others of its band, oldest demotion first.  A later
  * touch undoes it. */
 void akv_evict_demote(struct akv_evict *evict, uint32_t id);
+/* CALLER: its score, until the next touch; a NaN is the largest. */
+void akv_evict_rate(struct akv_evict *evict, uint32_t id, float score);
 void akv_evict_band(struct akv_evict *evict, uint32_t id, uint32_t band);
 void akv_evict_fan_out(struct akv_evict *evict, uint32_t id, uint32_t fan_out);
 /* The id becomes a candidate, or stops being one; both may be called again. */

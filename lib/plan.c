@@ -29,6 +29,10 @@ static anykv_status check_options(anykv_context *context, const anykv_cache_opti
     if (!akv_policy_find(options->policy))
         return akv_fail(context, ANYKV_E_ARG, "policy: %d is none of the known policies",
                         (int)options->policy);
+    if ((options->policy == ANYKV_POLICY_CALLER) != (options->score != NULL))
+        return akv_fail(context, ANYKV_E_ARG, "score: %s", options->score
+                                                               ? "only ANYKV_POLICY_CALLER has one"
+                                                               : "NULL with ANYKV_POLICY_CALLER");
     if (options->flags & ~ANYKV_CACHE_PRECISE)
         return akv_fail(context, ANYKV_E_ARG, "flags: 0x%x has unknown bits", options->flags);
     return ANYKV_OK;

@@ -278,6 +278,11 @@ void akv_prefix_renew(struct akv_prefix *prefix, uint32_t node)
     akv_evict_renew(&prefix->evict, node);
 }
 
+void akv_prefix_end(struct akv_prefix *prefix, uint32_t node)
+{
+    akv_evict_end(&prefix->evict, prefix->evict.entry[node].part, tag64(prefix, node));
+}
+
 void akv_prefix_request(struct akv_prefix *prefix, const uint32_t *nodes, uint32_t count)
 {
     struct akv_evict *evict = &prefix->evict;
@@ -292,7 +297,7 @@ void akv_prefix_request(struct akv_prefix *prefix, const uint32_t *nodes, uint32
                 akv_evict_gap(evict, e->part, age);
         }
         if (!ended && !(e->flags & AKV_EVICT_PARTIAL)) {
-            akv_evict_end(evict, e->part, tag64(prefix, nodes[i]));
+            akv_prefix_end(prefix, nodes[i]);
             ended = true;
         }
         akv_prefix_touch(prefix, nodes[i]);
@@ -345,6 +350,7 @@ uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uin
     if (parent != AKV_NO_ID) {
         struct akv_node *p = &prefix->nodes[parent];
         p->children++;
+        n->depth = p->depth + 1;
         if (p->fan_out != UINT32_MAX)
             p->fan_out++;
         akv_evict_fan_out(&prefix->evict, parent, p->fan_out);

@@ -27,6 +27,7 @@ struct akv_node {
     akv_digest key;
     uint32_t parent;   /* AKV_NO_ID: first block of a chain; next free node while unused */
     uint32_t children; /* in the index now */
+    uint32_t depth;    /* 0: first block of a chain */
     uint32_t fan_out;  /* children ever seen, saturating; for `done` hints */
     uint32_t users;    /* sequences, or requests of replay */
     uint32_t pins;
@@ -88,6 +89,7 @@ void akv_prefix_unpin(struct akv_prefix *prefix, uint32_t node); /* without a pi
  * tells the policy after what gap it came and where it ends. */
 void akv_prefix_request(struct akv_prefix *prefix, const uint32_t *nodes, uint32_t count);
 void akv_prefix_touch(struct akv_prefix *prefix, uint32_t node); /* one of them */
+void akv_prefix_end(struct akv_prefix *prefix, uint32_t node);   /* the deepest of them */
 void akv_prefix_renew(struct akv_prefix *prefix, uint32_t node); /* its use ends now */
 void akv_prefix_demote(struct akv_prefix *prefix, uint32_t node);
 /* The node to evict next, AKV_NO_ID: every node is busy. */

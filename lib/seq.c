@@ -16,13 +16,29 @@ void akv_seq_drop_blocks(anykv_seq *seq, uint32_t group, uint32_t from, uint32_t
     }
 }
 
-/* Nodes go deepest first, so that in the order of touches a leaf is older than its parent.  Those
- * of a sequence that said it is done go to the line of first victims, up to the first one that many
+void akv_seq_tell(anykv_seq *seq)
+{
+    struct akv_evict *evict = &seq->cache->prefix.evict;
+    if (seq->told || seq->node_count == 0)
+        return;
+    const uint32_t part = evict->entry[seq->nodes[0]].part;
+    if (seq->gap >= 0.0)
+        akv_evict_gap(evict, part, seq->gap);
+    akv_evict_request(evict, part);
+    seq->told = true;
+}
+
+/* Nodes go deepest first, so that in the order of use a leaf is older than its parent.  Those of a
+ * sequence that said it is done go to the line of first victims, up to the first one that many
  * share. */
 void akv_seq_drop_nodes(anykv_seq *seq, uint32_t count)
 {
     struct akv_prefix *prefix = &seq->cache->prefix;
     bool demote = seq->done;
+    if (count < seq->node_count) {
+        akv_seq_tell(seq);
+        akv_prefix_end(prefix, seq->nodes[seq->node_count - 1]);
+    }
     while (seq->node_count > count) {
         const uint32_t node = seq->nodes[--seq->node_count];
         if (prefix->nodes[node].fan_out > 4 || prefix->nodes[node].users > 1)
@@ -179,6 +195,7 @@ anykv_status anykv_seq_create(anykv_cache *cache, const anykv_seq_options *optio
         return ANYKV_E_MEMORY;
     seq->root = root;
     seq->private_ = checked.flags & ANYKV_SEQ_PRIVATE;
+    seq->gap = -1.0;
     akv_mutex_lock(&cache->lock);
     seq->tenant = tenant_of(&checked, seq);
     link_seq(seq);
@@ -209,7 +226,7 @@ void anykv_seq_destroy(anykv_seq *seq)
     if (!seq)
         return;
     anykv_cache *cache = seq->cache;
-    akv_mutex_lock(&cache->lock);
+    akv_cache_enter(cache);
     if (seq->step)
         seq->destroyed = true;
     else
@@ -224,7 +241,7 @@ anykv_status akv_seq_enter(const anykv_seq *seq, bool change)
 {
     if (!seq)
         return akv_fail(NULL, ANYKV_E_ARG, "seq: NULL");
-    akv_mutex_lock(&seq->cache->lock);
+    akv_cache_enter(seq->cache);
     anykv_status status = akv_seq_alive(seq);
     if (!status && change && seq->step)
         status = akv_fail(seq->cache->context, ANYKV_E_STATE, "seq: it is in an open step");
@@ -264,6 +281,7 @@ anykv_status anykv_seq_fork(anykv_seq *seq, anykv_seq **seq_out)
     copy->tenant = seq->tenant;
     copy->root = seq->root;
     copy->private_ = seq->private_;
+    copy->told = true; /* one request with the first */
     status = akv_seq_reserve(copy, seq->length);
     if (status) {
         free_seq(copy);

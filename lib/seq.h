@@ -13,4 +13,7 @@ anykv_status akv_seq_enter(const anykv_seq *seq, bool change);
 /* Lets the lock go and returns status. */
 anykv_status akv_seq_leave(const anykv_seq *seq, anykv_status status);
 
+/* Tells the policy of the sequence's request, once; under lock. */
+void akv_seq_tell(anykv_seq *seq);
+
 #endif

@@ -143,7 +143,14 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
            extend(&walk, seq->nodes[walk.found]))
         continue;
     akv_seq_drop_nodes(seq, walk.best);
-    akv_prefix_request(&cache->prefix, seq->nodes, walk.best);
+    if (walk.best) {
+        const uint32_t last = seq->nodes[walk.best - 1];
+        seq->gap = cache->prefix.nodes[last].fan_out <= 2
+                       ? akv_evict_age(&cache->prefix.evict, last)
+                       : -1.0;
+    }
+    for (uint32_t i = walk.best; i-- > 0;)
+        akv_prefix_touch(&cache->prefix, seq->nodes[i]);
     seq->length = seq->named = walk.best * size;
     if (seq->length)
         memcpy(seq->tokens, tokens, seq->length * sizeof *tokens);
@@ -204,9 +211,15 @@ void akv_seq_publish(anykv_seq *seq)
         } else {
             node = akv_prefix_insert(prefix, &key, parent, 0, false);
             assert(node != AKV_NO_ID); /* reserved */
-            akv_prefix_touch(prefix, node);
             cache->count.blocks_named++;
+            /* The gap is that of the deepest block seen before, evicted ones included. */
+            const double age = akv_evict_age(&prefix->evict, node);
+            if (age >= 0.0)
+                seq->gap = age;
+            else
+                akv_seq_tell(seq);
         }
+        akv_prefix_touch(prefix, node);
         if (seq->pinned)
             akv_prefix_pin(prefix, node);
         seq->nodes[seq->node_count++] = node;

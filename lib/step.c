@@ -322,7 +322,14 @@ anykv_status anykv_step_begin(anykv_cache *cache, anykv_seq *const *seqs, const 
     anykv_status status = check_arguments(cache, seqs, counts, n, step_out);
     if (status)
         return status;
-    akv_mutex_lock(&cache->lock);
+    /* Each whole block of new tokens can drive one cached block out. */
+    uint64_t tokens = 0;
+    for (uint32_t i = 0; i < n; i++)
+        tokens += counts[i];
+    status = akv_cache_rate(cache, tokens / akv_block_tokens(cache) + n);
+    if (status)
+        return status;
+    akv_cache_enter(cache);
     status = begin(cache, seqs, counts, n, step_out);
     akv_mutex_unlock(&cache->lock);
     return status;
@@ -432,7 +439,7 @@ anykv_status anykv_step_end(anykv_step *step, const uint32_t *accepted, const ui
     if (!step || !step->open)
         return akv_fail(NULL, ANYKV_E_ARG, "step: %s", step ? "not open" : "NULL");
     anykv_cache *cache = step->cache;
-    akv_mutex_lock(&cache->lock);
+    akv_cache_enter(cache);
     anykv_status status = ANYKV_OK;
     if (any_dead(step)) {
         status = abandon(step);
@@ -450,7 +457,7 @@ void anykv_step_cancel(anykv_step *step)
     if (!step || !step->open)
         return;
     anykv_cache *cache = step->cache;
-    akv_mutex_lock(&cache->lock);
+    akv_cache_enter(cache);
     lock_blocks(step, false);
     mark_written(step, ++cache->epoch);
     take_back(step);

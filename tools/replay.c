@@ -252,8 +252,10 @@ static anykv_status all_runs(struct replay *replay, const anykv_policy *policies
 
 static int add_policy(const char *name, anykv_policy *policies, uint32_t *count)
 {
-    static const char *const later[] = {"arc", "s3fifo"};
+    static const char *const later[] = {"arc", "s3fifo", "caller"};
     const struct akv_policy *policy = akv_policy_parse(name);
+    if (policy == &akv_policy_caller) /* its scores come from a program */
+        policy = NULL;
     if (strcmp(name, "default") == 0) {
         anykv_cache_options options = ANYKV_CACHE_OPTIONS_INIT;
         policy = akv_policy_find(options.policy);
@@ -281,7 +283,7 @@ static int choose_policies(const struct akv_text_list *names, anykv_policy *poli
             continue;
         }
         for (int id = 1; id < POLICIES && go == AKV_CLI_GO; id++)
-            if (akv_policy_find((anykv_policy)id) != NULL)
+            if (akv_policy_find((anykv_policy)id) != NULL && id != ANYKV_POLICY_CALLER)
                 go = add_policy(akv_policy_find((anykv_policy)id)->name, policies, count);
     }
     return go;
@@ -307,7 +309,7 @@ int akv_tool_replay(int argc, char **argv)
     bool json = false, optimum = false, done_hints = false;
     const struct akv_cli_option options[] = {
         {"policy", AKV_CLI_TEXT_LIST, &names, 0, 0, "LIST",
-         "lru, default or all (default: default)"},
+         "lru, lfu, fifo, adaptive, gittins; default, all (default: default)"},
         {"blocks", AKV_CLI_U64_LIST, &blocks, 1, 1u << 28, "LIST",
          "capacities in blocks (default: 1000,3000,10000,30000)"},
         {"block-tokens", AKV_CLI_U64, &block_tokens, 1, 1u << 20, "N",
