@@ -20,7 +20,7 @@ struct drawing {
     uint32_t count;
     const char *series[SERIES];
     uint32_t series_count;
-    double bits[2]; /* ends of the axis */
+    double bits[2]; /* ends of the axis, logarithmic */
     /* of the panel being drawn */
     bool output;    /* output error, not attention total variation */
     double shift;   /* of the panel's left edge */
@@ -51,7 +51,7 @@ static uint32_t series_of(const struct drawing *d, uint32_t i)
 
 static double x_of(const struct drawing *d, double bits)
 {
-    return d->shift + LEFT + (bits - d->bits[0]) / (d->bits[1] - d->bits[0]) * (RIGHT - LEFT);
+    return d->shift + LEFT + log2(bits / d->bits[0]) / log2(d->bits[1] / d->bits[0]) * (RIGHT - LEFT);
 }
 
 static double y_of(const struct drawing *d, double error)
@@ -89,8 +89,8 @@ static void find_ends(struct drawing *d)
         bits[0] = bits[1] = 4.0;
         error[0] = error[1] = -2.0;
     }
-    d->bits[0] = floor(bits[0] - 0.2);
-    d->bits[1] = ceil(bits[1] + 0.5);
+    d->bits[0] = bits[0] / 1.05;
+    d->bits[1] = bits[1] * 1.2;
     d->error[0] = error[0] - 0.08;
     d->error[1] = error[1] + 0.08;
 }
@@ -99,9 +99,10 @@ static void draw_axes(const struct drawing *d)
 {
     const double left = d->shift + LEFT, right = d->shift + RIGHT;
     fprintf(d->out, "<g stroke=\"#e0e0e0\" stroke-width=\"1\" fill=\"none\">\n");
-    const double step = d->bits[1] - d->bits[0] > 8.0 ? 2.0 : 1.0;
-    for (double bits = d->bits[0]; bits <= d->bits[1]; bits += step)
-        fprintf(d->out, "<path d=\"M%.1f %.1fV%.1f\"/>\n", x_of(d, bits), TOP, BOTTOM);
+    static const double ticks[] = {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 16.0, 24.0, 32.0};
+    for (size_t i = 0; i < sizeof ticks / sizeof ticks[0]; i++)
+        if (ticks[i] >= d->bits[0] && ticks[i] <= d->bits[1])
+            fprintf(d->out, "<path d=\"M%.1f %.1fV%.1f\"/>\n", x_of(d, ticks[i]), TOP, BOTTOM);
     static const double digits[] = {1.0, 2.0, 5.0};
     for (int power = (int)floor(d->error[0]); power <= (int)ceil(d->error[1]); power++)
         for (int i = 0; i < 3; i++) {
@@ -111,9 +112,10 @@ static void draw_axes(const struct drawing *d)
         }
     fprintf(d->out, "</g>\n<path d=\"M%.1f %.1fV%.1fH%.1f\" stroke=\"#000\" fill=\"none\"/>\n", left,
             TOP, BOTTOM, right);
-    for (double bits = d->bits[0]; bits <= d->bits[1]; bits += step)
-        fprintf(d->out, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%.0f</text>\n",
-                x_of(d, bits), BOTTOM + 18.0, bits);
+    for (size_t i = 0; i < sizeof ticks / sizeof ticks[0]; i++)
+        if (ticks[i] >= d->bits[0] && ticks[i] <= d->bits[1])
+            fprintf(d->out, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%.0f</text>\n",
+                    x_of(d, ticks[i]), BOTTOM + 18.0, ticks[i]);
     for (int power = (int)floor(d->error[0]); power <= (int)ceil(d->error[1]); power++)
         for (int i = 0; i < 3; i++) {
             const double error = digits[i] * pow(10.0, power);
@@ -197,7 +199,7 @@ static void draw_points(const struct drawing *d)
             }
             if (!free)
                 continue;
-            fprintf(d->out, "<text x=\"%.1f\" y=\"%.1f\" font-size=\"9.5\" text-anchor=\"start\" fill=\"%s\">",
+            fprintf(d->out, "<text x=\"%.1f\" y=\"%.1f\" font-size=\"9.5\" paint-order=\"stroke\" stroke=\"#fff\" stroke-width=\"3\" fill=\"%s\">",
                     from, line, colour);
             put_text(d->out, d->points[i].name);
             fputs("</text>\n", d->out);
