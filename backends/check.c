@@ -25,6 +25,9 @@ static const struct arg_spec arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
                     {"moves", false, false, 8},
                     {"flags", true, false, 4},
                     {"maps", false, true, 16}},
+    [AKV_K_REENCODE] = {{"layers", false, false, 4},
+                        {"moves", false, false, 8},
+                        {"flags", true, false, 4}},
     [AKV_K_APPEND] = {{"descriptor", false, false, 16},
                       {"k", false, false, 1},
                       {"v", false, false, 1}},
@@ -288,6 +291,30 @@ static anykv_status check_seal(struct check *check, const akv_seal_params *p)
     return check_room(check, 2, 4);
 }
 
+static anykv_status check_reencode(struct check *check, const akv_reencode_params *p)
+{
+    RETURN_IF(check_pool(check, &p->pool));
+    RETURN_IF(check_heads(check, "kv_heads", p->kv_heads));
+    RETURN_IF(check_block_tokens(check, p->block_tokens));
+    RETURN_IF(check_dim(check, "k_dim", p->k_dim));
+    RETURN_IF(check_dim(check, "v_dim", p->v_dim));
+    RETURN_IF(check_format(check, "k_source", p->k_source));
+    RETURN_IF(check_format(check, "v_source", p->v_source));
+    RETURN_IF(check_format(check, "k_format", p->k_format));
+    RETURN_IF(check_format(check, "v_format", p->v_format));
+    if ((akv_format_raw(p->k_format) && p->k_format != p->k_source) ||
+        (akv_format_raw(p->v_format) && p->v_format != p->v_source))
+        return REFUSE(check, ANYKV_E_ARG,
+                      "reencode: from %u/%u to %u/%u, a raw format comes from itself only",
+                      p->k_source, p->v_source, p->k_format, p->v_format);
+    RETURN_IF(check_flags(check, "k_flags", p->k_flags, AKV_FLAG_SEARCH));
+    RETURN_IF(check_flags(check, "v_flags", p->v_flags, AKV_FLAG_SEARCH));
+    RETURN_IF(check_room(check, 0, (uint64_t)p->layers * sizeof(akv_seal_layer)));
+    RETURN_IF(check_room(check, 1, (uint64_t)p->moves * sizeof(akv_move)));
+    check->empty = p->moves == 0 || p->layers == 0;
+    return check_room(check, 2, 4);
+}
+
 static anykv_status check_append(struct check *check, const akv_append_params *p)
 {
     RETURN_IF(check_pool(check, &p->pool));
@@ -445,6 +472,8 @@ static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel,
         return check_copy(check, params);
     case AKV_K_ATTEND:
         return check_attend(check, params);
+    case AKV_K_REENCODE:
+        return check_reencode(check, params);
     case AKV_KERNEL_COUNT:
         break;
     }
@@ -455,7 +484,8 @@ static bool pool_written(const struct akv_launch *launch)
 {
     if (launch->kernel == AKV_K_COPY)
         return ((const akv_copy_params *)launch->params)->direction != AKV_COPY_POOL_LINEAR;
-    return launch->kernel == AKV_K_SEAL || launch->kernel == AKV_K_APPEND;
+    return launch->kernel == AKV_K_SEAL || launch->kernel == AKV_K_APPEND ||
+           launch->kernel == AKV_K_REENCODE;
 }
 
 static bool arg_written(const struct akv_launch *launch, unsigned arg)

@@ -2,8 +2,8 @@
 /* Shells of the quantize family: encode, decode, rotate, seal.
  *
  * CPU shape: a work-item takes ROWS_PER_ITEM rows, one after the other.  GPU shape: a work-item takes
- * one group of 32 elements.  Options: AKV_ENCODE, AKV_DECODE, AKV_ROTATION, AKV_SEAL choose the kernel,
- * AKV_SEARCH the scale search, AKV_QUAD the order of the tile that seal writes. */
+ * one group of 32 elements.  Options: AKV_ENCODE, AKV_DECODE, AKV_ROTATION, AKV_SEAL, AKV_REENCODE choose
+ * the kernel, AKV_SEARCH the scale search, AKV_QUAD the order of the tiles that seal and reencode write. */
 #ifdef AKV_SEARCH
 #define SEARCH 1u
 #else
@@ -35,6 +35,20 @@ static inline akv_u32 write_row(__global const uchar *base, akv_u64 first, akv_u
         akv_tile_padding(tile, format, tokens, dim);
     return saw;
 }
+/* Unit u of a quad from the codes of its four rows. */
+static inline void put_unit(__global uchar *tile, akv_u32 format, akv_u32 tokens, akv_u32 dim, akv_u32 q,
+                            akv_u32 u, const akv_u8 *a, const akv_u8 *b, const akv_u8 *c, const akv_u8 *d)
+{
+    akv_u8 unit[32];
+    akv_u32 i;
+    for (i = 0u; i < 8u; i++) {
+        unit[i * 4u] = a[u * 8u + i];
+        unit[i * 4u + 1u] = b[u * 8u + i];
+        unit[i * 4u + 2u] = c[u * 8u + i];
+        unit[i * 4u + 3u] = d[u * 8u + i];
+    }
+    akv_quad_put(tile, format, tokens, dim, q, u, unit);
+}
 #else
 /* My group of a row that is to be stored, rotated or not. */
 static inline akv_u32 read_group(float *x, const place *at, bool mine, __global const uchar *base,
@@ -53,6 +67,35 @@ static inline akv_u32 read_group(float *x, const place *at, bool mine, __global 
             x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * factor)));
     }
     return saw;
+}
+/* My group of row t of a tile, encoded in its order. */
+static inline void write_group(const float *x, const place *at, bool mine, akv_u32 format, akv_u32 tokens,
+                               akv_u32 dim, akv_u32 t, __global uchar *tile, __local float *swap)
+{
+    akv_u8 code[32];
+    akv_u32 width = akv_scale_width(format), begin = at->group * 32u;
+    akv_u32 amax = share_amax(akv_amax(x, 32u, 0u), at, format, swap);
+    akv_u32 scale = akv_scale_of(x, amax, format, SEARCH);
+    akv_group_codes(x, scale, format, code);
+    if (mine && begin % width == 0u)
+        akv_scale_put(tile, format, ORDER, tokens, dim, t, begin / width, scale);
+#ifdef AKV_QUAD
+    /* Four rows of a quad have 4 * groups work-items, and as many units of 8 dimensions. */
+    __local uchar *swap_code = (__local uchar *)swap;
+    akv_u32 i, u = (at->row & 3u) * at->groups + at->group, quad = at->item - u;
+    for (i = 0u; i < 32u; i++)
+        swap_code[at->item * 32u + i] = code[i];
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (mine) {
+        for (i = 0u; i < 32u; i++)
+            code[i] = swap_code[(quad + (i & 3u) * at->groups) * 32u + u * 8u + (i >> 2)];
+        akv_quad_put(tile, format, tokens, dim, t >> 2, u, code);
+    }
+#else
+    if (mine)
+        put_mine(tile, format, tokens, dim, t, at->group, code);
+#endif
+    scrub(swap, at->item);
 }
 #endif
 
@@ -238,17 +281,14 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
         if (!akv_format_raw(format)) {
             ROW_VALUES(x);
             ROW_CODES(code[4]);
-            akv_u8 unit[32];
-            akv_u32 i, u;
+            akv_u32 i;
             for (i = 0u; i < 4u; i++) {
                 saw |= read_row(x, src, (akv_u64)(t + i) * dim, p.hot_type, dim, how);
                 encode_row(x, format, AKV_ORDER_QUAD, SEARCH, tokens, dim, t + i, tile, code[i]);
             }
-            for (u = 0u; u < akv_padded_dim(dim) / 8u; u++) {
-                for (i = 0u; i < 32u; i++)
-                    unit[i] = ((const akv_u8 *)code[i & 3u])[u * 8u + (i >> 2)];
-                akv_quad_put(tile, format, tokens, dim, t >> 2, u, unit);
-            }
+            for (i = 0u; i < akv_padded_dim(dim) / 8u; i++)
+                put_unit(tile, format, tokens, dim, t >> 2, i, (const akv_u8 *)code[0], (const akv_u8 *)code[1],
+                         (const akv_u8 *)code[2], (const akv_u8 *)code[3]);
             if (t + 4u == tokens)
                 akv_tile_padding(tile, format, tokens, dim);
             continue;
@@ -260,38 +300,105 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
     }
 #else
     float x[32];
-    akv_u8 code[32];
     bool mine = at.active && first < end;
-    akv_u32 begin = at.group * 32u, amax, scale;
+    akv_u32 begin = at.group * 32u;
     if (akv_format_raw(format)) {
         if (mine)
             copy_row(tile, (akv_u64)t * dim, format, src, (akv_u64)t * dim, p.hot_type, begin,
                      AKV_MIN(32u, dim - begin));
     } else {
         saw = read_group(x, &at, mine, src, (akv_u64)t * dim, p.hot_type, dim, how, wide, swap);
-        amax = share_amax(akv_amax(x, 32u, 0u), &at, format, swap);
-        scale = akv_scale_of(x, amax, format, SEARCH);
-        akv_group_codes(x, scale, format, code);
-        if (mine && begin % akv_scale_width(format) == 0u)
-            akv_scale_put(tile, format, ORDER, tokens, dim, t, begin / akv_scale_width(format), scale);
-#ifdef AKV_QUAD
-        /* Four rows of a quad have 4 * groups work-items, and as many units of 8 dimensions. */
-        __local uchar *swap_code = (__local uchar *)swap;
-        akv_u32 i, u = (at.row & 3u) * at.groups + at.group, quad = at.item - u;
-        for (i = 0u; i < 32u; i++)
-            swap_code[at.item * 32u + i] = code[i];
-        barrier(CLK_LOCAL_MEM_FENCE);
-        if (mine) {
-            for (i = 0u; i < 32u; i++)
-                code[i] = swap_code[(quad + (i & 3u) * at.groups) * 32u + u * 8u + (i >> 2)];
-            akv_quad_put(tile, format, tokens, dim, t >> 2, u, code);
-        }
-#else
-        if (mine)
-            put_mine(tile, format, tokens, dim, t, at.group, code);
-#endif
-        scrub(swap, at.item);
+        write_group(x, &at, mine, format, tokens, dim, t, tile, swap);
     }
+    if (mine && t + 1u == tokens && at.group == 0u)
+        akv_tile_padding(tile, format, tokens, dim);
+#endif
+    if (saw)
+        atomic_or((volatile __global uint *)(flags + flags_at), saw);
+}
+#endif
+
+#ifdef AKV_REENCODE
+/* One side of every (move, layer, head), as seal.  Without AKV_FORMAT the side keeps its format. */
+__kernel SHAPE void akv_k_reencode(__global const uchar *layers, ulong layers_at, __global const uchar *moves,
+                                   ulong moves_at, __global uchar *flags, ulong flags_at,
+                                   const akv_reencode_params p, uint side, SLABS)
+{
+    akv_u32 format = FORMAT_OR(side ? p.v_format : p.k_format), source = side ? p.v_source : p.k_source;
+    akv_u32 tokens = p.block_tokens, dim = DIM_OR(side ? p.v_dim : p.k_dim), saw = 0u, i;
+    akv_u32 count = p.moves * p.layers * p.kv_heads * tokens;
+    akv_u32 src_each = akv_tile_bytes(source, tokens, dim), dst_each = akv_tile_bytes(format, tokens, dim);
+    __global const akv_seal_layer *layer = (__global const akv_seal_layer *)(layers + layers_at);
+    __global const akv_move *move = (__global const akv_move *)(moves + moves_at);
+#ifdef AKV_CPU_SHAPE
+    akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, end = AKV_MIN(first + ROWS_PER_ITEM, count);
+#else
+    __local float swap[EXCHANGE * WG];
+    const place at = place_of(dim, ORDER == AKV_ORDER_QUAD);
+    akv_u32 first = (akv_u32)get_group_id(0) * at.rows + at.row, end = count;
+#endif
+    akv_u32 row = AKV_MIN(first, count - 1u), tile_number = row / tokens, head = tile_number % p.kv_heads;
+    akv_u32 l = tile_number / p.kv_heads % p.layers, m = tile_number / p.kv_heads / p.layers;
+    __global const uchar *src = slab_at(move[m].src, SLAB_NAMES) +
+                                (side ? layer[l].src_v : layer[l].src_k) + head * src_each;
+    __global uchar *tile = slab_at(move[m].dst, SLAB_NAMES) + (side ? layer[l].dst_v : layer[l].dst_k) +
+                           head * dst_each;
+    akv_u32 t = row % tokens;
+#ifndef AKV_FORMAT /* every work-item of a tile copies its share */
+    __global const uint4 *from = (__global const uint4 *)src;
+    __global uint4 *to = (__global uint4 *)tile;
+#ifdef AKV_CPU_SHAPE
+    for (i = t / ROWS_PER_ITEM; i < dst_each / 16u; i += tokens / ROWS_PER_ITEM)
+        to[i] = from[i];
+#else
+    if (at.active && first < end)
+        for (i = t * at.groups + at.group; i < dst_each / 16u; i += tokens * at.groups)
+            to[i] = from[i];
+#endif
+#elif defined(AKV_CPU_SHAPE)
+    for (; first < end; first += 4u, t += 4u) {
+        float value[ROW_MAX];
+        ROW_VALUES(x);
+        ROW_CODES(code[4]);
+        akv_u32 k;
+        for (k = 0u; k < 4u; k++) {
+            if (akv_format_raw(source))
+                for (i = 0u; i < dim; i++)
+                    value[i] = akv_as_f32(akv_load_bits(src, (akv_u64)(t + k) * dim + i, source));
+            else
+                for (i = 0u; i < akv_padded_dim(dim) / 32u; i++)
+                    load_group(value + i * 32u, src, source, ORDER, tokens, dim, t + k, i);
+            saw |= take_row(x, value, dim);
+            encode_row(x, format, ORDER, SEARCH, tokens, dim, t + k, tile, code[k]);
+#ifndef AKV_QUAD
+            put_row(tile, format, tokens, dim, t + k, code[k]);
+#endif
+        }
+#ifdef AKV_QUAD
+        for (i = 0u; i < akv_padded_dim(dim) / 8u; i++)
+            put_unit(tile, format, tokens, dim, t >> 2, i, (const akv_u8 *)code[0], (const akv_u8 *)code[1],
+                     (const akv_u8 *)code[2], (const akv_u8 *)code[3]);
+#endif
+        if (t + 4u == tokens)
+            akv_tile_padding(tile, format, tokens, dim);
+    }
+#else
+    float x[32];
+    bool mine = at.active && first < end;
+    akv_u32 begin = at.group * 32u, length = AKV_MIN(32u, dim - begin);
+    for (i = 0u; i < 32u; i++)
+        x[i] = 0.0f;
+    if (mine && akv_format_raw(source)) {
+        saw = load_mine(x, src, (akv_u64)t * dim + begin, source, length, 1u);
+    } else if (mine) {
+        load_group(x, src, source, ORDER, tokens, dim, t, at.group);
+        for (i = 0u; i < 32u; i++) {
+            akv_u32 bits = i < length ? akv_as_u32(x[i]) : 0u;
+            saw |= akv_saw(bits);
+            x[i] = akv_as_f32(akv_sane(bits));
+        }
+    }
+    write_group(x, &at, mine, format, tokens, dim, t, tile, swap);
     if (mine && t + 1u == tokens && at.group == 0u)
         akv_tile_padding(tile, format, tokens, dim);
 #endif

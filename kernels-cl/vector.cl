@@ -59,6 +59,18 @@ static inline akv_u32 read_row(float16 *x, __global const uchar *base, akv_u64 f
         x[i] = 0.0f;
     return (any(saw.nan) ? AKV_SAW_NAN : 0u) | (any(saw.huge) ? AKV_SAW_HUGE : 0u);
 }
+/* The same of a decoded row. */
+static inline akv_u32 take_row(float16 *x, const float *row, akv_u32 dim)
+{
+    akv_u32 count = dim / 16u, i;
+    seen saw;
+    saw.nan = saw.huge = 0;
+    for (i = 0u; i < count; i++)
+        x[i] = sane_lanes(as_uint16(vload16(i, row)), &saw);
+    for (i = count; i < akv_padded_dim(dim) / 16u; i++)
+        x[i] = 0.0f;
+    return (any(saw.nan) ? AKV_SAW_NAN : 0u) | (any(saw.huge) ? AKV_SAW_HUGE : 0u);
+}
 static inline akv_u32 largest(uint16 v)
 {
     uint8 a = max(v.lo, v.hi);
@@ -229,6 +241,16 @@ static inline akv_u32 read_row(float *x, __global const uchar *base, akv_u64 fir
         akv_rotate_store(x, dim);
     for (i = dim; i < akv_padded_dim(dim); i++)
         x[i] = 0.0f;
+    return saw;
+}
+static inline akv_u32 take_row(float *x, const float *row, akv_u32 dim)
+{
+    akv_u32 saw = 0u, i;
+    for (i = 0u; i < akv_padded_dim(dim); i++) {
+        akv_u32 bits = i < dim ? akv_as_u32(row[i]) : 0u;
+        saw |= akv_saw(bits);
+        x[i] = akv_as_f32(akv_sane(bits));
+    }
     return saw;
 }
 static inline void encode_row(const float *x, akv_u32 format, akv_u32 order, akv_u32 search, akv_u32 tokens,

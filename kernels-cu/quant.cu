@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Quantize family on CUDA: encode, decode, rotate, seal, gather.  EXACT: built with -fmad=false.
+/* Quantize family on CUDA: encode, decode, rotate, seal, reencode, gather.  EXACT: built with -fmad=false.
  *
  * A warp works on 32 groups of 32 elements at a time: R = 32 / G whole rows of G groups, staged in
  * shared memory for coalesced access; lane l owns group l % G of row l / G. */
@@ -308,14 +308,45 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_rotate(const __gr
                           akv_as_u32(s[(r * groups + (i >> 5)) * PITCH + (i & 31u)]));
 }
 
+/* Codes and scale of group g of row `base` + `at` of a tile; QUAD codes go to `codes`, see put_quads. */
+template <int F>
+AKV_FN void put_group(akv_u8 *dst, akv_u32 tokens, akv_u32 dim, akv_u32 order, akv_u32 base, akv_u32 at, akv_u32 g,
+                      const akv_u8 *code, akv_u32 scale, akv_u8 *codes)
+{
+    akv_u32 width = akv_scale_width(F) / 32u, dp = akv_padded_dim(dim);
+    if (order == AKV_ORDER_ROW) {
+        akv_row_put(dst, F, tokens, dim, base + at, g, code);
+    } else {
+#pragma unroll
+        for (int w = 0; w < 8; w++)
+            *(akv_u32 *)(codes + at * dp + g * 32u + 4u * w) = akv_plane_word(code, 8u, 0u, w);
+    }
+    if (g % width == 0u)
+        akv_scale_put(dst, F, order, tokens, dim, base + at, g / width, scale);
+}
+/* The codes of 16 rows to their quads. */
+template <int F> AKV_FN void put_quads(akv_u8 *dst, akv_u32 tokens, akv_u32 dim, akv_u32 base, const akv_u8 *codes)
+{
+    akv_u32 dp = akv_padded_dim(dim);
+    __syncthreads();
+    for (akv_u32 w = threadIdx.x; w < dp / 8u * 4u; w += blockDim.x) {
+        akv_u32 unit = w >> 2, quad = w & 3u;
+        akv_u8 code[32];
+#pragma unroll
+        for (int e = 0; e < 32; e++)
+            code[e] = codes[(quad * 4u + (e & 3)) * dp + unit * 8u + (e >> 2)];
+        akv_quad_put(dst, F, tokens, dim, base / 4u + quad, unit, code);
+    }
+    __syncthreads();
+}
+
 /* seal: a thread block takes one tile (move, layer, kv head) of one side, 16 rows at a time. */
 template <int F, bool SEARCH>
 AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 tokens, akv_u32 dim,
                       akv_u32 rotate, akv_u32 order, akv_u32 *flags, stage *stages, akv_u8 *codes)
 {
     akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u;
-    akv_u32 dp = akv_padded_dim(dim), groups = dp / 32u, per = 32u / groups;
-    akv_u32 width = akv_scale_width(F) / 32u, saw = 0u;
+    akv_u32 groups = akv_padded_dim(dim) / 32u, per = 32u / groups, saw = 0u;
     for (akv_u32 base = 0u; base < tokens; base += 16u) {
         for (akv_u32 at = warp * per; at < 16u; at += WARPS * per) {
             akv_u32 first = base + at, count = AKV_MIN(per, 16u - at);
@@ -330,30 +361,11 @@ AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 token
             __syncwarp();
             akv_u8 code[32];
             akv_u32 scale = quantise_group<F, SEARCH>(x, dim, rotate, lane, code);
-            if (row < count) {
-                if (order == AKV_ORDER_ROW) {
-                    akv_row_put(dst, F, tokens, dim, first + row, g, code);
-                } else {
-#pragma unroll
-                    for (int w = 0; w < 8; w++)
-                        *(akv_u32 *)(codes + (at + row) * dp + g * 32u + 4u * w) = akv_plane_word(code, 8u, 0u, w);
-                }
-                if (g % width == 0u)
-                    akv_scale_put(dst, F, order, tokens, dim, first + row, g / width, scale);
-            }
+            if (row < count)
+                put_group<F>(dst, tokens, dim, order, base, at + row, g, code, scale, codes);
         }
-        if (order == AKV_ORDER_QUAD) {
-            __syncthreads();
-            for (akv_u32 w = threadIdx.x; w < dp / 8u * 4u; w += blockDim.x) {
-                akv_u32 unit = w >> 2, quad = w & 3u;
-                akv_u8 code[32];
-#pragma unroll
-                for (int e = 0; e < 32; e++)
-                    code[e] = codes[(quad * 4u + (e & 3)) * dp + unit * 8u + (e >> 2)];
-                akv_quad_put(dst, F, tokens, dim, base / 4u + quad, unit, code);
-            }
-            __syncthreads();
-        }
+        if (order == AKV_ORDER_QUAD)
+            put_quads<F>(dst, tokens, dim, base, codes);
     }
     if (threadIdx.x == 0u)
         akv_tile_padding(dst, F, tokens, dim);
@@ -425,6 +437,103 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_seal_v_raw(const 
 {
     seal_raw<1>(p, a);
 }
+
+/* reencode: thread blocks as for seal; the source format is known at run time only. */
+template <int F, bool SEARCH>
+AKV_FN void reencode_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 source, akv_u32 tokens, akv_u32 dim,
+                          akv_u32 order, akv_u32 *flags, akv_u8 *codes)
+{
+    akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u, saw = 0u;
+    akv_u32 groups = akv_padded_dim(dim) / 32u, per = 32u / groups, row = lane / groups, g = lane % groups;
+    for (akv_u32 base = 0u; base < tokens; base += 16u) {
+        for (akv_u32 at = warp * per; at < 16u; at += WARPS * per) {
+            akv_u32 t = base + at + row, count = AKV_MIN(per, 16u - at), begin = g * 32u;
+            float x[32];
+#pragma unroll
+            for (int i = 0; i < 32; i++)
+                x[i] = 0.0f;
+            if (row < count) {
+                akv_u32 raw = akv_format_raw(source);
+                float unit = 0.0f;
+                if (!raw)
+                    unit = akv_code_unit(source, akv_scale_get(src, source, order, tokens, dim, t,
+                                                               begin / akv_scale_width(source)));
+                for (int i = 0; i < 32; i++) {
+                    akv_u32 bits = 0u;
+                    if (begin + i < dim)
+                        bits = raw ? akv_load_bits(src, (akv_u64)t * dim + begin + i, source)
+                                   : akv_as_u32(akv_code_value(
+                                         source, akv_code_get(src, source, order, tokens, dim, t, begin + i), unit));
+                    saw |= akv_saw(bits);
+                    x[i] = akv_as_f32(akv_sane(bits));
+                }
+            }
+            akv_u8 code[32];
+            akv_u32 scale = quantise_group<F, SEARCH>(x, dim, 0u, lane, code);
+            if (row < count)
+                put_group<F>(dst, tokens, dim, order, base, at + row, g, code, scale, codes);
+        }
+        if (order == AKV_ORDER_QUAD)
+            put_quads<F>(dst, tokens, dim, base, codes);
+    }
+    if (threadIdx.x == 0u)
+        akv_tile_padding(dst, F, tokens, dim);
+    if (saw)
+        atomicOr(flags, saw);
+}
+/* The tiles of this thread block: one source, one destination. */
+template <int SIDE>
+AKV_FN void reencode_place(const akv_reencode_params &p, const akv_cu_args &a, const akv_u8 **src, akv_u8 **dst)
+{
+    akv_u32 head = blockIdx.x % p.kv_heads, rest = blockIdx.x / p.kv_heads;
+    akv_move m = ((const akv_move *)a.arg[1])[rest / p.layers];
+    akv_seal_layer l = ((const akv_seal_layer *)a.arg[0])[rest % p.layers];
+    akv_u32 dim = SIDE ? p.v_dim : p.k_dim;
+    *src = akv_cu_at(a, m.src) + (SIDE ? l.src_v : l.src_k) +
+           head * akv_tile_bytes(SIDE ? p.v_source : p.k_source, p.block_tokens, dim);
+    *dst = akv_cu_at(a, m.dst) + (SIDE ? l.dst_v : l.dst_k) +
+           head * akv_tile_bytes(SIDE ? p.v_format : p.k_format, p.block_tokens, dim);
+}
+template <int F, bool SEARCH, int SIDE> AKV_FN void reencode(const akv_reencode_params &p, const akv_cu_args &a)
+{
+    __shared__ alignas(16) akv_u8 codes[16 * AKV_MAX_HEAD_DIM];
+    const akv_u8 *src;
+    akv_u8 *dst;
+    reencode_place<SIDE>(p, a, &src, &dst);
+    reencode_tile<F, SEARCH>(src, dst, SIDE ? p.v_source : p.k_source, p.block_tokens, SIDE ? p.v_dim : p.k_dim,
+                             SIDE ? AKV_ORDER_QUAD : AKV_ORDER_ROW, (akv_u32 *)a.arg[2], codes);
+}
+/* A side whose formats are the same. */
+template <int SIDE> AKV_FN void reencode_same(const akv_reencode_params &p, const akv_cu_args &a)
+{
+    const akv_u8 *src;
+    akv_u8 *dst;
+    reencode_place<SIDE>(p, a, &src, &dst);
+    akv_u32 bytes = akv_tile_bytes(SIDE ? p.v_format : p.k_format, p.block_tokens, SIDE ? p.v_dim : p.k_dim);
+    for (akv_u32 i = threadIdx.x; i < bytes / 16u; i += blockDim.x)
+        ((uint4 *)dst)[i] = ((const uint4 *)src)[i];
+}
+#define REENCODE_SIDE(name, side, call)                                                                \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_reencode_##side##_##name(           \
+        const __grid_constant__ akv_reencode_params p, const __grid_constant__ akv_cu_args a)          \
+    {                                                                                                  \
+        call(p, a);                                                                                    \
+    }
+#define REENCODE(name, F, SEARCH)                                                                      \
+    REENCODE_SIDE(name, k, (reencode<F, SEARCH, 0>))                                                   \
+    REENCODE_SIDE(name, v, (reencode<F, SEARCH, 1>))
+REENCODE(i8, AKV_I8, false)
+REENCODE(n6, AKV_N6, false)
+REENCODE(n5, AKV_N5, false)
+REENCODE(n4, AKV_N4, false)
+REENCODE(n3, AKV_N3, false)
+REENCODE(n2, AKV_N2, false)
+REENCODE(n5_search, AKV_N5, true)
+REENCODE(n4_search, AKV_N4, true)
+REENCODE(n3_search, AKV_N3, true)
+REENCODE(n2_search, AKV_N2, true)
+REENCODE_SIDE(same, k, (reencode_same<0>))
+REENCODE_SIDE(same, v, (reencode_same<1>))
 
 /* gather: a warp takes R (row, head) pairs; lane l holds group l % G of pair l / G. */
 extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __grid_constant__ akv_gather_params p,

@@ -384,6 +384,90 @@ Test(codec_kernels, gather_reads_what_seal_wrote)
                 }
 }
 
+/* ---- reencode ---- */
+
+/* One block of one layer and head: keys from one format, values from another. */
+struct reencoded {
+    uint8_t *from, *to;
+    uint32_t from_bytes, to_bytes;
+};
+static struct reencoded reencode(const struct akv_cpu_kernel *kernel, uint32_t dim, uint32_t source,
+                                 uint32_t format, uint32_t flags, struct ref_row row[2][TOKENS])
+{
+    uint32_t tile = akv_tile_bytes(source, TOKENS, dim), saw = 0;
+    struct reencoded r = {.from_bytes = 2u * tile,
+                          .to_bytes = 2u * akv_tile_bytes(format, TOKENS, dim)};
+    akv_seal_layer layer = {0, tile, r.to_bytes / 2u, 0};
+    akv_move move = {0, UINT64_C(1) << 56};
+    akv_reencode_params p = {.moves = 1,
+                             .layers = 1,
+                             .kv_heads = 1,
+                             .block_tokens = TOKENS,
+                             .k_dim = dim,
+                             .v_dim = dim,
+                             .k_source = source,
+                             .v_source = source,
+                             .k_format = format,
+                             .v_format = format,
+                             .k_flags = flags,
+                             .v_flags = flags};
+    r.from = calloc(r.from_bytes, 1);
+    struct buffer to = filled(r.to_bytes);
+    r.to = to.bytes;
+    for (uint32_t side = 0; side < 2u; side++)
+        for (uint32_t t = 0; t < TOKENS; t++) {
+            float x[576];
+            akv_input_row(61, (side * TOKENS + t) % AKV_INPUT_KINDS, t, source, 0, dim, x);
+            ref_encode_row(x, dim, source, 0, 1, &row[side][t]);
+            ref_place_row(r.from + side * tile, &row[side][t], source, (int)side, TOKENS, dim, t);
+        }
+    struct akv_cpu_args args = {
+        .params = &p,
+        .arg = {(uint8_t *)&layer, (uint8_t *)&move, (uint8_t *)&saw},
+        .slab = {r.from, r.to}};
+    run(kernel, &args, 1);
+    cr_assert(guarded(to) && saw == 0);
+    return r;
+}
+
+Test(codec_kernels, reencode_decodes_and_encodes_by_the_definition)
+{
+    static struct ref_row row[2][TOKENS];
+    for (size_t d = 0; d < DIMS; d += 2)
+        for (uint32_t source = AKV_I8; source <= AKV_N2; source++)
+            for (uint32_t format = AKV_I8; format <= AKV_N2; format++) {
+                uint32_t dim = dims[d], flags = (source + format) % 2u ? AKV_FLAG_SEARCH : 0u;
+                struct reencoded r =
+                    reencode(&akv_cpu_reencode_scalar, dim, source, format, flags, row);
+                uint8_t *want = calloc(r.to_bytes, 1);
+                for (uint32_t side = 0; side < 2u; side++) /* values stand first */
+                    for (uint32_t t = 0; t < TOKENS; t++) {
+                        float x[576];
+                        struct ref_row ref = row[side][t];
+                        ref_decode_row(&ref, dim, source, 0, x);
+                        if (format != source)
+                            ref_encode_row(x, dim, format, 0, flags != 0, &ref);
+                        ref_place_row(want + (1u - side) * r.to_bytes / 2u, &ref, format, (int)side,
+                                      TOKENS, dim, t);
+                    }
+                cr_assert_arr_eq(r.to, want, r.to_bytes, "%s to %s, dim %u", names[source],
+                                 names[format], dim);
+                for (int level = AKV_ISA_SCALAR + 1; level < AKV_ISA_COUNT; level++) {
+                    const struct akv_cpu_kernel *kernel = akv_cpu_kernels[level][AKV_K_REENCODE];
+                    if (!(akv_cpu_isa_levels(ANYKV_ISA_ALL) >> level & 1u) || kernel == NULL)
+                        continue;
+                    struct reencoded other = reencode(kernel, dim, source, format, flags, row);
+                    cr_assert_arr_eq(other.to, want, r.to_bytes, "%s: %s to %s, dim %u",
+                                     isa_names[level], names[source], names[format], dim);
+                    free(other.from);
+                    free(other.to);
+                }
+                free(want);
+                free(r.from);
+                free(r.to);
+            }
+}
+
 /* ---- instruction sets ---- */
 
 static const struct akv_cpu_kernel *at_level(int level, enum akv_kernel_id kernel)

@@ -14,6 +14,7 @@ union params {
     akv_gather_params gather;
     akv_copy_params copy;
     akv_attend_params attend;
+    akv_reencode_params reencode;
 };
 
 struct lab {
@@ -88,6 +89,30 @@ static void seal_base(struct lab *lab)
                                          .v_flags = AKV_FLAG_SEARCH};
     akv_seal_layer layer = {0, HEADS * raw, 0, HEADS * packed, 0, 0};
     akv_move move = {0, CHUNK, 0, 0};
+    lab->launch.arg[0] = cut(lab, sizeof layer);
+    lab->launch.arg[1] = cut(lab, sizeof move);
+    lab->launch.arg[2] = cut(lab, 4);
+    OK(akv_queue_put(lab->device->queue, lab->launch.arg[0], &layer));
+    OK(akv_queue_put(lab->device->queue, lab->launch.arg[1], &move));
+}
+
+static void reencode_base(struct lab *lab)
+{
+    akv_u32 from = akv_tile_bytes(AKV_N4, BLOCK, DIM), to = akv_tile_bytes(AKV_N2, BLOCK, DIM);
+    lab->params.reencode = (akv_reencode_params){.pool = pool_map(),
+                                                 .moves = 1,
+                                                 .layers = 1,
+                                                 .kv_heads = HEADS,
+                                                 .block_tokens = BLOCK,
+                                                 .k_dim = DIM,
+                                                 .v_dim = DIM,
+                                                 .k_source = AKV_N4,
+                                                 .v_source = AKV_N4,
+                                                 .k_format = AKV_N2,
+                                                 .v_format = AKV_N4,
+                                                 .k_flags = AKV_FLAG_SEARCH};
+    akv_seal_layer layer = {0, HEADS * from, 0, HEADS * to};
+    akv_move move = {0, CHUNK};
     lab->launch.arg[0] = cut(lab, sizeof layer);
     lab->launch.arg[1] = cut(lab, sizeof move);
     lab->launch.arg[2] = cut(lab, 4);
@@ -188,6 +213,9 @@ static void make(struct lab *lab, enum akv_kernel_id kernel)
     case AKV_K_ATTEND:
         attend_base(lab);
         break;
+    case AKV_K_REENCODE:
+        reencode_base(lab);
+        break;
     case AKV_KERNEL_COUNT:
         break;
     }
@@ -217,7 +245,8 @@ static void tear_down(struct lab *lab)
 }
 
 static const enum akv_kernel_id all[] = {AKV_K_ENCODE, AKV_K_DECODE, AKV_K_ROTATE, AKV_K_SEAL,
-                                         AKV_K_APPEND, AKV_K_GATHER, AKV_K_COPY,   AKV_K_ATTEND};
+                                         AKV_K_APPEND, AKV_K_GATHER, AKV_K_COPY,   AKV_K_ATTEND,
+                                         AKV_K_REENCODE};
 _Static_assert(sizeof all / sizeof all[0] == AKV_KERNEL_COUNT, "every kernel has a good launch");
 
 Test(launch, good_ones_run)
@@ -312,6 +341,21 @@ static const struct wrong_field {
     FIELD(SEAL, akv_seal_params, v_format, 10, ANYKV_E_ARG, "v_format"),
     FIELD(SEAL, akv_seal_params, k_flags, 8, ANYKV_E_ARG, "k_flags"),
     FIELD(SEAL, akv_seal_params, v_flags, 1u << 16, ANYKV_E_ARG, "v_flags"),
+    FIELD(REENCODE, akv_reencode_params, pool.slabs, 9, ANYKV_E_ARG, "pool.slabs"),
+    FIELD(REENCODE, akv_reencode_params, moves, 2, ANYKV_E_SHAPE, "reencode.moves"),
+    FIELD(REENCODE, akv_reencode_params, layers, 2, ANYKV_E_SHAPE, "reencode.layers"),
+    FIELD(REENCODE, akv_reencode_params, kv_heads, 0, ANYKV_E_ARG, "kv_heads"),
+    FIELD(REENCODE, akv_reencode_params, block_tokens, 24, ANYKV_E_ARG, "block_tokens"),
+    FIELD(REENCODE, akv_reencode_params, k_dim, 0, ANYKV_E_ARG, "k_dim"),
+    FIELD(REENCODE, akv_reencode_params, v_dim, 600, ANYKV_E_ARG, "v_dim"),
+    FIELD(REENCODE, akv_reencode_params, k_source, 0, ANYKV_E_ARG, "k_source"),
+    FIELD(REENCODE, akv_reencode_params, v_source, UINT32_MAX, ANYKV_E_ARG, "v_source"),
+    FIELD(REENCODE, akv_reencode_params, k_format, 0, ANYKV_E_ARG, "k_format"),
+    FIELD(REENCODE, akv_reencode_params, k_format, AKV_F16, ANYKV_E_ARG, "comes from itself"),
+    FIELD(REENCODE, akv_reencode_params, v_format, AKV_BF16, ANYKV_E_ARG, "comes from itself"),
+    FIELD(REENCODE, akv_reencode_params, v_source, AKV_F16, ANYKV_OK, ""),
+    FIELD(REENCODE, akv_reencode_params, k_flags, AKV_FLAG_ROTATE, ANYKV_E_ARG, "k_flags"),
+    FIELD(REENCODE, akv_reencode_params, v_flags, 4, ANYKV_E_ARG, "v_flags"),
     FIELD(APPEND, akv_append_params, k_dim, 1, ANYKV_E_ARG, "k_dim"),
     FIELD(APPEND, akv_append_params, v_dim, 63, ANYKV_E_ARG, "v_dim"),
     FIELD(APPEND, akv_append_params, hot_type, 9, ANYKV_E_ARG, "hot_type"),
@@ -472,7 +516,8 @@ Test(launch, overlap)
                  {AKV_K_DECODE, 0, 1}, {AKV_K_ROTATE, 0, 1}, {AKV_K_SEAL, 0, 2},
                  {AKV_K_SEAL, 1, 2},   {AKV_K_GATHER, 0, 1}, {AKV_K_COPY, 0, 1},
                  {AKV_K_ATTEND, 0, 2}, {AKV_K_ATTEND, 1, 2}, {AKV_K_ATTEND, 2, 6},
-                 {AKV_K_ATTEND, 1, 6}};
+                 {AKV_K_ATTEND, 1, 6}, {AKV_K_REENCODE, 0, 2},
+                 {AKV_K_REENCODE, 1, 2}};
     struct lab lab;
     set_up(&lab, 0);
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
@@ -489,7 +534,8 @@ Test(launch, overlap)
         enum akv_kernel_id kernel;
         unsigned arg;
     } slabs[] = {{AKV_K_SEAL, 0},   {AKV_K_SEAL, 2}, {AKV_K_APPEND, 0}, {AKV_K_APPEND, 1},
-                 {AKV_K_GATHER, 1}, {AKV_K_COPY, 1}, {AKV_K_ATTEND, 2}, {AKV_K_ATTEND, 6}};
+                 {AKV_K_GATHER, 1}, {AKV_K_COPY, 1}, {AKV_K_ATTEND, 2}, {AKV_K_ATTEND, 6},
+                 {AKV_K_REENCODE, 0}, {AKV_K_REENCODE, 2}};
     for (size_t i = 0; i < sizeof slabs / sizeof slabs[0]; i++) {
         make(&lab, slabs[i].kernel);
         struct akv_span *arg = &lab.launch.arg[slabs[i].arg];
@@ -553,6 +599,7 @@ Test(launch, empty)
                   {AKV_K_ROTATE, offsetof(akv_rotate_params, rows)},
                   {AKV_K_SEAL, offsetof(akv_seal_params, moves)},
                   {AKV_K_SEAL, offsetof(akv_seal_params, layers)},
+                  {AKV_K_REENCODE, offsetof(akv_reencode_params, moves)},
                   {AKV_K_GATHER, offsetof(akv_gather_params, tokens)},
                   {AKV_K_COPY, offsetof(akv_copy_params, moves)}};
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {

@@ -25,6 +25,7 @@ static const struct family {
     [AKV_K_ROTATE] = {WALK_F32, verify_rotate},     [AKV_K_SEAL] = {WALK_FORMATS, verify_seal},
     [AKV_K_APPEND] = {WALK_RAW, verify_append},     [AKV_K_GATHER] = {WALK_FORMATS, verify_gather},
     [AKV_K_COPY] = {WALK_NONE, verify_copy},        [AKV_K_ATTEND] = {WALK_PAIRS, NULL},
+    [AKV_K_REENCODE] = {WALK_FORMATS, verify_reencode},
 };
 
 /* Attention: every format with itself, the mixed pairs of the profiles, and one raw with one

@@ -180,6 +180,7 @@ void verify_encode(struct verify *v, uint32_t format);
 void verify_decode(struct verify *v, uint32_t format);
 void verify_rotate(struct verify *v, uint32_t format);
 void verify_seal(struct verify *v, uint32_t format);
+void verify_reencode(struct verify *v, uint32_t format);
 void verify_append(struct verify *v, uint32_t format);
 void verify_gather(struct verify *v, uint32_t format);
 void verify_copy(struct verify *v, uint32_t format);

@@ -66,6 +66,7 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_GATHER] = &akv_cpu_gather_scalar,
             [AKV_K_COPY] = &akv_cpu_copy_scalar,
             [AKV_K_ATTEND] = &akv_cpu_attend_scalar,
+            [AKV_K_REENCODE] = &akv_cpu_reencode_scalar,
         },
 #if defined(AKV_HAVE_AVX2)
     [AKV_ISA_AVX2] =
@@ -75,6 +76,7 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_SEAL] = &akv_cpu_seal_avx2,
             [AKV_K_GATHER] = &akv_cpu_gather_avx2,
             [AKV_K_ATTEND] = &akv_cpu_attend_avx2,
+            [AKV_K_REENCODE] = &akv_cpu_reencode_avx2,
         },
 #endif
 #if defined(AKV_HAVE_AVX512)
@@ -85,6 +87,7 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_SEAL] = &akv_cpu_seal_avx512,
             [AKV_K_GATHER] = &akv_cpu_gather_avx512,
             [AKV_K_ATTEND] = &akv_cpu_attend_avx512,
+            [AKV_K_REENCODE] = &akv_cpu_reencode_avx512,
         },
 #endif
 };

@@ -42,3 +42,5 @@ const struct akv_cpu_kernel akv_cpu_decode_scalar = {1, q_rows_items, q_decode_r
 const struct akv_cpu_kernel akv_cpu_rotate_scalar = {1, rotate_items, rotate_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_seal_scalar = {1, q_seal_items, q_seal_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_gather_scalar = {1, q_gather_items, q_gather_run, NULL, NULL};
+const struct akv_cpu_kernel akv_cpu_reencode_scalar = {1, q_reencode_items, q_reencode_run, NULL,
+                                                       NULL};

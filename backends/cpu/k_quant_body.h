@@ -171,6 +171,88 @@ static void q_seal_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t
     q_report(args->arg[2], saw);
 }
 
+/* ---- reencode: an item is one tile, as for seal ---- */
+static uint64_t q_reencode_items(const struct akv_cpu_args *args, uint32_t phase)
+{
+    const akv_reencode_params *p = args->params;
+    (void)phase;
+    return (uint64_t)p->moves * p->layers * 2u * p->kv_heads;
+}
+
+/* Rows t … t + 3 of a tile as f32, AKV_CODE_STRIDE apart. */
+static void q_read_four(const uint8_t *tile, uint32_t format, uint32_t order, uint32_t tokens,
+                        uint32_t dim, uint32_t t, float *rows)
+{
+    if (!akv_format_raw(format) && order == AKV_ORDER_QUAD) {
+        q_get_quad(tile, format, tokens, dim, t / 4u, rows);
+        return;
+    }
+    for (uint32_t k = 0; k < 4u; k++) {
+        float *row = rows + k * AKV_CODE_STRIDE;
+        if (akv_format_raw(format))
+            q_convert((uint8_t *)row, AKV_F32,
+                      tile + (uint64_t)(t + k) * dim * akv_raw_bytes(format), format, dim);
+        else
+            q_get_row(tile, format, tokens, dim, t + k, row);
+    }
+}
+
+static uint32_t q_reencode_tile(uint8_t *dst, uint32_t format, const uint8_t *src, uint32_t source,
+                                uint32_t flags, uint32_t order, uint32_t tokens, uint32_t dim,
+                                struct q_work *work)
+{
+    _Alignas(64) float rows[4 * AKV_CODE_STRIDE];
+    const uint8_t *at[4];
+    uint32_t saw = 0;
+
+    if (format == source) {
+        memcpy(dst, src, akv_tile_bytes(format, tokens, dim));
+        return 0;
+    }
+    for (uint32_t k = 0; k < 4u; k++)
+        at[k] = (const uint8_t *)(rows + k * AKV_CODE_STRIDE);
+    for (uint32_t t = 0; t < tokens; t += 4u) {
+        q_read_four(src, source, order, tokens, dim, t, rows);
+        saw |= q_quantise(work, at, 4u, AKV_F32, dim, flags & AKV_FLAG_SEARCH, format);
+        if (order == AKV_ORDER_QUAD)
+            q_put_quad(dst, format, tokens, dim, t / 4u, work);
+        else
+            q_put_rows(dst, format, tokens, dim, t, 4u, work);
+    }
+    akv_tile_padding(dst, format, tokens, dim);
+    return saw;
+}
+
+static void q_reencode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                           uint64_t count)
+{
+    const akv_reencode_params *p = args->params;
+    const akv_seal_layer *layers = (const void *)args->arg[0];
+    const akv_move *moves = (const void *)args->arg[1];
+    uint32_t saw = 0;
+    struct q_work work;
+    (void)phase;
+
+    for (uint64_t item = first; item < first + count; item++) {
+        uint32_t head = (uint32_t)(item % p->kv_heads);
+        uint64_t rest = item / p->kv_heads;
+        uint32_t value = (uint32_t)(rest & 1u), layer = (uint32_t)((rest >> 1) % p->layers);
+        const akv_move *move = &moves[(rest >> 1) / p->layers];
+        const akv_seal_layer *at = &layers[layer];
+        uint32_t dim = value ? p->v_dim : p->k_dim, format = value ? p->v_format : p->k_format;
+        uint32_t source = value ? p->v_source : p->k_source;
+        uint64_t src_tile = akv_tile_bytes(source, p->block_tokens, dim);
+        uint64_t dst_tile = akv_tile_bytes(format, p->block_tokens, dim);
+
+        saw |= q_reencode_tile(
+            akv_cpu_at(args, move->dst) + (value ? at->dst_v : at->dst_k) + head * dst_tile, format,
+            akv_cpu_at(args, move->src) + (value ? at->src_v : at->src_k) + head * src_tile, source,
+            value ? p->v_flags : p->k_flags, value ? AKV_ORDER_QUAD : AKV_ORDER_ROW,
+            p->block_tokens, dim, &work);
+    }
+    q_report(args->arg[2], saw);
+}
+
 /* ---- gather: an item is one head of one block ---- */
 static uint64_t q_gather_items(const struct akv_cpu_args *args, uint32_t phase)
 {

@@ -106,6 +106,18 @@ static void seal_call(const akv_seal_params *p, bool value, struct akv_cuda_call
     call->grid[0] = (uint64_t)p->moves * p->layers * p->kv_heads;
 }
 
+static void reencode_call(const akv_reencode_params *p, bool value, struct akv_cuda_call *call)
+{
+    uint32_t format = value ? p->v_format : p->k_format, source = value ? p->v_source : p->k_source;
+    uint32_t flags = value ? p->v_flags : p->k_flags;
+    bool search = format != source && akv_format_codebook(format) && (flags & AKV_FLAG_SEARCH);
+    snprintf(call->name, sizeof call->name, "akv_k_reencode_%c_%s%s", value ? 'v' : 'k',
+             format == source ? "same" : format_stem(format), search ? "_search" : "");
+    call->image = AKV_IMAGE_QUANT;
+    call->threads = WARPS * 32u;
+    call->grid[0] = (uint64_t)p->moves * p->layers * p->kv_heads;
+}
+
 /* The calls that a launch takes, at most two. */
 static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id kernel, const void *params,
                            struct akv_cuda_plan *plan, struct akv_cuda_call *calls)
@@ -131,6 +143,10 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
     case AKV_K_SEAL:
         seal_call(params, false, &calls[0]);
         seal_call(params, true, &calls[1]);
+        return 2;
+    case AKV_K_REENCODE:
+        reencode_call(params, false, &calls[0]);
+        reencode_call(params, true, &calls[1]);
         return 2;
     case AKV_K_APPEND: {
         const akv_append_params *p = params;

@@ -177,6 +177,15 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
         bind_slabs(binder, launch, &p->pool);
         return ANYKV_OK;
     }
+    case AKV_K_REENCODE: {
+        const akv_reencode_params *p = launch->params;
+        bind_u32(binder, pass);
+        grid->groups[0] =
+            row_groups(device, (uint64_t)p->moves * p->layers * p->kv_heads * p->block_tokens,
+                       pass ? p->v_dim : p->k_dim, pass == 1);
+        bind_slabs(binder, launch, &p->pool);
+        return ANYKV_OK;
+    }
     case AKV_K_APPEND: {
         const akv_append_params *p = launch->params;
         bind_u32(binder, wide(&arg[1], &p->k) & wide(&arg[2], &p->v));

@@ -84,6 +84,22 @@ static void plan_seal(const akv_seal_params *p, uint32_t side, struct akv_cl_pla
     add_pool(plan, &p->pool);
 }
 
+/* One program serves all sources and head sizes: there would be too many, and it runs rarely.  Without
+ * AKV_FORMAT it copies. */
+static void plan_reencode(const akv_reencode_params *p, uint32_t side, struct akv_cl_plan *plan)
+{
+    const uint32_t format = side ? p->v_format : p->k_format;
+    begin(plan, "quant", "akv_k_reencode", "AKV_REENCODE");
+    if (format != (side ? p->v_source : p->k_source)) {
+        add(plan, " -DAKV_FORMAT=%u", format);
+        if (akv_format_codebook(format) && ((side ? p->v_flags : p->k_flags) & AKV_FLAG_SEARCH))
+            add(plan, " -DAKV_SEARCH");
+    }
+    if (side)
+        add(plan, " -DAKV_QUAD");
+    add_pool(plan, &p->pool);
+}
+
 static void plan_gather(const akv_gather_params *p, struct akv_cl_plan *plan)
 {
     uint32_t only = only_format(p->format);
@@ -162,6 +178,10 @@ uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id ker
     case AKV_K_SEAL:
         plan_seal(params, 0, &plans[0]);
         plan_seal(params, 1, &plans[1]);
+        return 2;
+    case AKV_K_REENCODE:
+        plan_reencode(params, 0, &plans[0]);
+        plan_reencode(params, 1, &plans[1]);
         return 2;
     case AKV_K_APPEND:
         begin(plans, "page", "akv_k_append", "AKV_APPEND");

@@ -115,6 +115,22 @@ typedef struct akv_seal_params {
     akv_u32 pad;
 } akv_seal_params;
 
+/* reencode: packed blocks to packed blocks of another kind, in the transformed domain: codes change,
+ * transforms do not.  Arguments as seal; src offsets are of tiles in the source formats.  A side is
+ * decoded exactly to f32 and its rows are encoded as rows of F32 are; where its two formats are the
+ * same its tiles are copied.  A raw format is legal as a source, and as a destination of itself. */
+typedef struct akv_reencode_params {
+    akv_pool_map pool;
+    akv_u32 moves;
+    akv_u32 layers;
+    akv_u32 kv_heads;
+    akv_u32 block_tokens;
+    akv_u32 k_dim, v_dim;
+    akv_u32 k_source, v_source;
+    akv_u32 k_format, v_format;
+    akv_u32 k_flags, v_flags; /* AKV_FLAG_SEARCH */
+} akv_reencode_params;
+
 /* Step descriptor: one span, filled by the host at begin.  Byte offsets are from its start. */
 typedef struct akv_step_head {
     akv_u32 sequences;
