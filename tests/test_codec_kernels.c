@@ -397,8 +397,8 @@ static struct reencoded reencode(const struct akv_cpu_kernel *kernel, uint32_t d
     uint32_t tile = akv_tile_bytes(source, TOKENS, dim), saw = 0;
     struct reencoded r = {.from_bytes = 2u * tile,
                           .to_bytes = 2u * akv_tile_bytes(format, TOKENS, dim)};
-    akv_seal_layer layer = {0, tile, r.to_bytes / 2u, 0};
-    akv_move move = {0, UINT64_C(1) << 56};
+    akv_seal_layer layer = {.src_v = tile, .dst_k = r.to_bytes / 2u};
+    akv_move move = {.dst = UINT64_C(1) << 56};
     akv_reencode_params p = {.moves = 1,
                              .layers = 1,
                              .kv_heads = 1,

@@ -111,8 +111,8 @@ static void reencode_base(struct lab *lab)
                                                  .k_format = AKV_N2,
                                                  .v_format = AKV_N4,
                                                  .k_flags = AKV_FLAG_SEARCH};
-    akv_seal_layer layer = {0, HEADS * from, 0, HEADS * to};
-    akv_move move = {0, CHUNK};
+    akv_seal_layer layer = {.src_v = HEADS * from, .dst_v = HEADS * to};
+    akv_move move = {.dst = CHUNK};
     lab->launch.arg[0] = cut(lab, sizeof layer);
     lab->launch.arg[1] = cut(lab, sizeof move);
     lab->launch.arg[2] = cut(lab, 4);

@@ -140,7 +140,10 @@ static void reencode_case(struct verify *v, struct reencode_case *c, uint64_t el
     if (good) {
         akv_seal_layer layers[LAYERS];
         for (uint32_t i = 0; i < c->layers; i++)
-            layers[i] = (akv_seal_layer){c->src[i][0], c->src[i][1], c->dst[i][0], c->dst[i][1]};
+            layers[i] = (akv_seal_layer){.src_k = c->src[i][0],
+                                         .src_v = c->src[i][1],
+                                         .dst_k = c->dst[i][0],
+                                         .dst_v = c->dst[i][1]};
         akv_reencode_params params = {pool.map,     c->blocks,    c->layers,    c->heads,
                                       c->tokens,    c->dim[0],    c->dim[1],    c->source[0],
                                       c->source[1], c->format[0], c->format[1], c->flags[0],
