@@ -6,13 +6,14 @@
 #define X_ROTATE_LOAD x_rotate_load
 #define X_AMAX        x_amax
 #define X_UNIFORM     x_uniform
+#define X_FACTORS     x_factors
 #define X_SEARCH      x_search
 #define X_CODEBOOK    x_codebook
-#define X_TABLE       x_threshold_row
 #include "k_quant_x86_batch.h"
-#define q_get_row x_get_row
-#define q_store   x_store
-#define q_convert x_convert
+#define q_put_rows x_put_rows
+#define q_get_row  x_get_row
+#define q_store    x_store
+#define q_convert  x_convert
 #include "k_quant_body.h"
 
 const struct akv_cpu_kernel akv_cpu_encode_avx2 = {1, q_rows_items, q_encode_run, NULL, NULL};

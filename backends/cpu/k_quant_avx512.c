@@ -2,18 +2,18 @@
 /* Encode, decode, seal and gather with AVX-512. */
 #include "k_quant_x512.h"
 #include "k_quant_x512_rows.h"
-#define X_READY          w_ready
-#define X_ROTATE_LOAD    w_rotate_load
-#define X_AMAX           w_amax
-#define X_UNIFORM        w_uniform
-#define X_SEARCH         w_search
-#define X_CODEBOOK       w_codebook
-#define X_TABLE          w_entry
-#define x_codebook_table w_codebook_table
+#define X_READY       w_ready
+#define X_ROTATE_LOAD w_rotate_load
+#define X_AMAX        w_amax
+#define X_UNIFORM     w_uniform
+#define X_FACTORS     w_factors
+#define X_SEARCH      w_search
+#define X_CODEBOOK    w_codebook
 #include "k_quant_x86_batch.h"
-#define q_get_row w_get_row
-#define q_store   w_store
-#define q_convert w_convert
+#define q_put_rows w_put_rows
+#define q_get_row  w_get_row
+#define q_store    w_store
+#define q_convert  w_convert
 #include "k_quant_body.h"
 
 const struct akv_cpu_kernel akv_cpu_encode_avx512 = {1, q_rows_items, q_encode_run, NULL, NULL};

@@ -213,6 +213,112 @@ X_INLINE void w_uniform(const float *x, float r_hi, float r_lo, uint32_t format,
     }
 }
 
+/* ---- codes to tiles, rows of four groups ---- */
+
+/* Low four bits of the codes: bytes of the words j of groups 0 … 3, then the next j. */
+X_INLINE __m512i w_nibbles(__m512i a, __m512i b, int wider)
+{
+    const __m512i bytes = _mm512_set_epi8(
+        126, 124, 122, 120, 94, 92, 90, 88, 62, 60, 58, 56, 30, 28, 26, 24, /* word 3 of all */
+        118, 116, 114, 112, 86, 84, 82, 80, 54, 52, 50, 48, 22, 20, 18, 16, /* 2 */
+        110, 108, 106, 104, 78, 76, 74, 72, 46, 44, 42, 40, 14, 12, 10, 8,  /* 1 */
+        102, 100, 98, 96, 70, 68, 66, 64, 38, 36, 34, 32, 6, 4, 2, 0);      /* 0 */
+    const __m512i pair = _mm512_set1_epi16(0x1001);
+    if (wider) {
+        a = _mm512_and_si512(a, _mm512_set1_epi8(15));
+        b = _mm512_and_si512(b, _mm512_set1_epi8(15));
+    }
+    return _mm512_permutex2var_epi8(_mm512_maddubs_epi16(a, pair), bytes,
+                                    _mm512_maddubs_epi16(b, pair));
+}
+/* Two bits of the codes from bit `shift` on: the same for two words. */
+X_INLINE __m256i w_crumbs(__m512i a, __m512i b, int shift)
+{
+    const __m512i bytes =
+        _mm512_set_epi8(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                        0, 0, 0, 0, 0, 0, 0,                                                /* */
+                        124, 120, 116, 112, 92, 88, 84, 80, 60, 56, 52, 48, 28, 24, 20, 16, /* 1 */
+                        108, 104, 100, 96, 76, 72, 68, 64, 44, 40, 36, 32, 12, 8, 4, 0);    /* 0 */
+    const __m512i mask = _mm512_set1_epi8(3), pair = _mm512_set1_epi16(0x0401);
+    const __m512i quad = _mm512_set1_epi32(0x00100001);
+    a = _mm512_and_si512(_mm512_srli_epi16(a, shift), mask);
+    b = _mm512_and_si512(_mm512_srli_epi16(b, shift), mask);
+    a = _mm512_madd_epi16(_mm512_maddubs_epi16(a, pair), quad);
+    b = _mm512_madd_epi16(_mm512_maddubs_epi16(b, pair), quad);
+    return _mm512_castsi512_si256(_mm512_permutex2var_epi8(a, bytes, b));
+}
+X_INLINE void w_put_bit(uint8_t *row, __m512i code, int bit)
+{
+    uint64_t w = _mm512_movepi8_mask(_mm512_slli_epi16(code, 7 - bit));
+    memcpy(row, &w, 8);
+}
+X_INLINE void w_put_rows_format(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                                uint32_t t, uint32_t rows, const struct q_work *work)
+{
+    uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
+    uint32_t scales = akv_scale_count(format, 128u);
+    uint8_t *row0 = tile + (size_t)t * b0 * 16u;
+    uint8_t *row1 = tile + akv_plane1_offset(format, tokens, dim) + (size_t)t * b1 * 16u;
+    uint8_t *at =
+        tile + akv_scale_offset(format, tokens, dim) + (size_t)t * scales * akv_scale_bytes(format);
+
+    for (uint32_t k = 0; k < rows; k++) {
+        const uint16_t *scale = work->scale + k * AKV_SCALE_STRIDE;
+        __m512i a = _mm512_loadu_si512(work->code + k * AKV_CODE_STRIDE);
+        __m512i b = _mm512_loadu_si512(work->code + k * AKV_CODE_STRIDE + 64);
+        if (b0 == 8u) {
+            _mm512_storeu_si512(row0, a);
+            _mm512_storeu_si512(row0 + 64, b);
+        } else if (b0 == 4u) {
+            _mm512_storeu_si512(row0, w_nibbles(a, b, b1 != 0u));
+        } else {
+            _mm256_storeu_si256((void *)row0, w_crumbs(a, b, 0));
+        }
+        if (b1 == 2u) {
+            _mm256_storeu_si256((void *)row1, w_crumbs(a, b, (int)b0));
+        } else if (b1 == 1u) {
+            w_put_bit(row1, a, (int)b0);
+            w_put_bit(row1 + 8, b, (int)b0);
+        }
+        if (akv_format_codebook(format)) {
+            __m128i four = _mm_loadl_epi64((const void *)scale);
+            x_put32(at, (uint32_t)_mm_cvtsi128_si32(_mm_packus_epi16(four, four)));
+        } else {
+            for (uint32_t s = 0; s < scales; s++)
+                akv_store_u16(at + 2u * s, scale[s]);
+        }
+        row0 += b0 * 16u;
+        row1 += b1 * 16u;
+        at += scales * akv_scale_bytes(format);
+    }
+}
+static void w_put_rows(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t t,
+                       uint32_t rows, const struct q_work *work)
+{
+    switch (akv_padded_dim(dim) == 128u ? format : 0u) {
+    case AKV_I8:
+        w_put_rows_format(tile, AKV_I8, tokens, dim, t, rows, work);
+        return;
+    case AKV_N6:
+        w_put_rows_format(tile, AKV_N6, tokens, dim, t, rows, work);
+        return;
+    case AKV_N5:
+        w_put_rows_format(tile, AKV_N5, tokens, dim, t, rows, work);
+        return;
+    case AKV_N4:
+        w_put_rows_format(tile, AKV_N4, tokens, dim, t, rows, work);
+        return;
+    case AKV_N3:
+        w_put_rows_format(tile, AKV_N3, tokens, dim, t, rows, work);
+        return;
+    case AKV_N2:
+        w_put_rows_format(tile, AKV_N2, tokens, dim, t, rows, work);
+        return;
+    default:
+        x_put_rows(tile, format, tokens, dim, t, rows, work);
+    }
+}
+
 /* ---- values ---- */
 
 /* Word `word` of group g where it covers 16 elements, or two words for 8 each. */

@@ -30,6 +30,19 @@
     0x3A800000u /* 2^-10: under such a maximum, 2^-24 is like 0 but for its sign                   \
                  */
 
+/* ---- rows that are quantised together ---- */
+
+#define X_SCALES (Q_ROWS * AKV_SCALE_STRIDE + 8u) /* with room to round up to eights */
+struct x_batch {
+    const float *at[Q_ROWS];              /* the rows, in place or in work */
+    uint32_t rows, dp, width;             /* width: elements to a scale */
+    uint32_t scales;                      /* of a row */
+    uint32_t least, most;                 /* of amax */
+    _Alignas(32) uint32_t amax[X_SCALES]; /* of scale s of row k at k * scales + s */
+    _Alignas(32) uint32_t scale[X_SCALES];
+    _Alignas(32) float hi[X_SCALES], lo[X_SCALES]; /* reciprocals */
+};
+
 /* ---- rows in and out ---- */
 
 /* Eight elements as f32 bits. */
@@ -277,6 +290,14 @@ X_INLINE __m256i x_bytes_mixed(const __m256i v[4])
     return _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
 }
 
+/* 1/d in two parts, as akv_reciprocal_of. */
+X_INLINE __m256 x_factors(__m256 d, uint32_t format, __m256 *lo)
+{
+    __m256 one = _mm256_set1_ps(1.0f), hi = _mm256_div_ps(one, d);
+    (void)format;
+    *lo = _mm256_mul_ps(_mm256_fnmadd_ps(hi, d, one), hi);
+    return hi;
+}
 /* Codes of `count` values of I8 or N6, a multiple of 32, under a scale that is not saturated. */
 X_INLINE void x_uniform(const float *x, float r_hi, float r_lo, uint32_t format, uint32_t count,
                         uint8_t *code)

@@ -1,26 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Quantising up to four rows at once, so that the latency of scales and reciprocals hides.
+/* Quantising some rows at once, so that the latency of scales and reciprocals hides.
  *
- * The including file names what says whether its tables are there, X_READY(), what finds a scale
- * the scales of a row's groups, X_SEARCH(x, amax, groups, format, scale), and codes a group,
- * X_CODEBOOK(x, hi, lo, format, table, code), with a
- * table of type X_TABLE. */
+ * The including file names its parts: X_READY() says whether its tables are there; X_ROTATE_LOAD,
+ * X_AMAX, X_UNIFORM, X_FACTORS, X_SEARCH and X_CODEBOOK do as the functions of k_quant_x86.h and
+ * k_quant_x86_codes.h that are called x_… */
 #ifndef AKV_K_QUANT_X86_BATCH_H
 #define AKV_K_QUANT_X86_BATCH_H
 #include "k_quant_x86.h"
 
-#define X_SCALES (Q_ROWS * AKV_SCALE_STRIDE + 8u) /* with room to round up to eights */
-struct x_batch {
-    const float *at[Q_ROWS];              /* the rows, in place or in work */
-    uint32_t rows, dp, width;             /* width: elements to a scale */
-    uint32_t scales;                      /* of a row */
-    _Alignas(32) uint32_t amax[X_SCALES]; /* of scale s of row k at k * scales + s */
-    _Alignas(32) uint32_t scale[X_SCALES];
-    _Alignas(32) float hi[X_SCALES], lo[X_SCALES]; /* reciprocals */
-};
-
 /* Largest magnitudes, and the smallest and largest of them. */
-X_INLINE uint32_t x_batch_amax(struct x_batch *b, uint32_t *most_out)
+X_INLINE void x_batch_amax(struct x_batch *b)
 {
     uint32_t count = b->rows * b->scales, n = 0;
     __m256i m[X_SCALES], least = _mm256_set1_epi32(0x7FFFFFFF), most = _mm256_setzero_si256();
@@ -36,11 +25,11 @@ X_INLINE uint32_t x_batch_amax(struct x_batch *b, uint32_t *most_out)
         most = _mm256_max_epi32(most, a);
         _mm256_store_si256((void *)(b->amax + n), a);
     }
-    *most_out = x_max8(most);
+    b->most = x_max8(most);
     __m128i l = _mm_min_epi32(_mm256_castsi256_si128(least), _mm256_extracti128_si256(least, 1));
     l = _mm_min_epi32(l, _mm_shuffle_epi32(l, 0x4E));
     l = _mm_min_epi32(l, _mm_shuffle_epi32(l, 0xB1));
-    return (uint32_t)_mm_cvtsi128_si32(l);
+    b->least = (uint32_t)_mm_cvtsi128_si32(l);
 }
 /* Scales, and reciprocals of d or d/256; true if there is a scale of 0 or a saturated one. */
 X_INLINE int x_batch_scales(struct x_batch *b, uint32_t format, int search)
@@ -51,8 +40,8 @@ X_INLINE int x_batch_scales(struct x_batch *b, uint32_t format, int search)
 
     if (search && count % 8u != 0)
         _mm256_store_si256((void *)(b->scale + count / 8u * 8u), _mm256_set1_epi32(8));
-    for (uint32_t k = 0; search && k < b->rows; k++)
-        X_SEARCH(b->at[k], b->amax + k * b->scales, b->scales, format, b->scale + k * b->scales);
+    if (search)
+        X_SEARCH(b, format);
     for (uint32_t i = 0; i < count; i += 8u) {
         __m256 a = _mm256_castsi256_ps(_mm256_load_si256((const void *)(b->amax + i)));
         __m256 d, hi, lo;
@@ -71,8 +60,7 @@ X_INLINE int x_batch_scales(struct x_batch *b, uint32_t format, int search)
             s = _mm256_cvtepu16_epi32(h);
             d = _mm256_cvtph_ps(h);
         }
-        hi = _mm256_div_ps(_mm256_set1_ps(1.0f), d);
-        lo = _mm256_mul_ps(_mm256_fnmadd_ps(hi, d, _mm256_set1_ps(1.0f)), hi);
+        hi = X_FACTORS(d, format, &lo);
         rare =
             _mm256_or_si256(rare, _mm256_or_si256(_mm256_cmpeq_epi32(s, saturated),
                                                   _mm256_cmpeq_epi32(s, _mm256_setzero_si256())));
@@ -102,7 +90,6 @@ X_INLINE void x_batch_codes(const struct x_batch *b, uint32_t format, int rare, 
 {
     uint32_t groups = b->dp / 32u;
     const float *hi = b->hi, *lo = b->lo;
-    const X_TABLE *table = akv_format_codebook(format) ? x_codebook_table(format) : NULL;
 
     for (uint32_t k = 0; k < b->rows; k++) {
         uint8_t *code = work->code + k * AKV_CODE_STRIDE;
@@ -110,8 +97,9 @@ X_INLINE void x_batch_codes(const struct x_batch *b, uint32_t format, int rare, 
         for (uint32_t s = 0; s < b->scales; s++)
             work->scale[k * AKV_SCALE_STRIDE + s] = (uint16_t)b->scale[k * b->scales + s];
         if (akv_format_codebook(format)) {
-            for (uint32_t g = 0; g < groups; g++)
-                X_CODEBOOK(x + 32u * g, *hi++, *lo++, format, table, code + 32u * g);
+            X_CODEBOOK(x, hi, lo, groups, format, code);
+            hi += groups;
+            lo += groups;
             continue;
         }
         for (uint32_t i = 0; i < b->dp; i += b->width, hi++, lo++)
@@ -125,13 +113,12 @@ X_INLINE void x_batch_codes(const struct x_batch *b, uint32_t format, int rare, 
 X_INLINE int x_batch_run(struct x_batch *b, uint32_t rows, uint32_t dp, uint32_t format, int search,
                          struct q_work *work)
 {
-    uint32_t most;
-
     b->rows = rows;
     b->dp = dp;
     b->width = akv_scale_width(format);
     b->scales = (b->dp + b->width - 1u) / b->width;
-    if (AKV_UNLIKELY(x_batch_amax(b, &most) < X_SMALL_BITS)) {
+    x_batch_amax(b);
+    if (AKV_UNLIKELY(b->least < X_SMALL_BITS)) {
         for (uint32_t k = 0; k < b->rows; k++) {
             float *row = work->value + k * AKV_CODE_STRIDE;
             if (b->at[k] != row)
@@ -139,9 +126,9 @@ X_INLINE int x_batch_run(struct x_batch *b, uint32_t rows, uint32_t dp, uint32_t
             x_sane_row(row, b->dp);
             b->at[k] = row;
         }
-        x_batch_amax(b, &most);
+        x_batch_amax(b);
     }
-    if (AKV_UNLIKELY(most > X_LARGE_BITS))
+    if (AKV_UNLIKELY(b->most > X_LARGE_BITS))
         return 0;
     x_batch_codes(b, format, x_batch_scales(b, format, search), work);
     return 1;

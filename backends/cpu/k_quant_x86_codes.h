@@ -146,15 +146,15 @@ static uint32_t x_search_n2(const float *x, uint32_t amax)
     return x_search_is_rare(amax) ? x_search_rare(x, amax, AKV_N2)
                                   : x_search_format(x, amax, AKV_N2);
 }
-/* Scales of `groups` groups of a row. */
-X_INLINE void x_search(const float *x, const uint32_t *amax, uint32_t groups, uint32_t format,
-                       uint32_t *scale)
+X_INLINE void x_search(struct x_batch *b, uint32_t format)
 {
-    for (uint32_t g = 0; g < groups; g++)
-        scale[g] = format == AKV_N5   ? x_search_n5(x + 32u * g, amax[g])
-                   : format == AKV_N4 ? x_search_n4(x + 32u * g, amax[g])
-                   : format == AKV_N3 ? x_search_n3(x + 32u * g, amax[g])
-                                      : x_search_n2(x + 32u * g, amax[g]);
+    for (uint32_t i = 0; i < b->rows * b->scales; i++) {
+        const float *x = b->at[i / b->scales] + i % b->scales * 32u;
+        b->scale[i] = format == AKV_N5   ? x_search_n5(x, b->amax[i])
+                      : format == AKV_N4 ? x_search_n4(x, b->amax[i])
+                      : format == AKV_N3 ? x_search_n3(x, b->amax[i])
+                                         : x_search_n2(x, b->amax[i]);
+    }
 }
 
 /* c_j + c_j+1 - 1 - 128 of every format, as akv_codebook starts them, spread over a vector:
@@ -178,7 +178,7 @@ static const int8_t x_threshold[][32] __attribute__((aligned(32))) = {
     X_SPREAD(131), X_SPREAD(149), X_SPREAD(169), X_SPREAD(195), X_SPREAD(232)};
 
 typedef int8_t x_threshold_row[32];
-static inline const x_threshold_row *x_codebook_table(uint32_t format)
+X_INLINE const x_threshold_row *x_threshold_of(uint32_t format)
 {
     const x_threshold_row *table = x_threshold + (akv_levels(format) - 2u);
     X_OPAQUE(table);
@@ -188,8 +188,8 @@ static inline const x_threshold_row *x_codebook_table(uint32_t format)
  * In units of d/256 thresholds are integers below 256; the quotient of quant.h compares with them
  * exactly, and ties are where it is an integer.  Values above -2^-24 count as positive: see
  * X_SMALL_BITS. */
-X_INLINE void x_codebook(const float *x, float r_hi, float r_lo, uint32_t format,
-                         const x_threshold_row *threshold, uint8_t *code)
+X_INLINE void x_indices(const float *x, float r_hi, float r_lo, uint32_t format,
+                        const x_threshold_row *threshold, uint8_t *code)
 {
     const uint32_t levels = akv_levels(format);
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
@@ -238,6 +238,14 @@ X_INLINE void x_codebook(const float *x, float r_hi, float r_lo, uint32_t format
     p = _mm256_xor_si256(p, negative);
     p = _mm256_add_epi8(p, _mm256_set1_epi8((char)levels));
     _mm256_storeu_si256((void *)code, _mm256_permutevar8x32_epi32(p, order));
+}
+/* Codes of `groups` groups of a row. */
+X_INLINE void x_codebook(const float *x, const float *hi, const float *lo, uint32_t groups,
+                         uint32_t format, uint8_t *code)
+{
+    const x_threshold_row *threshold = x_threshold_of(format);
+    for (uint32_t g = 0; g < groups; g++)
+        x_indices(x + 32u * g, hi[g], lo[g], format, threshold, code + 32u * g);
 }
 
 #endif

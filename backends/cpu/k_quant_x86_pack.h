@@ -187,8 +187,8 @@ X_INLINE void x_put_rows_format(uint8_t *tile, uint32_t format, uint32_t tokens,
     else
         x_put_rows_size(tile, format, tokens, dim, t, rows, work);
 }
-static void q_put_rows(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t t,
-                       uint32_t rows, const struct q_work *work)
+static inline void x_put_rows(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                              uint32_t t, uint32_t rows, const struct q_work *work)
 {
     switch (format) {
     case AKV_I8:
@@ -314,8 +314,8 @@ X_INLINE void x_get_row_format(const uint8_t *tile, uint32_t format, uint32_t to
                 out + s * akv_scale_width(format), 0,
                 4u * AKV_MIN(akv_scale_width(format), groups * 32u - s * akv_scale_width(format)));
 }
-static void x_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
-                      uint32_t t, float *row)
+static inline void x_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                             uint32_t t, float *row)
 {
     switch (format) {
     case AKV_I8:
