@@ -129,7 +129,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             free(ids);
         }
         /* The input itself as a text. */
-        if (tokenizer_encode(&tokenizer, (const char *)data, size < 512 ? size : 512, &ids, &count) == 0)
+        if (tokenizer_encode(&tokenizer, (const char *)data, size < 512 ? size : 512, &ids,
+                             &count) == 0)
             free(ids);
         tokenizer_close(&tokenizer);
     }

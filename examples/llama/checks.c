@@ -10,8 +10,8 @@
 enum { STEP = 256 };
 
 /* Tokens [at, at + count) of one sequence through one store. */
-static int feed(struct program *p, struct store *store, anykv_seq *seq, const uint32_t *ids, uint32_t at,
-                uint32_t count, float *logits)
+static int feed(struct program *p, struct store *store, anykv_seq *seq, const uint32_t *ids,
+                uint32_t at, uint32_t count, float *logits)
 {
     uint32_t positions[STEP], last = 0;
     for (uint32_t part; count > 0; at += part, count -= part) {
@@ -28,10 +28,11 @@ static int feed(struct program *p, struct store *store, anykv_seq *seq, const ui
     return 0;
 }
 
-/* ---- prefix ------------------------------------------------------------------------------------------- */
+/* ---- prefix
+ * ------------------------------------------------------------------------------------------- */
 
-static int ask(struct program *p, struct store *store, const uint32_t *ids, uint32_t count, float *logits,
-               const char *what, anykv_seq **seq_out)
+static int ask(struct program *p, struct store *store, const uint32_t *ids, uint32_t count,
+               float *logits, const char *what, anykv_seq **seq_out)
 {
     uint64_t matched;
     double start = seconds();
@@ -55,7 +56,8 @@ static int block_bytes(struct store *store, const char *what, uint64_t *bytes_ou
     return 0;
 }
 
-static int prefix(struct program *p, struct store *store, const uint32_t *ids, uint32_t count, float *logits)
+static int prefix(struct program *p, struct store *store, const uint32_t *ids, uint32_t count,
+                  float *logits)
 {
     uint32_t n = p->model.vocabulary, differ = 0;
     anykv_seq *first = NULL, *second = NULL, *forks[2] = {NULL, NULL};
@@ -74,13 +76,15 @@ static int prefix(struct program *p, struct store *store, const uint32_t *ids, u
         differ += logits[i] != logits[n + i];
     }
     if (status == 0)
-        printf("logits         largest difference %.2e, %u of %u differ in a bit\n", most, differ, n);
+        printf("logits         largest difference %.2e, %u of %u differ in a bit\n", most, differ,
+               n);
     for (int i = 0; status == 0 && i < 2; i++)
         status = check(anykv_seq_fork(second, &forks[i]), "fork");
     if (status == 0)
         status = block_bytes(store, "  with 2 forks", &forked);
     for (int i = 0; status == 0 && i < 2; i++)
-        status = feed(p, store, forks[i], ids, count, 16, NULL); /* the positions go on, whatever the text */
+        status = feed(p, store, forks[i], ids, count, 16,
+                      NULL); /* the positions go on, whatever the text */
     if (status == 0)
         status = block_bytes(store, "  16 more each", &grown);
     if (status == 0)
@@ -117,7 +121,8 @@ int command_prefix(struct program *p)
     return status;
 }
 
-/* ---- speed ---------------------------------------------------------------------------------------------- */
+/* ---- speed
+ * ---------------------------------------------------------------------------------------------- */
 
 enum { ROUNDS = 9, MAX_STORES = MAX_SETTINGS + 1 };
 
@@ -147,9 +152,11 @@ static int decode(struct program *p, struct store *stores, anykv_seq **seqs, uin
         double mine = inside[i][ROUNDS / 2], plain = inside[0][ROUNDS / 2];
         double share = mine / whole[i][ROUNDS / 2], spread = inside[i][ROUNDS - 2] / inside[i][1];
         if (p->options.json)
-            printf("{\"tokens\":%u,\"kv\":\"%s\",\"ms_per_token\":%.3f,\"cache_ms\":%.3f,\"cache_share\":%.4f,"
-                   "\"ratio_plain\":%.4f,\"spread\":%.3f}\n", at, stores[i].name,
-                   1e3 * whole[i][ROUNDS / 2], 1e3 * mine, share, mine / plain, spread);
+            printf("{\"tokens\":%u,\"kv\":\"%s\",\"ms_per_token\":%.3f,\"cache_ms\":%.3f,\"cache_"
+                   "share\":%.4f,"
+                   "\"ratio_plain\":%.4f,\"spread\":%.3f}\n",
+                   at, stores[i].name, 1e3 * whole[i][ROUNDS / 2], 1e3 * mine, share, mine / plain,
+                   spread);
         else
             printf("%6u  %-10s %10.2f %10.2f %8.1f %12.2f %8.2f\n", at, stores[i].name,
                    1e3 * whole[i][ROUNDS / 2], 1e3 * mine, 100.0 * share, mine / plain, spread);
@@ -162,8 +169,8 @@ static int speed(struct program *p, struct store *stores, anykv_seq **seqs, uint
 {
     uint32_t at = 0;
     if (!p->options.json)
-        printf("%6s  %-10s %10s %10s %8s %12s %8s\n", "tokens", "K/V", "ms/token", "in cache", "share %",
-               "over plain", "spread");
+        printf("%6s  %-10s %10s %10s %8s %12s %8s\n", "tokens", "K/V", "ms/token", "in cache",
+               "share %", "over plain", "spread");
     for (uint32_t mark = 256; mark <= tokens; mark *= 2) {
         for (uint32_t i = 0; i < count; i++)
             if (feed(p, &stores[i], seqs[i], ids, at, mark - at, NULL) != 0)

@@ -20,7 +20,10 @@ int fail(const char *format, ...)
     return -1;
 }
 
-const char *failure(void) { return text; }
+const char *failure(void)
+{
+    return text;
+}
 
 int check(int status, const char *what)
 {

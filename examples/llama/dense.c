@@ -14,13 +14,17 @@ int dense_start(unsigned threads)
 }
 
 void dense_stop(void) {}
-const char *dense_name(void) { return "CBLAS"; }
+const char *dense_name(void)
+{
+    return "CBLAS";
+}
 
-void dense_product(float *out, size_t ld_out, const float *a, size_t ld_a, const float *b, size_t ld_b,
-                   size_t rows, size_t n, size_t k)
+void dense_product(float *out, size_t ld_out, const float *a, size_t ld_a, const float *b,
+                   size_t ld_b, size_t rows, size_t n, size_t k)
 {
     if (rows == 1)
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)n, (int)k, 1.0f, b, (int)ld_b, a, 1, 0.0f, out, 1);
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)n, (int)k, 1.0f, b, (int)ld_b, a, 1, 0.0f,
+                    out, 1);
     else
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)n, (int)k, 1.0f, a,
                     (int)ld_a, b, (int)ld_b, 0.0f, out, (int)ld_out);
@@ -29,8 +33,8 @@ void dense_product(float *out, size_t ld_out, const float *a, size_t ld_a, const
 void dense_product_plain(float *out, size_t ld_out, const float *a, size_t ld_a, const float *b,
                          size_t ld_b, size_t rows, size_t n, size_t k)
 {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)n, (int)k, 1.0f, a, (int)ld_a,
-                b, (int)ld_b, 0.0f, out, (int)ld_out);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)n, (int)k, 1.0f, a,
+                (int)ld_a, b, (int)ld_b, 0.0f, out, (int)ld_out);
 }
 
 #else
@@ -49,7 +53,8 @@ struct product {
 enum { LANES = 16, TILE = 4 };
 
 /* Four dot products with one row of b: the compiler makes vectors of the lanes. */
-static void dots(const float *restrict a, size_t ld_a, const float *restrict b, size_t k, float *out)
+static void dots(const float *restrict a, size_t ld_a, const float *restrict b, size_t k,
+                 float *out)
 {
     float sums[TILE][LANES] = {{0}};
     size_t whole = k / LANES * LANES;
@@ -170,7 +175,10 @@ void dense_stop(void)
     threads = 1;
 }
 
-const char *dense_name(void) { return "own loops"; }
+const char *dense_name(void)
+{
+    return "own loops";
+}
 
 static void product(const struct product *p)
 {
@@ -191,8 +199,8 @@ static void product(const struct product *p)
     (void)pthread_mutex_unlock(&mutex);
 }
 
-void dense_product(float *out, size_t ld_out, const float *a, size_t ld_a, const float *b, size_t ld_b,
-                   size_t rows, size_t n, size_t k)
+void dense_product(float *out, size_t ld_out, const float *a, size_t ld_a, const float *b,
+                   size_t ld_b, size_t rows, size_t n, size_t k)
 {
     product(&(struct product){out, a, b, ld_out, ld_a, ld_b, rows, n, k, 0});
 }
@@ -204,7 +212,8 @@ void dense_product_plain(float *out, size_t ld_out, const float *a, size_t ld_a,
 }
 #endif
 
-void dense_rms_norm(float *out, const float *x, const float *weight, size_t rows, size_t n, float epsilon)
+void dense_rms_norm(float *out, const float *x, const float *weight, size_t rows, size_t n,
+                    float epsilon)
 {
     for (size_t r = 0; r < rows; r++, x += n, out += n) {
         double sum = 0;

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `dump`: keys, values and queries of a text as safetensors, in F16, in the layout that `anykv calibrate`
- * and `anykv eval` read:
- *     tokens        I32 [tokens]
- *     layers.N.k    F16 [tokens][kv_heads][head_dim], after rotary embedding
- *     layers.N.v    F16 [tokens][kv_heads][head_dim]
- *     layers.N.q    F16 [tokens - q_first][heads][head_dim], after rotary embedding */
+/* `dump`: keys, values and queries of a text as safetensors, in F16, in the layout that `anykv
+ * calibrate` and `anykv eval` read: tokens        I32 [tokens] layers.N.k    F16
+ * [tokens][kv_heads][head_dim], after rotary embedding layers.N.v    F16
+ * [tokens][kv_heads][head_dim] layers.N.q    F16 [tokens - q_first][heads][head_dim], after rotary
+ * embedding */
 #include "program.h"
 #include <errno.h>
 #include <math.h>
@@ -55,7 +54,8 @@ static size_t q_size(const struct dump *d)
 static void keep(void *user, uint32_t layer, const float *q, const float *k, const float *v)
 {
     struct dump *d = user;
-    size_t kv = (size_t)d->model->kv_heads * d->model->head_dim, qs = (size_t)d->model->heads * d->model->head_dim;
+    size_t kv = (size_t)d->model->kv_heads * d->model->head_dim,
+           qs = (size_t)d->model->heads * d->model->head_dim;
     for (uint32_t slot = 0; slot < d->chosen_count; slot++) {
         if (d->chosen[slot] != layer)
             continue;
@@ -83,9 +83,10 @@ static int choose_layers(struct dump *d, const char *list)
     for (uint32_t i = 0; i < count; i++) {
         char *end = NULL;
         unsigned long layer = list ? strtoul(names[i], &end, 10) : i;
-        if ((list && (names[i][0] < '0' || names[i][0] > '9' || *end)) || layer >= d->model->layers ||
-            (i > 0 && layer <= d->chosen[i - 1]))
-            return fail("--layers \"%s\" is no ascending list of layers below %u", list, d->model->layers);
+        if ((list && (names[i][0] < '0' || names[i][0] > '9' || *end)) ||
+            layer >= d->model->layers || (i > 0 && layer <= d->chosen[i - 1]))
+            return fail("--layers \"%s\" is no ascending list of layers below %u", list,
+                        d->model->layers);
         d->chosen[i] = (uint32_t)layer;
     }
     d->chosen_count = count;
@@ -115,19 +116,23 @@ static void put_header(FILE *out, const struct dump *d, const struct options *o)
     put_string(out, "text", base ? base + 1 : o->text);
     base = strrchr(o->model, '/');
     put_string(out, "weights", base ? base + 1 : o->model);
-    fprintf(out, ",\"q_heads\":\"%u\",\"kv_heads\":\"%u\",\"head_dim\":\"%u\",\"tokens\":\"%u\","
-            "\"q_first\":\"%u\",\"rope_base\":\"%.9g\",\"rope_dim\":\"%u\",\"scale\":\"%.9g\",\"layers\":\"",
-            m->heads, m->kv_heads, m->head_dim, d->tokens, d->tokens - d->queries, (double)m->rope_base,
-            m->rope_dim, 1.0 / sqrt((double)m->head_dim));
+    fprintf(out,
+            ",\"q_heads\":\"%u\",\"kv_heads\":\"%u\",\"head_dim\":\"%u\",\"tokens\":\"%u\","
+            "\"q_first\":\"%u\",\"rope_base\":\"%.9g\",\"rope_dim\":\"%u\",\"scale\":\"%.9g\","
+            "\"layers\":\"",
+            m->heads, m->kv_heads, m->head_dim, d->tokens, d->tokens - d->queries,
+            (double)m->rope_base, m->rope_dim, 1.0 / sqrt((double)m->head_dim));
     for (uint32_t i = 0; i < d->chosen_count; i++)
         fprintf(out, "%s%u", i ? "," : "", d->chosen[i]);
-    fprintf(out, "\"},\"tokens\":{\"dtype\":\"I32\",\"shape\":[%u],\"data_offsets\":[0,%llu]}", d->tokens,
-            (unsigned long long)bytes);
+    fprintf(out, "\"},\"tokens\":{\"dtype\":\"I32\",\"shape\":[%u],\"data_offsets\":[0,%llu]}",
+            d->tokens, (unsigned long long)bytes);
     for (uint32_t i = 0; i < d->chosen_count; i++) {
         for (int part = 0; part < 3; part++) {
             at += bytes;
             bytes = UINT64_C(2) * (part < 2 ? kv_size(d) : q_size(d));
-            fprintf(out, ",\"layers.%u.%c\":{\"dtype\":\"F16\",\"shape\":[%u,%u,%u],\"data_offsets\":[%llu,%llu]}",
+            fprintf(out,
+                    ",\"layers.%u.%c\":{\"dtype\":\"F16\",\"shape\":[%u,%u,%u],\"data_offsets\":[%"
+                    "llu,%llu]}",
                     d->chosen[i], "kvq"[part], part < 2 ? d->tokens : d->queries,
                     part < 2 ? m->kv_heads : m->heads, m->head_dim, (unsigned long long)at,
                     (unsigned long long)(at + bytes));
@@ -155,7 +160,8 @@ static int write_dump(const struct dump *d, const struct options *o, const uint3
         length[i] = (uint8_t)((uint64_t)header >> (8 * i));
     (void)fwrite(ids, 4, d->tokens, out);
     (void)fwrite(d->rows, 2, d->chosen_count * (2 * kv_size(d) + q_size(d)), out);
-    int bad = header < 0 || fseek(out, 0, SEEK_SET) != 0 || fwrite(length, 1, 8, out) != 8 || ferror(out);
+    int bad =
+        header < 0 || fseek(out, 0, SEEK_SET) != 0 || fwrite(length, 1, 8, out) != 8 || ferror(out);
     if (fclose(out) != 0 || bad || rename(name, o->out) != 0) {
         (void)fail("%s: not written: %s", o->out, strerror(errno));
         (void)remove(name);
@@ -181,7 +187,8 @@ static int compute(struct program *p, struct dump *d, const uint32_t *ids)
             positions[i] = d->at + i;
         status = store_begin(&store, &seq, &d->count, 1);
         if (status == 0)
-            status = model_forward(&p->model, ids + d->at, positions, &part, &d->count, 1, NULL, 0, NULL, &tap);
+            status = model_forward(&p->model, ids + d->at, positions, &part, &d->count, 1, NULL, 0,
+                                   NULL, &tap);
         if (status == 0)
             status = store_end(&store, NULL);
     }
@@ -203,19 +210,20 @@ int command_dump(struct program *p)
     d.tokens = o->tokens ? o->tokens : 1024;
     d.queries = o->queries < d.tokens ? o->queries : d.tokens;
     if (status == 0 && (d.tokens > count || d.tokens > p->model.context))
-        status = fail("%u tokens are more than the text's %u or the model's context of %u", d.tokens, count,
-                      p->model.context);
+        status = fail("%u tokens are more than the text's %u or the model's context of %u",
+                      d.tokens, count, p->model.context);
     if (status == 0)
         status = choose_layers(&d, o->layers);
-    if (status == 0 && !(d.rows = grab(d.chosen_count * (UINT64_C(2) * kv_size(&d) + q_size(&d)), sizeof *d.rows)))
+    if (status == 0 &&
+        !(d.rows = grab(d.chosen_count * (UINT64_C(2) * kv_size(&d) + q_size(&d)), sizeof *d.rows)))
         status = -1;
     if (status == 0)
         status = compute(p, &d, ids);
     if (status == 0)
         status = write_dump(&d, o, ids);
     if (status == 0)
-        fprintf(stderr, "llama: %s: %u tokens, %u queries, %u layers\n", o->out, d.tokens, d.queries,
-                d.chosen_count);
+        fprintf(stderr, "llama: %s: %u tokens, %u queries, %u layers\n", o->out, d.tokens,
+                d.queries, d.chosen_count);
     free(d.chosen);
     free(d.rows);
     free(ids);

@@ -15,13 +15,13 @@ enum { MAX_KEYS = 65536, MAX_TENSORS = 65536, MAX_NAME = 1024, DEFAULT_ALIGNMENT
 static const struct {
     uint32_t type, elements, bytes;
 } blocks[] = {
-    {0, 1, 4},    /* F32 */
-    {1, 1, 2},    /* F16 */
-    {2, 32, 18},  /* Q4_0 */
-    {3, 32, 20},  /* Q4_1 */
-    {8, 32, 34},  /* Q8_0 */
+    {0, 1, 4},      /* F32 */
+    {1, 1, 2},      /* F16 */
+    {2, 32, 18},    /* Q4_0 */
+    {3, 32, 20},    /* Q4_1 */
+    {8, 32, 34},    /* Q8_0 */
     {14, 256, 210}, /* Q6_K */
-    {30, 1, 2},   /* BF16 */
+    {30, 1, 2},     /* BF16 */
 };
 
 /* A place in the file while it is checked; `bad` sticks. */
@@ -49,8 +49,14 @@ static uint64_t number(const uint8_t *at, unsigned bytes)
     return value;
 }
 
-static uint32_t take_u32(struct reader *in) { return (uint32_t)number(take(in, 4), 4); }
-static uint64_t take_u64(struct reader *in) { return number(take(in, 8), 8); }
+static uint32_t take_u32(struct reader *in)
+{
+    return (uint32_t)number(take(in, 4), 4);
+}
+static uint64_t take_u64(struct reader *in)
+{
+    return number(take(in, 8), 8);
+}
 
 static struct gguf_text take_text(struct reader *in)
 {
@@ -86,7 +92,8 @@ static int take_key(struct reader *in, struct gguf_key *key)
         key->count = take_u64(in);
     }
     if (in->bad || key->name.bytes == 0 || key->name.bytes > MAX_NAME)
-        return fail("GGUF: a key is cut off or its name is empty or longer than %d bytes", MAX_NAME);
+        return fail("GGUF: a key is cut off or its name is empty or longer than %d bytes",
+                    MAX_NAME);
     key->at = in->at;
     if (key->type == GGUF_STRING) {
         /* Each takes at least its length, so a huge count ends with the file. */
@@ -101,7 +108,8 @@ static int take_key(struct reader *in, struct gguf_key *key)
         (void)take(in, key->count * scalar_bytes(key->type));
     }
     if (in->bad)
-        return fail("GGUF: key %.*s runs past the end of the file", (int)key->name.bytes, key->name.data);
+        return fail("GGUF: key %.*s runs past the end of the file", (int)key->name.bytes,
+                    key->name.data);
     return 0;
 }
 
@@ -110,11 +118,12 @@ static int take_tensor(struct reader *in, struct gguf_tensor *tensor, uint64_t *
 {
     tensor->name = take_text(in);
     if (in->bad || tensor->name.bytes == 0 || tensor->name.bytes > MAX_NAME)
-        return fail("GGUF: a tensor is cut off or its name is empty or longer than %d bytes", MAX_NAME);
+        return fail("GGUF: a tensor is cut off or its name is empty or longer than %d bytes",
+                    MAX_NAME);
     tensor->dimensions = take_u32(in);
     if (in->bad || tensor->dimensions < 1 || tensor->dimensions > 4)
-        return fail("GGUF: tensor %.*s has %u dimensions", (int)tensor->name.bytes, tensor->name.data,
-                    tensor->dimensions);
+        return fail("GGUF: tensor %.*s has %u dimensions", (int)tensor->name.bytes,
+                    tensor->name.data, tensor->dimensions);
     tensor->rows = 1;
     for (uint32_t i = 0; i < tensor->dimensions; i++) {
         uint64_t size = take_u64(in);
@@ -151,11 +160,12 @@ static int take_tensors(struct gguf *file, struct reader *in, uint64_t alignment
     for (uint64_t i = 0; i < file->tensor_count && status == 0; i++) {
         struct gguf_tensor *tensor = &file->tensors[i];
         uint64_t space = data <= file->bytes ? file->bytes - data : 0;
-        /* rows < 2^32, row_bytes < 2^36: the product cannot wrap once it is compared by division. */
+        /* rows < 2^32, row_bytes < 2^36: the product cannot wrap once it is compared by division.
+         */
         if (starts[i] % alignment != 0 || starts[i] > space ||
             (tensor->row_bytes && tensor->rows > (space - starts[i]) / tensor->row_bytes))
-            status = fail("GGUF: tensor %.*s lies outside the file (cut off?)", (int)tensor->name.bytes,
-                          tensor->name.data);
+            status = fail("GGUF: tensor %.*s lies outside the file (cut off?)",
+                          (int)tensor->name.bytes, tensor->name.data);
         else
             tensor->at = file->data + data + starts[i];
     }
@@ -173,7 +183,8 @@ static int parse(struct gguf *file)
         return fail("GGUF version %u is not one of 2, 3", version);
     uint64_t tensors = take_u64(&in), keys = take_u64(&in);
     if (in.bad || keys > MAX_KEYS || tensors > MAX_TENSORS)
-        return fail("GGUF: header cut off, or more than %d keys or %d tensors", MAX_KEYS, MAX_TENSORS);
+        return fail("GGUF: header cut off, or more than %d keys or %d tensors", MAX_KEYS,
+                    MAX_TENSORS);
     file->keys = grab(keys, sizeof *file->keys);
     file->tensors = grab(tensors, sizeof *file->tensors);
     if (!file->keys || !file->tensors)
@@ -268,7 +279,8 @@ int gguf_is(const struct gguf *file, const char *name, const char *value)
 {
     const struct gguf_key *key = gguf_find(file, name);
     uint64_t cursor = 0;
-    return key && !key->array && key->type == GGUF_STRING && same(gguf_next_text(key, &cursor), value);
+    return key && !key->array && key->type == GGUF_STRING &&
+           same(gguf_next_text(key, &cursor), value);
 }
 
 struct gguf_text gguf_next_text(const struct gguf_key *key, uint64_t *cursor)
@@ -290,7 +302,10 @@ static const struct gguf_tensor *named(const struct gguf *file, const char *name
     return NULL;
 }
 
-int gguf_has(const struct gguf *file, const char *name) { return named(file, name) != NULL; }
+int gguf_has(const struct gguf *file, const char *name)
+{
+    return named(file, name) != NULL;
+}
 
 const struct gguf_tensor *gguf_tensor(const struct gguf *file, const char *name, uint64_t columns,
                                       uint64_t rows)
@@ -303,8 +318,10 @@ const struct gguf_tensor *gguf_tensor(const struct gguf *file, const char *name,
         (void)fail("GGUF: tensor %s is not %llu x %llu", name, (unsigned long long)columns,
                    (unsigned long long)(rows ? rows : 1));
     else if (tensor->row_bytes == 0)
-        (void)fail("GGUF: tensor %s has type %u; this program reads F32, F16, BF16, Q8_0, Q4_0, Q4_1, "
-                   "Q6_K", name, tensor->type);
+        (void)fail(
+            "GGUF: tensor %s has type %u; this program reads F32, F16, BF16, Q8_0, Q4_0, Q4_1, "
+            "Q6_K",
+            name, tensor->type);
     else
         return tensor;
     return NULL;

@@ -14,11 +14,14 @@ static const char usage_text[] =
     "  run MODEL -p TEXT         continue a text; several -p make a batch of ragged lengths\n"
     "      [-n N] [--sequences N] [--seed N]\n"
     "  perplexity MODEL TEXT     of a text file, per setting of the cache\n"
-    "  kld MODEL TEXT            divergence of the next token from that of an exact cache, per setting\n"
+    "  kld MODEL TEXT            divergence of the next token from that of an exact cache, per "
+    "setting\n"
     "      [--ctx N] [--chunks N] [--svg FILE]\n"
-    "  dump MODEL TEXT OUT       keys, values and queries as safetensors, for `anykv calibrate` and `eval`\n"
+    "  dump MODEL TEXT OUT       keys, values and queries as safetensors, for `anykv calibrate` "
+    "and `eval`\n"
     "      [--tokens N] [--queries N] [--layers LIST]\n"
-    "  prefix MODEL TEXT         asks one prompt twice, forks it: what is computed, what is shared\n"
+    "  prefix MODEL TEXT         asks one prompt twice, forks it: what is computed, what is "
+    "shared\n"
     "      [--tokens N]\n"
     "  speed MODEL TEXT          decode time in the cache against plain F32 arrays, by context\n"
     "      [--tokens N]\n"
@@ -26,12 +29,15 @@ static const char usage_text[] =
     "  --kv K/V[,K/V…]  formats or profiles of anykv (default q4)\n"
     "  --sinks N, --recent N  first and newest tokens that stay at 16 bits (4, 128)\n"
     "  --device NAME    as in `anykv devices` (default auto)\n"
-    "  --budget BYTES   of the cache, all included; 40% means: of the F16 bytes of the rows, beyond what\n"
+    "  --budget BYTES   of the cache, all included; 40% means: of the F16 bytes of the rows, "
+    "beyond what\n"
     "                   the cache holds for its work (default: what is needed)\n"
     "  --json           results as JSON Lines\n"
     "\n"
-    "example: llama kld SmolLM2-135M-Instruct.Q4_1.gguf book.txt --kv q8,q4,q3 --ctx 1024 --chunks 2\n"
-    "Exit status: 0 done, 1 the check or the work failed, 2 wrong use, 3 a file or device is missing.\n";
+    "example: llama kld SmolLM2-135M-Instruct.Q4_1.gguf book.txt --kv q8,q4,q3 --ctx 1024 --chunks "
+    "2\n"
+    "Exit status: 0 done, 1 the check or the work failed, 2 wrong use, 3 a file or device is "
+    "missing.\n";
 
 static int number(const char *text, uint64_t most, uint64_t *out)
 {
@@ -60,9 +66,23 @@ static int parse_budget(const char *text, struct options *o)
     return number(text, UINT64_MAX / 4, &o->budget) == 0 && o->budget ? 0 : -1;
 }
 
-enum { OPTION_KV = 256, OPTION_SINKS, OPTION_RECENT, OPTION_DEVICE, OPTION_BUDGET, OPTION_JSON, OPTION_SVG,
-       OPTION_CTX, OPTION_CHUNKS, OPTION_SEQUENCES, OPTION_SEED, OPTION_TOKENS, OPTION_QUERIES,
-       OPTION_LAYERS, OPTION_HELP };
+enum {
+    OPTION_KV = 256,
+    OPTION_SINKS,
+    OPTION_RECENT,
+    OPTION_DEVICE,
+    OPTION_BUDGET,
+    OPTION_JSON,
+    OPTION_SVG,
+    OPTION_CTX,
+    OPTION_CHUNKS,
+    OPTION_SEQUENCES,
+    OPTION_SEED,
+    OPTION_TOKENS,
+    OPTION_QUERIES,
+    OPTION_LAYERS,
+    OPTION_HELP
+};
 
 static const struct option long_options[] = {
     {"kv", required_argument, NULL, OPTION_KV},
@@ -90,10 +110,10 @@ static int parse_number(int option, const char *text, struct options *o)
         int option;
         uint32_t *to, least, most;
     } all[] = {
-        {'n', &o->new_tokens, 1, 1u << 20},        {OPTION_SINKS, &o->sinks, 0, 1u << 20},
-        {OPTION_RECENT, &o->recent, 0, 1u << 20},  {OPTION_CTX, &o->context, 32, 1u << 20},
-        {OPTION_CHUNKS, &o->chunks, 1, 1u << 20},  {OPTION_SEQUENCES, &o->sequences, 1, 64},
-        {OPTION_SEED, &o->seed, 0, UINT32_MAX},    {OPTION_TOKENS, &o->tokens, 32, 1u << 20},
+        {'n', &o->new_tokens, 1, 1u << 20},         {OPTION_SINKS, &o->sinks, 0, 1u << 20},
+        {OPTION_RECENT, &o->recent, 0, 1u << 20},   {OPTION_CTX, &o->context, 32, 1u << 20},
+        {OPTION_CHUNKS, &o->chunks, 1, 1u << 20},   {OPTION_SEQUENCES, &o->sequences, 1, 64},
+        {OPTION_SEED, &o->seed, 0, UINT32_MAX},     {OPTION_TOKENS, &o->tokens, 32, 1u << 20},
         {OPTION_QUERIES, &o->queries, 1, 1u << 20},
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
@@ -101,7 +121,8 @@ static int parse_number(int option, const char *text, struct options *o)
         if (all[i].option != option)
             continue;
         if (number(text, all[i].most, &value) != 0 || value < all[i].least)
-            return fail("\"%s\" is not a whole number from %u to %u", text, all[i].least, all[i].most);
+            return fail("\"%s\" is not a whole number from %u to %u", text, all[i].least,
+                        all[i].most);
         *all[i].to = (uint32_t)value;
         return 0;
     }
@@ -176,7 +197,10 @@ int program_tokens(struct program *p, uint32_t **ids_out, uint32_t *count_out)
     return status;
 }
 
-int program_model(struct program *p, uint32_t capacity) { return model_open(&p->model, &p->file, capacity); }
+int program_model(struct program *p, uint32_t capacity)
+{
+    return model_open(&p->model, &p->file, capacity);
+}
 
 struct store_options program_store(const struct program *p, const char *formats, uint32_t tokens,
                                    uint32_t step_tokens)
@@ -232,7 +256,8 @@ int main(int argc, char **argv)
         return 2;
     }
     int status = 3;
-    if (gguf_open(&program.file, o->model) == 0 && tokenizer_open(&program.tokenizer, &program.file) == 0 &&
+    if (gguf_open(&program.file, o->model) == 0 &&
+        tokenizer_open(&program.tokenizer, &program.file) == 0 &&
         machine_open(&program.machine, o->device) == 0) {
         (void)dense_start(0);
         status = commands[which].run(&program);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `perplexity` and `kld`: a text through caches of several settings, in steps of one block, so that all
- * but the newest tokens are read as they are stored.  All settings go through the weights together; only
- * their caches differ.  Counted are the second halves of the chunks, as llama.cpp's perplexity does. */
+/* `perplexity` and `kld`: a text through caches of several settings, in steps of one block, so that
+ * all but the newest tokens are read as they are stored.  All settings go through the weights
+ * together; only their caches differ.  Counted are the second halves of the chunks, as llama.cpp's
+ * perplexity does. */
 #include "program.h"
 #include <math.h>
 #include <stdio.h>
@@ -214,10 +215,11 @@ int command_perplexity(struct program *p)
         struct setting *s = &m.settings[i];
         double perplexity = exp(s->nll / (double)m.positions);
         if (p->options.json)
-            printf("{\"k\":\"%s\",\"v\":\"%s\",\"sinks\":%u,\"recent\":%u,\"bits\":%.4f,\"perplexity\":%.5f,"
-                   "\"positions\":%llu}\n", anykv_format_name(s->store.k), anykv_format_name(s->store.v),
-                   p->options.sinks, p->options.recent, s->bits, perplexity,
-                   (unsigned long long)m.positions);
+            printf("{\"k\":\"%s\",\"v\":\"%s\",\"sinks\":%u,\"recent\":%u,\"bits\":%.4f,"
+                   "\"perplexity\":%.5f,"
+                   "\"positions\":%llu}\n",
+                   anykv_format_name(s->store.k), anykv_format_name(s->store.v), p->options.sinks,
+                   p->options.recent, s->bits, perplexity, (unsigned long long)m.positions);
         else
             printf("%-10s %8.3f %12.4f\n", s->store.name, s->bits, perplexity);
     }
@@ -231,8 +233,8 @@ static int report(struct measure *m)
     struct point points[MAX_SETTINGS];
     double n = (double)m->positions;
     if (!o->json)
-        printf("%-10s %8s %8s %10s %10s %8s %10s\n", "K/V", "bits", "limit", "KLD", "99.9 %", "top-1 %",
-               "ppl ratio");
+        printf("%-10s %8s %8s %10s %10s %8s %10s\n", "K/V", "bits", "limit", "KLD", "99.9 %",
+               "top-1 %", "ppl ratio");
     for (uint32_t i = 1; i < m->count; i++) {
         struct setting *s = &m->settings[i];
         double kld = s->kld / n, high = quantile(s->klds, m->positions, 0.999);
@@ -240,17 +242,21 @@ static int report(struct measure *m)
         points[i - 1] = (struct point){s->bits, kld, s->store.name};
         if (o->json)
             printf("{\"k\":\"%s\",\"v\":\"%s\",\"sinks\":%u,\"recent\":%u,\"bits\":%.4f,"
-                   "\"bits_limit\":%.4f,\"kld\":%.7f,\"kld_999\":%.6f,\"top1\":%.5f,\"ppl_ratio\":%.6f,"
-                   "\"positions\":%llu}\n", anykv_format_name(s->store.k), anykv_format_name(s->store.v),
-                   o->sinks, o->recent, s->bits, limit, kld, high, (double)s->top1 / n, ratio,
+                   "\"bits_limit\":%.4f,\"kld\":%.7f,\"kld_999\":%.6f,\"top1\":%.5f,\"ppl_ratio\":%"
+                   ".6f,"
+                   "\"positions\":%llu}\n",
+                   anykv_format_name(s->store.k), anykv_format_name(s->store.v), o->sinks,
+                   o->recent, s->bits, limit, kld, high, (double)s->top1 / n, ratio,
                    (unsigned long long)m->positions);
         else
-            printf("%-10s %8.3f %8.3f %10.6f %10.5f %8.2f %10.5f\n", s->store.name, s->bits, limit, kld,
-                   high, 100.0 * (double)s->top1 / n, ratio);
+            printf("%-10s %8.3f %8.3f %10.6f %10.5f %8.2f %10.5f\n", s->store.name, s->bits, limit,
+                   kld, high, 100.0 * (double)s->top1 / n, ratio);
     }
     if (!o->json)
-        printf("%llu positions in %u chunks of %u tokens; %u sinks, %u recent; exact cache: perplexity "
-               "%.4f; %s\n", (unsigned long long)m->positions, m->chunks, m->context, o->sinks, o->recent,
+        printf("%llu positions in %u chunks of %u tokens; %u sinks, %u recent; exact cache: "
+               "perplexity "
+               "%.4f; %s\n",
+               (unsigned long long)m->positions, m->chunks, m->context, o->sinks, o->recent,
                exp(m->settings[0].nll / n), m->program->machine.device_name);
     return o->svg ? chart_write(o->svg, points, m->count - 1, m->program->model.name) : 0;
 }

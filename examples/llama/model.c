@@ -8,10 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- weights -------------------------------------------------------------------------------------- */
+/* ---- weights
+ * -------------------------------------------------------------------------------------- */
 
 /* All rows of a tensor as F32. */
-static float *weights(const struct gguf *file, uint64_t columns, uint64_t rows, const char *format, ...)
+static float *weights(const struct gguf *file, uint64_t columns, uint64_t rows, const char *format,
+                      ...)
 {
     char name[64];
     va_list arguments;
@@ -41,11 +43,14 @@ static int read_shape(struct model *m, const struct gguf *file)
         return -1;
     size = m->width / m->heads;
     if (gguf_u32(file, "llama.attention.key_length", 1, 1024, &size, &m->head_dim) != 0 ||
-        gguf_u32(file, "llama.attention.value_length", m->head_dim, m->head_dim, &m->head_dim, &size) != 0)
+        gguf_u32(file, "llama.attention.value_length", m->head_dim, m->head_dim, &m->head_dim,
+                 &size) != 0)
         return -1;
     if (m->heads % m->kv_heads != 0 || m->head_dim == 0 || m->head_dim % 2 != 0)
-        return fail("GGUF: %u heads of %u over %u key/value heads", m->heads, m->head_dim, m->kv_heads);
-    if (gguf_u32(file, "llama.rope.dimension_count", 2, m->head_dim, &m->head_dim, &m->rope_dim) != 0 ||
+        return fail("GGUF: %u heads of %u over %u key/value heads", m->heads, m->head_dim,
+                    m->kv_heads);
+    if (gguf_u32(file, "llama.rope.dimension_count", 2, m->head_dim, &m->head_dim, &m->rope_dim) !=
+            0 ||
         gguf_u32(file, "llama.expert_count", 0, 0, &zero, &size) != 0)
         return -1;
     const struct gguf_key *tokens = gguf_find(file, "tokenizer.ggml.tokens");
@@ -66,7 +71,8 @@ static int read_rope(struct model *m, const struct gguf *file)
     if (!(m->rope_base > 1.0f) || !(factor >= 1.0f))
         return fail("GGUF: llama.rope.freq_base %g or llama.rope.scaling.factor %g is out of range",
                     (double)m->rope_base, (double)factor);
-    if (gguf_find(file, "llama.rope.scaling.type") && !gguf_is(file, "llama.rope.scaling.type", "linear") &&
+    if (gguf_find(file, "llama.rope.scaling.type") &&
+        !gguf_is(file, "llama.rope.scaling.type", "linear") &&
         !gguf_is(file, "llama.rope.scaling.type", "none"))
         return fail("GGUF: llama.rope.scaling.type is neither none nor linear");
     if (!gguf_is(file, "llama.rope.scaling.type", "linear"))
@@ -96,20 +102,22 @@ static int read_layer(struct model *m, struct layer *l, const struct gguf *file,
     l->gate = weights(file, width, feed, "blk.%u.ffn_gate.weight", i);
     l->up = weights(file, width, feed, "blk.%u.ffn_up.weight", i);
     l->down = weights(file, feed, width, "blk.%u.ffn_down.weight", i);
-    return l->attention_norm && l->q && l->k && l->v && l->out && l->feed_norm && l->gate && l->up &&
-                   l->down
+    return l->attention_norm && l->q && l->k && l->v && l->out && l->feed_norm && l->gate &&
+                   l->up && l->down
                ? 0
                : -1;
 }
 
-/* A model with tensors that this forward pass does not have would silently compute something else. */
+/* A model with tensors that this forward pass does not have would silently compute something else.
+ */
 static int all_tensors_known(const struct model *m, const struct gguf *file)
 {
     uint64_t expected = UINT64_C(9) * m->layers + 2 + (uint64_t)gguf_has(file, "output.weight") +
                         (uint64_t)gguf_has(file, "rope_freqs.weight");
     if (file->tensor_count != expected)
         return fail("GGUF: %llu tensors where a plain llama model of %u layers has %llu",
-                    (unsigned long long)file->tensor_count, m->layers, (unsigned long long)expected);
+                    (unsigned long long)file->tensor_count, m->layers,
+                    (unsigned long long)expected);
     return 0;
 }
 
@@ -120,12 +128,13 @@ static void read_name(const struct gguf *file, const char *key, char *out, size_
     (void)snprintf(out, room, "unknown");
     if (found && !found->array && found->type == GGUF_STRING) {
         struct gguf_text text = gguf_next_text(found, &cursor);
-        (void)snprintf(out, room, "%.*s", (int)(text.bytes < room ? text.bytes : room - 1), text.data);
+        (void)snprintf(out, room, "%.*s", (int)(text.bytes < room ? text.bytes : room - 1),
+                       text.data);
     }
 }
 
-/* Names the weights in block keys: four FNV-1a sums of every fourth byte.  Against mix-ups, not against
- * an adversary, who would need a cryptographic hash here. */
+/* Names the weights in block keys: four FNV-1a sums of every fourth byte.  Against mix-ups, not
+ * against an adversary, who would need a cryptographic hash here. */
 static void read_identity(struct model *m, const struct gguf *file)
 {
     uint64_t sum[4] = {14695981039346656037u, 1, 2, 3};
@@ -147,7 +156,9 @@ static int make_room(struct model *m)
     m->gate = grab(tokens * m->feed, sizeof(float));
     m->up = grab(tokens * m->feed, sizeof(float));
     m->angles = grab(tokens * m->rope_dim, sizeof(float));
-    return m->x && m->normed && m->q && m->k && m->v && m->mixed && m->gate && m->up && m->angles ? 0 : -1;
+    return m->x && m->normed && m->q && m->k && m->v && m->mixed && m->gate && m->up && m->angles
+               ? 0
+               : -1;
 }
 
 int model_open(struct model *m, const struct gguf *file, uint32_t capacity)
@@ -159,14 +170,16 @@ int model_open(struct model *m, const struct gguf *file, uint32_t capacity)
         status = all_tensors_known(m, file);
     if (status == 0)
         status = read_rope(m, file);
-    if (status == 0 && !(m->embedding = gguf_tensor(file, "token_embd.weight", m->width, m->vocabulary)))
+    if (status == 0 &&
+        !(m->embedding = gguf_tensor(file, "token_embd.weight", m->width, m->vocabulary)))
         status = -1;
     if (status == 0 && !(m->layer = grab(m->layers, sizeof *m->layer)))
         status = -1;
     for (uint32_t i = 0; status == 0 && i < m->layers; i++)
         status = read_layer(m, &m->layer[i], file, i);
     if (status == 0) {
-        const char *output = gguf_has(file, "output.weight") ? "output.weight" : "token_embd.weight";
+        const char *output =
+            gguf_has(file, "output.weight") ? "output.weight" : "token_embd.weight";
         m->output_norm = weights(file, m->width, 0, "output_norm.weight");
         m->output = m->output_norm ? weights(file, m->width, m->vocabulary, "%s", output) : NULL;
         status = m->output ? make_room(m) : -1;
@@ -185,12 +198,13 @@ void model_close(struct model *m)
 {
     for (uint32_t i = 0; m->layer && i < m->layers; i++) {
         struct layer *l = &m->layer[i];
-        float *all[] = {l->attention_norm, l->q, l->k, l->v, l->out, l->feed_norm, l->gate, l->up, l->down};
+        float *all[] = {l->attention_norm, l->q,    l->k,  l->v,   l->out,
+                        l->feed_norm,      l->gate, l->up, l->down};
         for (size_t j = 0; j < sizeof all / sizeof all[0]; j++)
             free(all[j]);
     }
-    float *all[] = {m->output_norm, m->output, m->x, m->normed, m->q,     m->k,
-                    m->v,           m->mixed,  m->gate, m->up,  m->angles};
+    float *all[] = {m->output_norm, m->output, m->x,    m->normed, m->q,     m->k,
+                    m->v,           m->mixed,  m->gate, m->up,     m->angles};
     for (size_t j = 0; j < sizeof all / sizeof all[0]; j++)
         free(all[j]);
     free(m->layer);
@@ -198,7 +212,8 @@ void model_close(struct model *m)
     memset(m, 0, sizeof *m);
 }
 
-/* ---- forward ---------------------------------------------------------------------------------------- */
+/* ---- forward
+ * ---------------------------------------------------------------------------------------- */
 
 /* cos and sin of every pair at every token of the batch. */
 static void set_angles(struct model *m, const uint32_t *positions, uint32_t tokens)
@@ -234,7 +249,8 @@ static void add(float *x, const float *y, size_t n)
 
 int model_forward(struct model *m, const uint32_t *ids, const uint32_t *positions,
                   struct store *const *parts, const uint32_t *part_tokens, uint32_t part_count,
-                  const uint32_t *wanted, uint32_t wanted_count, float *logits, const struct tap *tap)
+                  const uint32_t *wanted, uint32_t wanted_count, float *logits,
+                  const struct tap *tap)
 {
     size_t width = m->width, feed = m->feed, q = (size_t)m->heads * m->head_dim,
            kv = (size_t)m->kv_heads * m->head_dim;
@@ -274,7 +290,8 @@ int model_forward(struct model *m, const uint32_t *ids, const uint32_t *position
         add(m->x, m->normed, tokens * width);
     }
     for (uint32_t i = 0; i < wanted_count; i++)
-        dense_rms_norm(m->normed + i * width, m->x + wanted[i] * width, m->output_norm, 1, width, m->epsilon);
+        dense_rms_norm(m->normed + i * width, m->x + wanted[i] * width, m->output_norm, 1, width,
+                       m->epsilon);
     if (wanted_count)
         dense_product(logits, m->vocabulary, m->normed, width, m->output, width, wanted_count,
                       m->vocabulary, width);

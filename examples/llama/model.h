@@ -16,8 +16,8 @@ struct model {
     double *frequencies; /* radians a position, of each of the rope_dim/2 pairs (2i, 2i+1) */
     struct layer *layer;
     float *output_norm;
-    float *output;                        /* [vocabulary][width]; tied: the embedding */
-    const struct gguf_tensor *embedding;  /* rows are decoded when they are needed */
+    float *output;                       /* [vocabulary][width]; tied: the embedding */
+    const struct gguf_tensor *embedding; /* rows are decoded when they are needed */
     char name[128], license[64];
     uint8_t identity[32]; /* of the weights, for block keys */
     /* Room for a batch. */
@@ -35,11 +35,12 @@ struct tap {
     void *user;
 };
 
-/* One forward pass.  The tokens of the parts stand one part after the other; each part's rows go to its
- * own store, whose step the caller has begun and will end.  logits: [count of `wanted`][vocabulary], of the
- * tokens with these indices in the batch. */
+/* One forward pass.  The tokens of the parts stand one part after the other; each part's rows go to
+ * its own store, whose step the caller has begun and will end.  logits: [count of
+ * `wanted`][vocabulary], of the tokens with these indices in the batch. */
 int model_forward(struct model *model, const uint32_t *ids, const uint32_t *positions,
                   struct store *const *parts, const uint32_t *part_tokens, uint32_t part_count,
-                  const uint32_t *wanted, uint32_t wanted_count, float *logits, const struct tap *tap);
+                  const uint32_t *wanted, uint32_t wanted_count, float *logits,
+                  const struct tap *tap);
 
 #endif

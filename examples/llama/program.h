@@ -41,8 +41,8 @@ int program_tokens(struct program *program, uint32_t **ids_out, uint32_t *count_
 /* Opens the weights for batches of `capacity` tokens. */
 int program_model(struct program *program, uint32_t capacity);
 /* The store options that the command line gives for one sequence of `tokens` tokens. */
-struct store_options program_store(const struct program *program, const char *formats, uint32_t tokens,
-                                   uint32_t step_tokens);
+struct store_options program_store(const struct program *program, const char *formats,
+                                   uint32_t tokens, uint32_t step_tokens);
 /* Cuts a list at its commas; -1: more than `most`.  The pieces point into `copy`. */
 int split_list(const char *list, char *copy, size_t room, const char **pieces, uint32_t most,
                uint32_t *count_out);

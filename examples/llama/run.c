@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `run`: prompts of different lengths in one ragged batch.  Each step gives every request that decodes its
- * one token and shares the rest of the step among those whose prompt is not in the cache yet. */
+/* `run`: prompts of different lengths in one ragged batch.  Each step gives every request that
+ * decodes its one token and shares the rest of the step among those whose prompt is not in the
+ * cache yet. */
 #include "dense.h"
 #include "program.h"
 #include <math.h>
@@ -12,7 +13,7 @@ enum { STEP = 256, MAX_REQUESTS = 64 };
 
 struct request {
     anykv_seq *seq;
-    uint32_t *ids;      /* prompt, then what was generated */
+    uint32_t *ids;                             /* prompt, then what was generated */
     uint32_t prompt, length, computed, wanted; /* tokens; wanted: length to stop at */
     int greedy, ended;
     uint64_t random;
@@ -49,7 +50,8 @@ static int read_prompts(struct run *r, uint32_t *longest_out)
     for (uint32_t i = 0; i < o->prompt_count; i++, r->count++) {
         struct request *request = &r->requests[i];
         uint32_t *ids, count;
-        if (tokenizer_encode(&p->tokenizer, o->prompts[i], strlen(o->prompts[i]), &ids, &count) != 0)
+        if (tokenizer_encode(&p->tokenizer, o->prompts[i], strlen(o->prompts[i]), &ids, &count) !=
+            0)
             return -1;
         request->ids = grab((uint64_t)count + o->new_tokens, sizeof *ids);
         if (request->ids)
@@ -74,7 +76,8 @@ static int start(struct run *r)
         struct request *request = &r->requests[i];
         uint64_t matched;
         if (!(request->seq = store_sequence(&r->store, 1)) ||
-            check(anykv_seq_match(request->seq, request->ids, request->length, &matched), "match") != 0)
+            check(anykv_seq_match(request->seq, request->ids, request->length, &matched),
+                  "match") != 0)
             return -1;
         request->computed = (uint32_t)matched;
         r->matched += matched;
@@ -171,7 +174,8 @@ static int step(struct run *r, int *more_out)
         return 0;
     struct store *part = &r->store;
     if (store_begin(part, seqs, counts, n) != 0 ||
-        model_forward(m, r->ids, r->positions, &part, &total, 1, r->rows, wanted, r->logits, NULL) != 0 ||
+        model_forward(m, r->ids, r->positions, &part, &total, 1, r->rows, wanted, r->logits,
+                      NULL) != 0 ||
         store_end(part, r->ids) != 0)
         return -1;
     uint32_t sequences = r->program->options.sequences;
@@ -208,8 +212,10 @@ static void print_others(const struct run *r)
         for (uint32_t j = request->prompt; j < request->length; j++) {
             char text[256];
             if (request->ids[j] != r->program->tokenizer.end)
-                (void)fwrite(text, 1, tokenizer_decode(&r->program->tokenizer, request->ids[j], text,
-                                                       sizeof text), stdout);
+                (void)fwrite(
+                    text, 1,
+                    tokenizer_decode(&r->program->tokenizer, request->ids[j], text, sizeof text),
+                    stdout);
         }
         fputs("\n", stdout);
     }
@@ -223,23 +229,28 @@ static void print_figures(struct run *r)
         tokens += r->requests[i].computed;
     if (store_stats(&r->store, &stats) != 0)
         return;
-    double f16 = (double)store_f16_bytes(&r->program->model, 1), held = (double)(stats.hot_bytes + stats.sealed_bytes);
-    fprintf(stderr,
-            "llama: %s on %s, products by %s\n"
-            "llama: prompt %llu tokens computed, %llu from the cache, %.1f tokens/s; decode %llu, %.1f tokens/s\n"
-            "llama: %u sequences of %llu tokens together: blocks of %.0f bytes (F16: %.0f), %.2f bits an "
-            "element of all sequences\n"
-            "llama: cache %llu of %llu bytes, work memory %llu; %llu blocks sealed, %llu evicted, %llu "
-            "refusals\n",
-            r->store.name, r->program->machine.device_name, dense_name(),
-            (unsigned long long)r->prompt_tokens, (unsigned long long)r->matched,
-            r->prompt_time > 0 ? (double)r->prompt_tokens / r->prompt_time : 0.0,
-            (unsigned long long)r->decoded, r->decode_time > 0 ? (double)r->decoded / r->decode_time : 0.0,
-            r->count, (unsigned long long)tokens, held, f16 * (double)tokens,
-            tokens ? 16.0 * held / (f16 * (double)tokens) : 0.0, (unsigned long long)stats.used_bytes,
-            (unsigned long long)stats.budget_bytes, (unsigned long long)stats.fixed_bytes,
-            (unsigned long long)stats.blocks_sealed, (unsigned long long)stats.blocks_evicted,
-            (unsigned long long)stats.budget_refusals);
+    double f16 = (double)store_f16_bytes(&r->program->model, 1),
+           held = (double)(stats.hot_bytes + stats.sealed_bytes);
+    fprintf(
+        stderr,
+        "llama: %s on %s, products by %s\n"
+        "llama: prompt %llu tokens computed, %llu from the cache, %.1f tokens/s; decode %llu, %.1f "
+        "tokens/s\n"
+        "llama: %u sequences of %llu tokens together: blocks of %.0f bytes (F16: %.0f), %.2f bits "
+        "an "
+        "element of all sequences\n"
+        "llama: cache %llu of %llu bytes, work memory %llu; %llu blocks sealed, %llu evicted, %llu "
+        "refusals\n",
+        r->store.name, r->program->machine.device_name, dense_name(),
+        (unsigned long long)r->prompt_tokens, (unsigned long long)r->matched,
+        r->prompt_time > 0 ? (double)r->prompt_tokens / r->prompt_time : 0.0,
+        (unsigned long long)r->decoded,
+        r->decode_time > 0 ? (double)r->decoded / r->decode_time : 0.0, r->count,
+        (unsigned long long)tokens, held, f16 * (double)tokens,
+        tokens ? 16.0 * held / (f16 * (double)tokens) : 0.0, (unsigned long long)stats.used_bytes,
+        (unsigned long long)stats.budget_bytes, (unsigned long long)stats.fixed_bytes,
+        (unsigned long long)stats.blocks_sealed, (unsigned long long)stats.blocks_evicted,
+        (unsigned long long)stats.budget_refusals);
 }
 
 int command_run(struct program *p)
@@ -252,14 +263,15 @@ int command_run(struct program *p)
     if (o->prompt_count == 0)
         return fail("run needs a prompt: -p TEXT");
     if (o->prompt_count * o->sequences > MAX_REQUESTS)
-        return fail("%u prompts with %u sequences each are more than %d", o->prompt_count, o->sequences,
-                    MAX_REQUESTS);
+        return fail("%u prompts with %u sequences each are more than %d", o->prompt_count,
+                    o->sequences, MAX_REQUESTS);
     status = read_prompts(&r, &longest);
     if (status == 0)
         status = program_model(p, STEP);
     if (status == 0 && longest > p->model.context)
         status = fail("%u tokens are beyond the model's context of %u", longest, p->model.context);
-    if (status == 0 && !(r.logits = grab((uint64_t)(MAX_REQUESTS + 1) * p->model.vocabulary, sizeof(float))))
+    if (status == 0 &&
+        !(r.logits = grab((uint64_t)(MAX_REQUESTS + 1) * p->model.vocabulary, sizeof(float))))
         status = -1;
     if (status == 0) {
         struct store_options store = program_store(p, o->kv, longest, STEP);

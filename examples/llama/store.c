@@ -13,12 +13,14 @@ int machine_open(struct machine *machine, const char *device)
     anykv_device_info info = ANYKV_DEVICE_INFO_INIT;
     memset(machine, 0, sizeof *machine);
     if (check(anykv_context_create(NULL, &machine->context), "context") != 0 ||
-        check(anykv_device_open(machine->context, device, NULL, &machine->device), "--device") != 0 ||
+        check(anykv_device_open(machine->context, device, NULL, &machine->device), "--device") !=
+            0 ||
         check(anykv_device_describe(machine->device, &info), "device") != 0) {
         machine_close(machine);
         return -1;
     }
-    (void)snprintf(machine->device_name, sizeof machine->device_name, "%s: %s", info.backend, info.name);
+    (void)snprintf(machine->device_name, sizeof machine->device_name, "%s: %s", info.backend,
+                   info.name);
     return 0;
 }
 
@@ -29,7 +31,8 @@ void machine_close(struct machine *machine)
     memset(machine, 0, sizeof *machine);
 }
 
-/* ---- the anykv cache -------------------------------------------------------------------------------- */
+/* ---- the anykv cache
+ * -------------------------------------------------------------------------------- */
 
 /* All layers of these models have one shape. */
 static int make_layout(struct store *s, anykv_context *context, const struct store_options *options)
@@ -57,7 +60,8 @@ static int make_layout(struct store *s, anykv_context *context, const struct sto
     names.weights = m->identity;
     names.weights_bytes = sizeof m->identity;
     if (status == 0)
-        status = check(anykv_layout_create(context, layers, m->layers, &names, &s->layout), "layout");
+        status =
+            check(anykv_layout_create(context, layers, m->layers, &names, &s->layout), "layout");
     free(layers);
     free(turns);
     return status;
@@ -76,14 +80,14 @@ static int make_cache(struct store *s, anykv_device *device, const struct store_
     cache.flags = options->exact ? ANYKV_CACHE_PRECISE : 0;
     if (options->budget == 0) {
         anykv_estimate need = ANYKV_ESTIMATE_INIT;
-        cache.budget_bytes = UINT64_MAX / 4;
         if (check(anykv_cache_estimate(device, s->layout, &cache, &need), "estimate") != 0)
             return -1;
         uint64_t blocks = options->tokens / 16 + 4;
         uint64_t block = need.hot_block_bytes + need.sealed_block_bytes;
         cache.budget_bytes = need.minimum_bytes + (uint64_t)options->sequences * blocks * block;
         if (options->budget_share > 0.0) {
-            double f16 = (double)store_f16_bytes(s->model, (uint64_t)options->sequences * options->tokens);
+            double f16 =
+                (double)store_f16_bytes(s->model, (uint64_t)options->sequences * options->tokens);
             cache.budget_bytes = need.fixed_bytes + (uint64_t)(options->budget_share * f16);
         }
     }
@@ -94,9 +98,11 @@ static int open_plain(struct store *s, const struct store_options *options)
 {
     const struct model *m = s->model;
     s->plain_tokens = options->tokens;
-    s->plain = grab(UINT64_C(2) * m->layers * m->kv_heads * m->head_dim * s->plain_tokens, sizeof(float));
+    s->plain =
+        grab(UINT64_C(2) * m->layers * m->kv_heads * m->head_dim * s->plain_tokens, sizeof(float));
     uint64_t group = m->heads / m->kv_heads;
-    s->scores = grab(options->step_tokens * group * (s->plain_tokens + 2 * m->head_dim), sizeof(float));
+    s->scores =
+        grab(options->step_tokens * group * (s->plain_tokens + 2 * m->head_dim), sizeof(float));
     return s->plain && s->scores ? 0 : -1;
 }
 
@@ -111,7 +117,8 @@ int store_open(struct store *s, const struct machine *machine, const struct mode
         status = open_plain(s, options);
     } else {
         status = check(anykv_format_pair_parse(options->formats, &s->k, &s->v), "--kv");
-        (void)snprintf(s->name, sizeof s->name, "%s/%s", anykv_format_name(s->k), anykv_format_name(s->v));
+        (void)snprintf(s->name, sizeof s->name, "%s/%s", anykv_format_name(s->k),
+                       anykv_format_name(s->v));
         if (status == 0)
             status = make_layout(s, machine->context, options);
         if (status == 0)
@@ -140,7 +147,8 @@ anykv_seq *store_sequence(struct store *s, int shared)
     return check(anykv_seq_create(s->cache, &options, &seq), "sequence") == 0 ? seq : NULL;
 }
 
-/* ---- steps -------------------------------------------------------------------------------------------- */
+/* ---- steps
+ * -------------------------------------------------------------------------------------------- */
 
 int store_begin(struct store *s, anykv_seq *const *seqs, const uint32_t *counts, uint32_t n)
 {
@@ -149,7 +157,8 @@ int store_begin(struct store *s, anykv_seq *const *seqs, const uint32_t *counts,
     if (!s->plain)
         status = check(anykv_step_begin(s->cache, seqs, counts, n, &s->step), "step");
     else if (n != 1 || counts[0] > s->plain_tokens - s->plain_length)
-        status = fail("plain arrays: one sequence of at most %llu tokens", (unsigned long long)s->plain_tokens);
+        status = fail("plain arrays: one sequence of at most %llu tokens",
+                      (unsigned long long)s->plain_tokens);
     else
         s->plain_count = counts[0];
     s->time += seconds() - start;
@@ -157,8 +166,8 @@ int store_begin(struct store *s, anykv_seq *const *seqs, const uint32_t *counts,
 }
 
 /* Attention over plain arrays, one key/value head after the other through two dense products. */
-static void plain_layer(struct store *s, uint32_t layer, const float *q, const float *k, const float *v,
-                        float *out)
+static void plain_layer(struct store *s, uint32_t layer, const float *q, const float *k,
+                        const float *v, float *out)
 {
     const struct model *m = s->model;
     size_t dim = m->head_dim, group = m->heads / m->kv_heads, count = s->plain_count;
@@ -167,10 +176,13 @@ static void plain_layer(struct store *s, uint32_t layer, const float *q, const f
     float *queries = s->scores, *mixed = queries + rows * dim, *scores = mixed + rows * dim;
     for (size_t h = 0; h < m->kv_heads; h++) {
         float *keys = s->plain + ((2 * (size_t)layer) * m->kv_heads + h) * s->plain_tokens * dim;
-        float *values = s->plain + ((2 * (size_t)layer + 1) * m->kv_heads + h) * s->plain_tokens * dim;
+        float *values =
+            s->plain + ((2 * (size_t)layer + 1) * m->kv_heads + h) * s->plain_tokens * dim;
         for (size_t t = 0; t < count; t++) {
-            memcpy(keys + (s->plain_length + t) * dim, k + (t * m->kv_heads + h) * dim, dim * sizeof *keys);
-            memcpy(values + (s->plain_length + t) * dim, v + (t * m->kv_heads + h) * dim, dim * sizeof *keys);
+            memcpy(keys + (s->plain_length + t) * dim, k + (t * m->kv_heads + h) * dim,
+                   dim * sizeof *keys);
+            memcpy(values + (s->plain_length + t) * dim, v + (t * m->kv_heads + h) * dim,
+                   dim * sizeof *keys);
             for (size_t i = 0; i < group * dim; i++)
                 queries[t * group * dim + i] = q[(t * m->heads + h * group) * dim + i] * scale;
         }
@@ -182,11 +194,13 @@ static void plain_layer(struct store *s, uint32_t layer, const float *q, const f
         }
         dense_product_plain(mixed, dim, scores, length, values, dim, rows, dim, length);
         for (size_t t = 0; t < count; t++)
-            memcpy(out + (t * m->heads + h * group) * dim, mixed + t * group * dim, group * dim * sizeof *out);
+            memcpy(out + (t * m->heads + h * group) * dim, mixed + t * group * dim,
+                   group * dim * sizeof *out);
     }
 }
 
-int store_layer(struct store *s, uint32_t layer, const float *q, const float *k, const float *v, float *out)
+int store_layer(struct store *s, uint32_t layer, const float *q, const float *k, const float *v,
+                float *out)
 {
     const struct model *m = s->model;
     double start = seconds();
@@ -230,7 +244,8 @@ void store_cancel(struct store *s)
     s->plain_count = 0;
 }
 
-/* ---- figures -------------------------------------------------------------------------------------------- */
+/* ---- figures
+ * -------------------------------------------------------------------------------------------- */
 
 uint64_t store_f16_bytes(const struct model *m, uint64_t tokens)
 {
@@ -260,5 +275,6 @@ double store_bits(struct store *s, uint64_t tokens)
 
 double store_bits_limit(const struct store *s)
 {
-    return 0.5 * (anykv_format_bits(s->k, s->model->head_dim) + anykv_format_bits(s->v, s->model->head_dim));
+    return 0.5 * (anykv_format_bits(s->k, s->model->head_dim) +
+                  anykv_format_bits(s->v, s->model->head_dim));
 }

@@ -20,12 +20,12 @@ int machine_open(struct machine *machine, const char *device);
 void machine_close(struct machine *machine);
 
 struct store_options {
-    const char *formats;     /* "N4/N4", a profile, or "plain": no anykv, one sequence */
-    uint64_t budget;         /* 0: what the sequences can need */
-    double budget_share;     /* with budget 0: this part of what F16 would need; 0: all */
+    const char *formats; /* "N4/N4", a profile, or "plain": no anykv, one sequence */
+    uint64_t budget;     /* 0: what the sequences can need */
+    double budget_share; /* with budget 0: this part of what F16 would need; 0: all */
     uint32_t sequences, tokens, step_tokens; /* at most */
     uint32_t sinks, recent;
-    int exact;               /* the newest tokens in F32, attention without approximations */
+    int exact; /* the newest tokens in F32, attention without approximations */
 };
 
 struct store {
@@ -34,12 +34,12 @@ struct store {
     anykv_cache *cache;
     anykv_step *step;
     anykv_format k, v;
-    char name[48];    /* "N4/N4" */
-    float *plain;     /* [layer][k, v][kv head][token][head_dim] */
+    char name[48]; /* "N4/N4" */
+    float *plain;  /* [layer][k, v][kv head][token][head_dim] */
     uint64_t plain_tokens, plain_length;
     uint32_t plain_count; /* of the open step */
     float *scores;
-    double time;      /* spent in the calls below */
+    double time; /* spent in the calls below */
 };
 
 int store_open(struct store *store, const struct machine *machine, const struct model *model,
@@ -58,7 +58,8 @@ void store_cancel(struct store *store);
 anykv_seq *store_sequence(struct store *store, int shared);
 /* One consistent snapshot; -1 for plain arrays. */
 int store_stats(struct store *store, anykv_stats *stats);
-/* Bits an element at `tokens` tokens of one sequence that alone is in the cache, and in the limit. */
+/* Bits an element at `tokens` tokens of one sequence that alone is in the cache, and in the limit.
+ */
 double store_bits(struct store *store, uint64_t tokens);
 double store_bits_limit(const struct store *store);
 

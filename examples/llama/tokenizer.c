@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Text to tokens: split into words as GPT-2 does, then join pairs of tokens, the earliest learnt first. */
+/* Text to tokens: split into words as GPT-2 does, then join pairs of tokens, the earliest learnt
+ * first. */
 #include "tokenizer.h"
 #include "unicode.h"
 #include <stdlib.h>
@@ -11,7 +12,8 @@ struct merge {
     uint32_t left, right, joined, rank; /* rank + 1; 0: free slot */
 };
 
-/* ---- tables ------------------------------------------------------------------------------------- */
+/* ---- tables -------------------------------------------------------------------------------------
+ */
 
 /* GPT-2 spells each byte as one printable character: itself where that is one, else 256, 257, … */
 static uint32_t character_of_byte(uint32_t byte)
@@ -139,15 +141,18 @@ int tokenizer_open(struct tokenizer *t, const struct gguf *file)
     const struct gguf_key *tokens = gguf_find(file, "tokenizer.ggml.tokens");
     const struct gguf_key *merges = gguf_find(file, "tokenizer.ggml.merges");
     if (!gguf_is(file, "tokenizer.ggml.model", "gpt2"))
-        return fail("GGUF: tokenizer.ggml.model is not gpt2, the only kind that this program reads");
+        return fail(
+            "GGUF: tokenizer.ggml.model is not gpt2, the only kind that this program reads");
     t->digits_alone = gguf_is(file, "tokenizer.ggml.pre", "smollm");
     if (!t->digits_alone && !gguf_is(file, "tokenizer.ggml.pre", "gpt-2"))
         return fail("GGUF: tokenizer.ggml.pre is neither smollm nor gpt-2");
     if (!tokens || !tokens->array || tokens->type != GGUF_STRING || tokens->count == 0 ||
         tokens->count > MAX_TOKENS || !merges || !merges->array || merges->type != GGUF_STRING ||
         merges->count > MAX_TOKENS)
-        return fail("GGUF: the lists of tokens and merges are missing, empty or beyond %d", MAX_TOKENS);
-    if (gguf_u32(file, "tokenizer.ggml.eos_token_id", 0, (uint32_t)tokens->count - 1, NULL, &t->end) != 0 ||
+        return fail("GGUF: the lists of tokens and merges are missing, empty or beyond %d",
+                    MAX_TOKENS);
+    if (gguf_u32(file, "tokenizer.ggml.eos_token_id", 0, (uint32_t)tokens->count - 1, NULL,
+                 &t->end) != 0 ||
         read_tokens(t, tokens) != 0 || read_merges(t, merges) != 0) {
         tokenizer_close(t);
         return -1;
@@ -163,15 +168,21 @@ void tokenizer_close(struct tokenizer *t)
     memset(t, 0, sizeof *t);
 }
 
-/* ---- words ---------------------------------------------------------------------------------------- */
+/* ---- words
+ * ---------------------------------------------------------------------------------------- */
 
 enum class { SPACE, LETTER, NUMBER, OTHER, OUTSIDE };
 
-/* One code point and where the next begins; 0: not valid UTF-8 (overlong forms and surrogates too). */
+/* One code point and where the next begins; 0: not valid UTF-8 (overlong forms and surrogates too).
+ */
 static uint32_t code_point(const uint8_t *at, uint64_t bytes, uint32_t *out)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    uint32_t length = at[0] < 0x80 ? 1 : at[0] >> 5 == 6 ? 2 : at[0] >> 4 == 14 ? 3 : at[0] >> 3 == 30 ? 4 : 0;
+    uint32_t length = at[0] < 0x80       ? 1
+                      : at[0] >> 5 == 6  ? 2
+                      : at[0] >> 4 == 14 ? 3
+                      : at[0] >> 3 == 30 ? 4
+                                         : 0;
     if (length == 0 || length > bytes)
         return 0;
     uint32_t c = length == 1 ? at[0] : at[0] & (0x7Fu >> length);
@@ -197,33 +208,27 @@ static int within(const uint32_t (*ranges)[2], size_t count, uint32_t c)
     return low < count && c >= ranges[low][0];
 }
 
-static enum class class_of(uint32_t c)
-{
-    if (c == ' ' || (c >= 9 && c <= 13))
-        return SPACE;
-    if (c < 0x80)
-        return (c | 32) >= 'a' && (c | 32) <= 'z' ? LETTER : c >= '0' && c <= '9' ? NUMBER : OTHER;
+static enum class class_of(uint32_t c) {
+    if (c == ' ' || (c >= 9 && c <= 13)) return SPACE;
+    if (c < 0x80) return (c | 32) >= 'a' && (c | 32) <= 'z' ? LETTER
+    : c >= '0' && c <= '9'                                  ? NUMBER
+                                                            : OTHER;
     if (c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 ||
-        c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000)
-        return SPACE;
-    if (within(letters, sizeof letters / sizeof letters[0], c))
-        return LETTER;
+        c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000) return SPACE;
+    if (within(letters, sizeof letters / sizeof letters[0], c)) return LETTER;
     return within(numbers, sizeof numbers / sizeof numbers[0], c) ? NUMBER : OTHER;
 }
 
-static enum class class_at(const uint8_t *at, const uint8_t *end, uint32_t *length)
-{
-    uint32_t c = 0;
-    *length = 0;
-    if (at >= end)
-        return OUTSIDE;
+static enum class class_at(const uint8_t *at, const uint8_t *end, uint32_t *length) {
+    uint32_t c = 0; *length = 0; if (at >= end) return OUTSIDE;
     *length = code_point(at, (uint64_t)(end - at), &c);
     return class_of(c);
 }
 
-/* The end of the word that begins at `at`:  's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+
- * |\s+(?!\S)|\s+ .  Where digits stand alone, \p{N} is split off before this rule is applied, so that the
- * text before a digit ends there. */
+/* The end of the word that begins at `at`:  's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+|
+ * ?[^\s\p{L}\p{N}]+
+ * |\s+(?!\S)|\s+ .  Where digits stand alone, \p{N} is split off before this rule is applied, so
+ * that the text before a digit ends there. */
 static const uint8_t *word_end(const struct tokenizer *t, const uint8_t *at, const uint8_t *end)
 {
     uint32_t length;
@@ -259,7 +264,8 @@ static const uint8_t *word_end(const struct tokenizer *t, const uint8_t *at, con
     return class == SPACE && !ends_here && last > start ? last : at;
 }
 
-/* ---- joining ---------------------------------------------------------------------------------------- */
+/* ---- joining
+ * ---------------------------------------------------------------------------------------- */
 
 /* Joins all places of the pair that was learnt first, until none is left. */
 static uint32_t join(const struct tokenizer *t, uint32_t *ids, uint32_t count)
@@ -283,8 +289,8 @@ static uint32_t join(const struct tokenizer *t, uint32_t *ids, uint32_t count)
     }
 }
 
-int tokenizer_encode(const struct tokenizer *t, const char *text, uint64_t bytes, uint32_t **ids_out,
-                     uint32_t *count_out)
+int tokenizer_encode(const struct tokenizer *t, const char *text, uint64_t bytes,
+                     uint32_t **ids_out, uint32_t *count_out)
 {
     const uint8_t *at = (const uint8_t *)text, *end = at + bytes;
     if (bytes > UINT32_MAX / 2)

@@ -7,13 +7,14 @@
 struct merge;
 
 struct tokenizer {
-    struct gguf_text *tokens; /* spelt with one printable character a byte; they point into the file */
+    struct gguf_text
+        *tokens; /* spelt with one printable character a byte; they point into the file */
     uint32_t count;
-    uint32_t *slots; /* hash table of the tokens: id + 1, 0: free */
+    uint32_t *slots;      /* hash table of the tokens: id + 1, 0: free */
     struct merge *merges; /* hash table of the pairs that may be joined */
     uint32_t slot_mask, merge_mask;
     uint32_t of_byte[256];
-    uint32_t end; /* end of text */
+    uint32_t end;     /* end of text */
     int digits_alone; /* "smollm": each digit is a word */
 };
 

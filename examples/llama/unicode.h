@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Letters and numbers beyond ASCII: first and last code point of each range, from the character database
- * of Unicode 14.0.0 (general categories L* and N*). */
+/* Letters and numbers beyond ASCII: first and last code point of each range, from the character
+ * database of Unicode 14.0.0 (general categories L* and N*). */
 #ifndef LLAMA_UNICODE_H
 #define LLAMA_UNICODE_H
 #include <stdint.h>
