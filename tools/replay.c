@@ -2,18 +2,35 @@
 /* `anykv replay`: a request trace through the library's prefix index, block pool and eviction
  * policy. */
 #include "device_option.h"
-#include "pool.h"
-#include "prefix.h"
-#include "progress.h"
+#include "evict.h"
+#include "replay.h"
 #include "replay_optimum.h"
 #include "report.h"
 #include "tools.h"
 #include <inttypes.h>
 #include <strings.h>
 
-/* A block here is bookkeeping: the pool's smallest block, a chunk of its own. */
-#define BLOCK_BYTES 16u
-#define POLICIES    16
+#define POLICIES 16
+
+/* The library's policies, and those for comparison. */
+struct chosen {
+    const char *name;
+    anykv_policy policy; /* 0: for comparison */
+    anykv_status (*run)(const struct akv_trace *trace, uint64_t capacity,
+                        struct akv_replay_run *run);
+};
+static const struct chosen rivals[] = {{"arc", (anykv_policy)0, akv_replay_arc},
+                                       {"s3fifo", (anykv_policy)0, akv_replay_s3fifo}};
+enum { RIVALS = sizeof rivals / sizeof rivals[0] };
+
+struct request {
+    struct akv_trace trace;
+    const char *path, *svg;
+    struct chosen policies[POLICIES];
+    uint32_t policy_count;
+    struct akv_u64_list blocks;
+    bool optimum, done_hints, json;
+};
 
 static const struct akv_column columns[] = {
     {"policy", "policy", 0},
@@ -32,150 +49,6 @@ static const struct akv_column columns[] = {
 };
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
-struct replay {
-    struct akv_trace trace;
-    struct akv_prefix prefix;
-    struct akv_pool pool;
-    uint32_t *nodes; /* of the request under way */
-    uint64_t capacity;
-    uint64_t hits, evictions, touches, touch_ns, eviction_ns;
-    bool done_hints;
-};
-
-/* ---- one run ---- */
-
-static anykv_status open_run(struct replay *replay, anykv_policy policy)
-{
-    const uint32_t block_bytes[AKV_POOL_KINDS] = {BLOCK_BYTES, 0};
-    const struct akv_pool_shape shape = {BLOCK_BYTES, (uint32_t)replay->capacity, 1, block_bytes};
-    anykv_status status = akv_prefix_init(&replay->prefix, NULL, 1, policy);
-    if (status != ANYKV_OK)
-        return status;
-    status = akv_pool_init(&replay->pool, NULL, &shape);
-    if (status != ANYKV_OK) {
-        akv_prefix_finish(&replay->prefix);
-        return status;
-    }
-    status = akv_pool_add_slab(&replay->pool, 0, (uint32_t)replay->capacity);
-    if (status == ANYKV_OK)
-        status = akv_prefix_reserve(&replay->prefix, (uint32_t)replay->capacity);
-    if (status != ANYKV_OK) {
-        akv_pool_finish(&replay->pool);
-        akv_prefix_finish(&replay->prefix);
-    }
-    return status;
-}
-
-static void close_run(struct replay *replay)
-{
-    akv_pool_finish(&replay->pool);
-    akv_prefix_finish(&replay->prefix);
-}
-
-static void evict(struct replay *replay, uint64_t count)
-{
-    uint64_t start = akv_now_ns();
-    for (uint64_t i = 0; i < count; i++) {
-        uint32_t victim = akv_prefix_victim(&replay->prefix);
-        assert(victim != AKV_NO_ID); /* what is held is less than the capacity */
-        akv_pool_release(&replay->pool, *akv_prefix_blocks(&replay->prefix, victim));
-        akv_prefix_remove(&replay->prefix, victim);
-    }
-    replay->eviction_ns += akv_now_ns() - start;
-    replay->evictions += count;
-}
-
-/* The leading run of cached blocks, held; returns its length. */
-static uint32_t look_up(struct replay *replay, const uint32_t *ids, uint32_t count)
-{
-    uint32_t found = 0;
-    for (; found < count; found++) {
-        akv_digest key = akv_prefix_key_of(ids[found]);
-        uint32_t node = akv_prefix_find(&replay->prefix, &key);
-        if (node == AKV_NO_ID)
-            break;
-        akv_prefix_hold(&replay->prefix, node);
-        replay->nodes[found] = node;
-    }
-    return found;
-}
-
-/* `partial`: the last of them is. */
-static anykv_status insert(struct replay *replay, const uint32_t *ids, uint32_t first,
-                           uint32_t count, bool partial)
-{
-    for (uint32_t i = first; i < count; i++) {
-        akv_digest key = akv_prefix_key_of(ids[i]);
-        bool scrub;
-        uint32_t block = akv_pool_alloc(&replay->pool, 0, AKV_KIND_HOT, 1, &scrub);
-        if (block == AKV_NO_ID)
-            return akv_fail(NULL, ANYKV_E_INTERNAL, "pool: full after eviction");
-        replay->nodes[i] =
-            akv_prefix_insert(&replay->prefix, &key, i == 0 ? AKV_NO_ID : replay->nodes[i - 1], 0,
-                              partial && i + 1 == count);
-        if (replay->nodes[i] == AKV_NO_ID) {
-            akv_pool_release(&replay->pool, block);
-            return ANYKV_E_MEMORY;
-        }
-        *akv_prefix_blocks(&replay->prefix, replay->nodes[i]) = block;
-    }
-    return ANYKV_OK;
-}
-
-/* The request's conversation is over when the id before its last never comes again. */
-static void hint_done(struct replay *replay, uint32_t request, uint32_t held)
-{
-    uint64_t first = replay->trace.first[request], last = replay->trace.first[request + 1];
-    if (last - first < 2 || replay->trace.again[last - 2] != AKV_NEVER)
-        return;
-    for (uint32_t i = held; i-- > 0;) {
-        if (replay->prefix.nodes[replay->nodes[i]].fan_out > 4)
-            return;
-        akv_prefix_demote(&replay->prefix, replay->nodes[i]);
-    }
-}
-
-static anykv_status one_request(struct replay *replay, uint32_t request)
-{
-    const uint32_t *ids = replay->trace.id + replay->trace.first[request];
-    uint32_t count = (uint32_t)(replay->trace.first[request + 1] - replay->trace.first[request]);
-    akv_evict_clock(&replay->prefix.evict, replay->trace.seconds[request]);
-    uint32_t found = look_up(replay, ids, count);
-    replay->hits += found;
-    uint32_t held = count > replay->capacity ? (uint32_t)replay->capacity : count;
-    uint64_t room = replay->capacity - replay->prefix.count;
-    if (held - found > room)
-        evict(replay, held - found - room);
-    anykv_status status = insert(replay, ids, found, held, held == count && replay->trace.partial[request]);
-    if (status != ANYKV_OK)
-        return status;
-    uint64_t start = akv_now_ns();
-    akv_prefix_request(&replay->prefix, replay->nodes, held);
-    replay->touch_ns += akv_now_ns() - start;
-    replay->touches += held;
-    if (replay->done_hints)
-        hint_done(replay, request, held);
-    for (uint32_t i = held; i-- > 0;)
-        akv_prefix_drop(&replay->prefix, replay->nodes[i]);
-    return ANYKV_OK;
-}
-
-static anykv_status one_run(struct replay *replay, anykv_policy policy,
-                            struct akv_progress *progress)
-{
-    replay->hits = replay->evictions = replay->touches = replay->touch_ns = replay->eviction_ns = 0;
-    anykv_status status = open_run(replay, policy);
-    if (status != ANYKV_OK)
-        return status;
-    for (uint32_t r = 0; r < replay->trace.requests && status == ANYKV_OK; r++) {
-        status = one_request(replay, r);
-        if (r % 1024 == 0)
-            akv_progress_step(progress, r, NULL);
-    }
-    close_run(replay);
-    return status;
-}
-
 /* ---- rows ---- */
 
 static double share(uint64_t part, uint64_t whole)
@@ -188,103 +61,149 @@ static struct akv_value per(uint64_t ns, uint64_t count)
     return count == 0 ? akv_none() : akv_real((double)ns / (double)count);
 }
 
-static void add_row(const struct replay *replay, struct akv_report *report, const char *policy,
-                    bool asked, uint64_t optimum)
+static void add_row(const struct request *request, struct akv_report *report, const char *policy,
+                    uint64_t blocks, const struct akv_replay_run *run, uint64_t optimum)
 {
-    uint64_t lookups = replay->trace.blocks;
+    uint64_t lookups = request->trace.blocks;
     double best = share(optimum, lookups);
+    bool asked = request->optimum;
     struct akv_value row[COLUMNS] = {
         akv_text(policy),
-        akv_whole(replay->capacity),
-        akv_whole(replay->trace.requests),
+        akv_whole(blocks),
+        akv_whole(request->trace.requests),
         akv_whole(lookups),
-        akv_whole(replay->hits),
-        akv_real(share(replay->hits, lookups)),
-        akv_real(100.0 * share(replay->hits, lookups)),
+        akv_whole(run->hits),
+        akv_real(share(run->hits, lookups)),
+        akv_real(100.0 * share(run->hits, lookups)),
         asked ? akv_real(best) : akv_none(),
         asked ? akv_real(100.0 * best) : akv_none(),
-        asked && optimum > 0 ? akv_real(share(replay->hits, optimum)) : akv_none(),
-        akv_whole(replay->evictions),
-        per(replay->touch_ns, replay->touches),
-        per(replay->eviction_ns, replay->evictions),
+        asked && optimum > 0 ? akv_real(share(run->hits, optimum)) : akv_none(),
+        akv_whole(run->evictions),
+        per(run->touch_ns, run->touches),
+        per(run->eviction_ns, run->touches ? run->evictions : 0),
     };
     akv_report_row(report, row);
 }
 
-/* Room for the nodes of the longest request. */
-static anykv_status make_nodes(struct replay *replay)
+static anykv_status one_run(const struct request *request, const struct chosen *chosen,
+                            uint64_t blocks, struct akv_replay_run *run)
 {
-    uint64_t longest = 1;
-    for (uint32_t r = 0; r < replay->trace.requests; r++)
-        if (replay->trace.first[r + 1] - replay->trace.first[r] > longest)
-            longest = replay->trace.first[r + 1] - replay->trace.first[r];
-    replay->nodes = akv_alloc(NULL, (size_t)longest, sizeof *replay->nodes);
-    return replay->nodes == NULL ? ANYKV_E_MEMORY : ANYKV_OK;
+    struct akv_progress progress;
+    if (chosen->run != NULL)
+        return chosen->run(&request->trace, blocks, run);
+    akv_progress_begin(&progress, "replay", request->trace.requests);
+    anykv_status status = akv_replay_policy(&request->trace, blocks, chosen->policy,
+                                            request->done_hints, &progress, run);
+    akv_progress_end(&progress);
+    return status;
 }
 
-static anykv_status all_runs(struct replay *replay, const anykv_policy *policies,
-                             uint32_t policy_count, const struct akv_u64_list *blocks, bool optimum,
-                             bool json)
+/* All policies at one capacity; the shares go into the curves, the optimum's first if asked. */
+static anykv_status one_capacity(const struct request *request, uint32_t b,
+                                 struct akv_report *report, struct akv_curve *curves)
 {
-    struct akv_report *report = akv_report_begin(stdout, json, columns, COLUMNS);
-    struct akv_progress progress;
-    if (report == NULL)
-        return ANYKV_E_MEMORY;
-    anykv_status status = make_nodes(replay);
-    for (uint32_t b = 0; b < blocks->count && status == ANYKV_OK; b++) {
-        uint64_t best = 0;
-        replay->capacity = blocks->item[b];
-        if (optimum)
-            status = akv_replay_optimum(&replay->trace, replay->capacity, &best);
-        for (uint32_t n = 0; n < policy_count && status == ANYKV_OK; n++) {
-            akv_progress_begin(&progress, "replay", replay->trace.requests);
-            status = one_run(replay, policies[n], &progress);
-            akv_progress_end(&progress);
-            if (status == ANYKV_OK)
-                add_row(replay, report, akv_policy_find(policies[n])->name, optimum, best);
-        }
+    const uint64_t blocks = request->blocks.item[b], lookups = request->trace.blocks;
+    uint64_t best = 0;
+    anykv_status status = ANYKV_OK;
+    if (request->optimum) {
+        status = akv_replay_optimum(&request->trace, blocks, &best);
+        (curves++)->share[b] = share(best, lookups);
     }
+    for (uint32_t n = 0; n < request->policy_count && status == ANYKV_OK; n++) {
+        struct akv_replay_run run;
+        status = one_run(request, &request->policies[n], blocks, &run);
+        if (status != ANYKV_OK)
+            break;
+        curves[n].share[b] = share(run.hits, lookups);
+        add_row(request, report, request->policies[n].name, blocks, &run, best);
+    }
+    return status;
+}
+
+/* Capacities in ascending order for the plot. */
+static anykv_status plot(const struct request *request, const struct akv_curve *curves,
+                         uint32_t count)
+{
+    for (uint32_t b = 1; b < request->blocks.count; b++)
+        if (request->blocks.item[b] <= request->blocks.item[b - 1])
+            return akv_fail(NULL, ANYKV_E_ARG, "svg: --blocks must be in ascending order");
+    return akv_replay_svg(request->svg, request->path, request->blocks.item,
+                          request->blocks.count, curves, count);
+}
+
+static anykv_status all_runs(const struct request *request)
+{
+    struct akv_curve curves[POLICIES + 1];
+    const uint32_t points = request->blocks.count;
+    const uint32_t count = request->policy_count + (request->optimum ? 1u : 0u);
+    double *shares = akv_alloc(NULL, (size_t)points * count, sizeof *shares);
+    struct akv_report *report =
+        shares ? akv_report_begin(stdout, request->json, columns, COLUMNS) : NULL;
+    if (report == NULL) {
+        akv_free(NULL, shares);
+        return ANYKV_E_MEMORY;
+    }
+    for (uint32_t c = 0; c < count; c++) {
+        const uint32_t n = c - (request->optimum ? 1u : 0u);
+        curves[c].share = shares + (size_t)c * points;
+        curves[c].name = c == 0 && request->optimum ? "optimum" : request->policies[n].name;
+    }
+    anykv_status status = ANYKV_OK;
+    for (uint32_t b = 0; b < points && status == ANYKV_OK; b++)
+        status = one_capacity(request, b, report, curves);
     anykv_status end = akv_report_end(report);
+    if (status == ANYKV_OK && end == ANYKV_OK && request->svg != NULL)
+        status = plot(request, curves, count);
+    akv_free(NULL, shares);
     return status != ANYKV_OK ? status : end;
 }
 
 /* ---- options ---- */
 
-static int add_policy(const char *name, anykv_policy *policies, uint32_t *count)
+static int add_policy(struct request *request, struct chosen chosen)
 {
-    static const char *const later[] = {"arc", "s3fifo", "caller"};
+    for (uint32_t i = 0; i < request->policy_count; i++)
+        if (strcmp(request->policies[i].name, chosen.name) == 0)
+            return AKV_CLI_GO;
+    request->policies[request->policy_count++] = chosen;
+    return AKV_CLI_GO;
+}
+
+static struct chosen own(const struct akv_policy *policy)
+{
+    const struct chosen chosen = {policy->name, policy->id, NULL};
+    return chosen;
+}
+
+static int add_name(struct request *request, const char *name)
+{
     const struct akv_policy *policy = akv_policy_parse(name);
-    if (policy == &akv_policy_caller) /* its scores come from a program */
-        policy = NULL;
     if (strcmp(name, "default") == 0) {
         anykv_cache_options options = ANYKV_CACHE_OPTIONS_INIT;
         policy = akv_policy_find(options.policy);
     }
-    for (size_t i = 0; i < sizeof later / sizeof later[0] && policy == NULL; i++)
-        if (strcmp(name, later[i]) == 0)
-            return akv_cli_wrong("replay", "--policy: this version does not have \"%s\"", name);
-    if (policy == NULL)
-        return akv_cli_wrong("replay", "--policy: unknown policy \"%s\"", name);
-    for (uint32_t i = 0; i < *count; i++)
-        if (policies[i] == policy->id)
-            return AKV_CLI_GO;
-    policies[(*count)++] = policy->id;
-    return AKV_CLI_GO;
+    if (policy == &akv_policy_caller)
+        return akv_cli_wrong("replay", "--policy: the scores of \"caller\" come from a program");
+    if (policy != NULL)
+        return add_policy(request, own(policy));
+    for (uint32_t i = 0; i < RIVALS; i++)
+        if (strcmp(name, rivals[i].name) == 0)
+            return add_policy(request, rivals[i]);
+    return akv_cli_wrong("replay", "--policy: unknown policy \"%s\"", name);
 }
 
-static int choose_policies(const struct akv_text_list *names, anykv_policy *policies,
-                           uint32_t *count)
+static int choose_policies(const struct akv_text_list *names, struct request *request)
 {
     int go = AKV_CLI_GO;
-    *count = 0;
     for (uint32_t i = 0; i < names->count && go == AKV_CLI_GO; i++) {
         if (strcmp(names->item[i], "all") != 0) {
-            go = add_policy(names->item[i], policies, count);
+            go = add_name(request, names->item[i]);
             continue;
         }
-        for (int id = 1; id < POLICIES && go == AKV_CLI_GO; id++)
-            if (akv_policy_find((anykv_policy)id) != NULL && id != ANYKV_POLICY_CALLER)
-                go = add_policy(akv_policy_find((anykv_policy)id)->name, policies, count);
+        for (int id = ANYKV_POLICY_LRU; id < ANYKV_POLICY_CALLER; id++)
+            add_policy(request, own(akv_policy_find((anykv_policy)id)));
+        for (uint32_t n = 0; n < RIVALS; n++)
+            add_policy(request, rivals[n]);
     }
     return go;
 }
@@ -303,25 +222,27 @@ static int check_device(const char *device)
 int akv_tool_replay(int argc, char **argv)
 {
     static struct akv_text_list names;
-    struct akv_u64_list blocks = {4, {1000, 3000, 10000, 30000}};
+    static struct request request;
     uint64_t block_tokens = 512;
-    const char *device = NULL, *svg = NULL, *path = NULL;
-    bool json = false, optimum = false, done_hints = false;
+    const char *device = NULL;
+    memset(&request, 0, sizeof request);
+    request.blocks = (struct akv_u64_list){4, {1000, 3000, 10000, 30000}};
     const struct akv_cli_option options[] = {
         {"policy", AKV_CLI_TEXT_LIST, &names, 0, 0, "LIST",
-         "lru, lfu, fifo, adaptive, gittins; default, all (default: default)"},
-        {"blocks", AKV_CLI_U64_LIST, &blocks, 1, 1u << 28, "LIST",
+         "lru, lfu, fifo, adaptive, gittins; arc, s3fifo for comparison; default, all\n"
+         "(default: default)"},
+        {"blocks", AKV_CLI_U64_LIST, &request.blocks, 1, 1u << 28, "LIST",
          "capacities in blocks (default: 1000,3000,10000,30000)"},
         {"block-tokens", AKV_CLI_U64, &block_tokens, 1, 1u << 20, "N",
          "tokens that an id of the trace stands for (default: 512)"},
-        {"optimum", AKV_CLI_FLAG, &optimum, 0, 0, NULL,
+        {"optimum", AKV_CLI_FLAG, &request.optimum, 0, 0, NULL,
          "also compute what could be reached if the future were known"},
-        {"done-hints", AKV_CLI_FLAG, &done_hints, 0, 0, NULL,
-         "requests say when a conversation is over"},
-        {"svg", AKV_CLI_TEXT, &svg, 0, 0, "FILE", NULL},
+        {"done-hints", AKV_CLI_FLAG, &request.done_hints, 0, 0, NULL,
+         "requests say when a conversation is over (not to arc and s3fifo)"},
+        {"svg", AKV_CLI_TEXT, &request.svg, 0, 0, "FILE", "plot the hit shares"},
         {"device", AKV_CLI_TEXT, &device, 0, 0, "NAME",
          "checked to be there; replay itself stores no rows"},
-        AKV_JSON_OPTION(json),
+        AKV_JSON_OPTION(request.json),
         {NULL, AKV_CLI_FLAG, NULL, 0, 0, NULL, NULL},
     };
     const struct akv_cli cli = {
@@ -331,32 +252,24 @@ int akv_tool_replay(int argc, char **argv)
         "hash_ids) through the library's prefix index and block pool and reports how many blocks "
         "were\n"
         "found in the cache.  A block is a hit if all earlier blocks of its request are.",
-        "anykv replay conversation.jsonl --policy lru --blocks 1000,3000,10000 --optimum",
+        "anykv replay conversation.jsonl --policy all --blocks 1000,3000,10000 --optimum",
         options,
         1,
         1};
     names.count = 0;
-    int go = akv_cli_parse(&cli, argc, argv, &path, NULL);
+    int go = akv_cli_parse(&cli, argc, argv, &request.path, NULL);
     if (go != AKV_CLI_GO)
         return go;
-    if (svg != NULL)
-        return akv_cli_wrong("replay", "--svg: this version does not have it");
     if (names.count == 0)
         snprintf(names.item[names.count++], AKV_ITEM_MAX, "default");
-    anykv_policy policies[POLICIES];
-    uint32_t policy_count;
-    go = choose_policies(&names, policies, &policy_count);
+    go = choose_policies(&names, &request);
     if (go == AKV_CLI_GO)
         go = check_device(device);
     if (go != AKV_CLI_GO)
         return go;
-    struct replay replay;
-    memset(&replay, 0, sizeof replay);
-    replay.done_hints = done_hints;
-    anykv_status status = akv_trace_load(path, (uint32_t)block_tokens, &replay.trace);
+    anykv_status status = akv_trace_load(request.path, (uint32_t)block_tokens, &request.trace);
     if (status == ANYKV_OK)
-        status = all_runs(&replay, policies, policy_count, &blocks, optimum, json);
-    akv_free(NULL, replay.nodes);
-    akv_trace_free(&replay.trace);
-    return status == ANYKV_OK ? AKV_EXIT_GOOD : akv_cli_status("replay", path, status);
+        status = all_runs(&request);
+    akv_trace_free(&request.trace);
+    return status == ANYKV_OK ? AKV_EXIT_GOOD : akv_cli_status("replay", request.path, status);
 }
