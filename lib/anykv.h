@@ -668,6 +668,13 @@ ANYKV_API anykv_status anykv_step_attend(anykv_step *step, uint32_t layer, const
  * recent window are sealed.  E_STATE: a layer was not appended; E_ARG: accepted too large: the step
  * stays open.  E_DEVICE: its sequences are dead and the step is gone. */
 ANYKV_API anykv_status anykv_step_end(anykv_step *step, const uint32_t *accepted, const uint32_t *tokens);
+/* Adds the step's rows of one layer to moments of the same layers, at their sequences' positions: what a
+ * running engine does for some steps to make a calibration.  Views as of append and attend, each may be
+ * NULL.  Allocates, and waits for device views.  E_DATA: a row is not finite; sequences before its own have
+ * been added then.  Thread: object (step and moments). */
+ANYKV_API anykv_status anykv_step_observe(anykv_step *step, uint32_t layer, const anykv_view *k,
+                                          const anykv_view *v, const anykv_view *q,
+                                          anykv_moments *moments);
 /* Takes everything back and frees the step. */
 ANYKV_API void anykv_step_cancel(anykv_step *step);
 

@@ -602,6 +602,81 @@ Test(calibration, shared_rows)
     anykv_context_destroy(context);
 }
 
+/* ---- live steps ---- */
+
+/* Two sequences in ragged steps, host and device views: the same moments as their rows added by hand. */
+Test(calibration, live_steps)
+{
+    struct model model;
+    anykv_context *context = house_context();
+    anykv_device *device = house_device(context, 0);
+    make_model(&model, ANYKV_ROPE_INTERLEAVED, PAIRS);
+    anykv_layout_options named = ANYKV_LAYOUT_OPTIONS_INIT;
+    anykv_cache_options room = ANYKV_CACHE_OPTIONS_INIT;
+    anykv_seq_options who = ANYKV_SEQ_OPTIONS_INIT;
+    anykv_layout *layout = NULL;
+    anykv_cache *cache = NULL;
+    anykv_seq *seqs[2] = {NULL, NULL};
+    anykv_moments *by_hand = NULL, *live = NULL;
+    named.weights = "w";
+    named.weights_bytes = 1;
+    room.budget_bytes = 64u << 20;
+    room.max_step_tokens = room.max_seq_tokens = TOKENS;
+    who.flags = ANYKV_SEQ_PRIVATE;
+    MUST(anykv_layout_create(context, model.layers, 1, &named, &layout));
+    MUST(anykv_cache_create(device, layout, &room, &cache));
+    for (int i = 0; i < 2; i++)
+        MUST(anykv_seq_create(cache, &who, &seqs[i]));
+    MUST(anykv_moments_create(context, model.layers, 1, &by_hand));
+    MUST(anykv_moments_create(context, model.layers, 1, &live));
+    static const uint32_t counts[2][2] = {{90, 210}, {200, 100}};
+    uint32_t at = 0, length[2] = {0, 0};
+    for (int n = 0; n < 2; n++) {
+        anykv_step *step = NULL;
+        anykv_view k = anykv_view_host(model.k + at * HEADS * DIM, ANYKV_F32, HEADS, DIM);
+        anykv_view v = anykv_view_host(model.v + at * HEADS * DIM, ANYKV_F32, HEADS, DIM);
+        anykv_view q = anykv_view_host(model.q + at * QHEADS * DIM, ANYKV_F32, QHEADS, DIM);
+        anykv_view q_there = q;
+        MUST(anykv_step_begin(cache, seqs, counts[n], 2, &step));
+        MUST(anykv_step_append(step, 0, &k, &v));
+        anykv_mem *mem = NULL;
+        MUST(anykv_mem_create(device, 300 * QHEADS * DIM * 4, &mem));
+        MUST(anykv_mem_put(mem, 0, q.data, 300 * QHEADS * DIM * 4));
+        q_there.data = NULL;
+        q_there.mem = mem;
+        MUST(anykv_step_observe(step, 0, &k, &v, &q_there, live));
+        cr_expect(anykv_step_observe(step, 1, &k, &v, NULL, live) == ANYKV_E_ARG);
+        MUST(anykv_step_end(step, NULL, NULL));
+        anykv_mem_destroy(mem);
+        for (int i = 0; i < 2; i++) {
+            MUST(anykv_moments_add(by_hand, 0, length[i], counts[n][i], &k, &v, &q));
+            length[i] += counts[n][i];
+            k.data = (float *)k.data + counts[n][i] * HEADS * DIM;
+            v.data = (float *)v.data + counts[n][i] * HEADS * DIM;
+            q.data = (float *)q.data + counts[n][i] * QHEADS * DIM;
+        }
+        at += 300;
+    }
+    anykv_calibration *a = NULL, *b = NULL;
+    uint8_t first[32], second[32];
+    MUST(anykv_moments_solve(by_hand, NULL, &a));
+    MUST(anykv_moments_solve(live, NULL, &b));
+    MUST(anykv_calibration_digest(a, first));
+    MUST(anykv_calibration_digest(b, second));
+    cr_expect(memcmp(first, second, 32) == 0, "live steps give another calibration");
+    anykv_calibration_destroy(a);
+    anykv_calibration_destroy(b);
+    anykv_moments_destroy(by_hand);
+    anykv_moments_destroy(live);
+    for (int i = 0; i < 2; i++)
+        anykv_seq_destroy(seqs[i]);
+    anykv_cache_destroy(cache);
+    anykv_layout_destroy(layout);
+    anykv_device_close(device);
+    free_model(&model);
+    anykv_context_destroy(context);
+}
+
 /* ---- memory ---- */
 
 static struct model small;
