@@ -43,6 +43,18 @@ static const struct arg_spec arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
                       {"sinks", false, true, 4},
                       {"scratch", true, true, 16},
                       {"maps", false, true, 16}},
+    [AKV_K_SCORE] = {{"table", false, false, 4}, {"weights", false, true, 4}, {"scores", true, false, 4}},
+    [AKV_K_MEAN] = {{"table", false, false, 4}, {"sums", true, false, 4}},
+    [AKV_K_MASS] = {{"table", false, false, 4},
+                    {"queries", false, false, 4},
+                    {"lse", false, false, 4},
+                    {"positions", false, false, 4},
+                    {"scores", true, false, 4}},
+    [AKV_K_SELECT] = {{"scores", false, false, 4}, {"rows", true, false, 4}, {"counts", true, false, 4}},
+    [AKV_K_COMPACT] = {{"from", false, false, 4},
+                       {"to", false, false, 4},
+                       {"rows", false, false, 4},
+                       {"counts", false, false, 4}},
 };
 
 /* What the checks of one launch or of bare parameters share; launch is NULL for the latter. */
@@ -451,6 +463,139 @@ static anykv_status check_attend(struct check *check, const akv_attend_params *p
     return check_attend_args(check, p);
 }
 
+/* ---- evict family ---- */
+
+/* Tiles of the kinds that have a format; values only where v_dim is not 0. */
+static anykv_status check_kinds(struct check *check, const akv_pool_map *pool, const akv_tile_map *tiles,
+                                akv_u32 heads, akv_u32 tokens, akv_u32 k_dim, akv_u32 v_dim)
+{
+    for (unsigned k = 0; k < AKV_KINDS; k++) {
+        if (tiles->k_format[k] == 0)
+            continue;
+        RETURN_IF(check_format(check, "tiles.k_format", tiles->k_format[k]));
+        RETURN_IF(check_in_block(check, pool, k, "tiles.k_offset", tiles->k_offset[k], tiles->k_format[k],
+                                 heads, tokens, k_dim));
+        if (v_dim == 0)
+            continue;
+        RETURN_IF(check_format(check, "tiles.v_format", tiles->v_format[k]));
+        RETURN_IF(check_in_block(check, pool, k, "tiles.v_offset", tiles->v_offset[k], tiles->v_format[k],
+                                 heads, tokens, v_dim));
+    }
+    return ANYKV_OK;
+}
+
+static anykv_status check_row_range(const struct check *check, akv_u32 blocks, akv_u32 tokens, akv_u32 rows,
+                                    akv_u32 stride)
+{
+    if (rows > (uint64_t)blocks * tokens)
+        return REFUSE(check, ANYKV_E_SHAPE, "%s.rows: %u, %u blocks of %u hold less", check->kernel, rows,
+                      blocks, tokens);
+    if (stride < rows || rows > 0x7FFFFFFFu)
+        return REFUSE(check, ANYKV_E_SHAPE, "%s.stride: %u for %u rows", check->kernel, stride, rows);
+    return ANYKV_OK;
+}
+
+static anykv_status check_score(struct check *check, const akv_score_params *p, bool mean)
+{
+    const bool ratio = !mean && p->method == AKV_SCORE_RATIO;
+    RETURN_IF(check_pool(check, &p->pool));
+    RETURN_IF(check_heads(check, "kv_heads", p->kv_heads));
+    RETURN_IF(check_block_tokens(check, p->block_tokens));
+    RETURN_IF(check_dim(check, "k_dim", p->k_dim));
+    RETURN_IF(check_dim(check, "v_dim", p->v_dim));
+    RETURN_IF(check_flags(check, "k_flags", p->k_flags, AKV_FLAG_ROTATE));
+    if (p->method >= AKV_SCORE_METHODS)
+        return REFUSE(check, ANYKV_E_ARG, "%s.method: %u is unknown", check->kernel, p->method);
+    RETURN_IF(check_kinds(check, &p->pool, &p->tiles, p->kv_heads, p->block_tokens, p->k_dim,
+                          ratio ? p->v_dim : 0));
+    RETURN_IF(check_row_range(check, p->blocks, p->block_tokens, p->rows, p->stride));
+    RETURN_IF(check_room(check, 0, (uint64_t)p->blocks * 4));
+    check->empty = p->rows == 0;
+    if (mean)
+        return check_room(check, 1, (p->rows + (uint64_t)AKV_MEAN_ROWS - 1) / AKV_MEAN_ROWS * 2 *
+                                        p->kv_heads * p->k_dim * 4);
+    if (p->method == AKV_SCORE_AFFINE || p->method == AKV_SCORE_DIFF)
+        RETURN_IF(check_room(check, 1, ((uint64_t)p->k_dim * 2 + 1) * p->kv_heads * 4));
+    return check_room(check, 2, p->rows ? ((uint64_t)p->kv_heads * p->stride) * 4 : 0);
+}
+
+static anykv_status check_mass(struct check *check, const akv_mass_params *p)
+{
+    RETURN_IF(check_pool(check, &p->pool));
+    RETURN_IF(check_heads(check, "kv_heads", p->kv_heads));
+    RETURN_IF(check_heads(check, "q_heads", p->q_heads));
+    RETURN_IF(check_block_tokens(check, p->block_tokens));
+    RETURN_IF(check_dim(check, "k_dim", p->k_dim));
+    RETURN_IF(check_flags(check, "k_flags", p->k_flags, AKV_FLAG_ROTATE));
+    if (p->q_heads % p->kv_heads)
+        return REFUSE(check, ANYKV_E_ARG, "mass: %u q heads, %u kv heads", p->q_heads, p->kv_heads);
+    if (!isfinite(p->scale) || !isfinite(p->cap) || p->cap < 0.0f)
+        return REFUSE(check, ANYKV_E_ARG, "mass: scale %g, cap %g", (double)p->scale, (double)p->cap);
+    RETURN_IF(check_kinds(check, &p->pool, &p->tiles, p->kv_heads, p->block_tokens, p->k_dim, 0));
+    RETURN_IF(check_row_range(check, p->blocks, p->block_tokens, p->rows, p->stride));
+    RETURN_IF(check_room(check, 0, (uint64_t)p->blocks * 4));
+    uint64_t pairs = (uint64_t)p->queries * p->q_heads;
+    RETURN_IF(check_room(check, 1, pairs * p->k_dim * 8));
+    RETURN_IF(check_room(check, 2, pairs * 4));
+    RETURN_IF(check_room(check, 3, (uint64_t)p->queries * 4));
+    check->empty = p->rows == 0 || p->queries == 0;
+    return check_room(check, 4, check->empty ? 0 : (uint64_t)p->kv_heads * p->stride * 4);
+}
+
+static anykv_status check_select(struct check *check, const akv_select_params *p)
+{
+    if (p->heads == 0 || p->heads > AKV_SELECT_HEADS)
+        return REFUSE(check, ANYKV_E_ARG, "select.heads: %u is not between 1 and %u", p->heads,
+                      AKV_SELECT_HEADS);
+    RETURN_IF(check_flags(check, "flags", p->flags, AKV_SELECT_ADAPTIVE | AKV_SELECT_SHARED));
+    if ((p->flags & AKV_SELECT_ADAPTIVE) && (p->flags & AKV_SELECT_SHARED))
+        return REFUSE(check, ANYKV_E_ARG, "select.flags: heads share their rows or a budget, not both");
+    if (p->first > p->last || p->last > p->rows || p->rows > p->stride || p->rows > 0x7FFFFFFFu)
+        return REFUSE(check, ANYKV_E_SHAPE, "select: candidates %u to %u of %u rows, stride %u", p->first,
+                      p->last, p->rows, p->stride);
+    if (p->unit == 0 || (p->last - p->first) % p->unit)
+        return REFUSE(check, ANYKV_E_ARG, "select.unit: %u does not divide %u candidates", p->unit,
+                      p->last - p->first);
+    if (p->pool % 2 == 0 || p->pool > 255 || (p->pool > 1 && p->unit > 1))
+        return REFUSE(check, ANYKV_E_ARG, "select.pool: %u is even, above 255, or joins a unit of %u",
+                      p->pool, p->unit);
+    uint64_t lists = (uint64_t)p->problems * p->heads, room = lists * p->stride;
+    if (lists > 0x7FFFFFFFu || room >> 40 || (uint64_t)p->rows * p->heads > 0x7FFFFFFFu)
+        return REFUSE(check, ANYKV_E_SHAPE, "select: %u problems of %u heads", p->problems, p->heads);
+    RETURN_IF(check_room(check, 0, room * 4));
+    RETURN_IF(check_room(check, 1, room * 4));
+    check->empty = lists == 0;
+    return check_room(check, 2, lists * 4);
+}
+
+static anykv_status check_compact(struct check *check, const akv_compact_params *p)
+{
+    RETURN_IF(check_pool(check, &p->pool));
+    RETURN_IF(check_heads(check, "kv_heads", p->kv_heads));
+    RETURN_IF(check_block_tokens(check, p->block_tokens));
+    for (unsigned side = 0; side < 2; side++) {
+        uint64_t bytes;
+        bool inside = false;
+        RETURN_IF(check_dim(check, "dim", p->dim[side]));
+        RETURN_IF(check_format(check, "format", p->format[side]));
+        bytes = (uint64_t)p->kv_heads * akv_tile_bytes(p->format[side], p->block_tokens, p->dim[side]);
+        for (unsigned k = 0; k < AKV_KINDS; k++)
+            inside = inside || (p->pool.blocks_per_chunk[k] && p->offset[side] <= p->pool.block_bytes[k] &&
+                                bytes <= p->pool.block_bytes[k] - p->offset[side]);
+        if (!inside || p->offset[side] % 16)
+            return REFUSE(check, ANYKV_E_SHAPE, "compact.offset: %u tiles at %u lie in a block of no kind",
+                          p->kv_heads, p->offset[side]);
+    }
+    if (p->in_place > 1 || (p->in_place && p->to_blocks > p->from_blocks))
+        return REFUSE(check, ANYKV_E_ARG, "compact: %u blocks become %u in place", p->from_blocks,
+                      p->to_blocks);
+    RETURN_IF(check_room(check, 0, (uint64_t)p->from_blocks * 4));
+    RETURN_IF(check_room(check, 1, (uint64_t)p->to_blocks * 4));
+    check->empty = p->to_blocks == 0;
+    RETURN_IF(check_room(check, 2, check->empty ? 0 : (uint64_t)p->kv_heads * p->stride * 4));
+    return check_room(check, 3, check->empty ? 0 : (uint64_t)p->kv_heads * 4);
+}
+
 /* ---- the launch as a whole ---- */
 
 static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel, const void *params)
@@ -474,6 +619,16 @@ static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel,
         return check_attend(check, params);
     case AKV_K_REENCODE:
         return check_reencode(check, params);
+    case AKV_K_SCORE:
+        return check_score(check, params, false);
+    case AKV_K_MEAN:
+        return check_score(check, params, true);
+    case AKV_K_MASS:
+        return check_mass(check, params);
+    case AKV_K_SELECT:
+        return check_select(check, params);
+    case AKV_K_COMPACT:
+        return check_compact(check, params);
     case AKV_KERNEL_COUNT:
         break;
     }
@@ -485,7 +640,7 @@ static bool pool_written(const struct akv_launch *launch)
     if (launch->kernel == AKV_K_COPY)
         return ((const akv_copy_params *)launch->params)->direction != AKV_COPY_POOL_LINEAR;
     return launch->kernel == AKV_K_SEAL || launch->kernel == AKV_K_APPEND ||
-           launch->kernel == AKV_K_REENCODE;
+           launch->kernel == AKV_K_REENCODE || launch->kernel == AKV_K_COMPACT;
 }
 
 static bool arg_written(const struct akv_launch *launch, unsigned arg)

@@ -185,5 +185,10 @@ void verify_append(struct verify *v, uint32_t format);
 void verify_gather(struct verify *v, uint32_t format);
 void verify_copy(struct verify *v, uint32_t format);
 void verify_attend(struct verify *v, uint32_t k_format, uint32_t v_format);
+void verify_score(struct verify *v, uint32_t format);
+void verify_mean(struct verify *v, uint32_t format);
+void verify_mass(struct verify *v, uint32_t format);
+void verify_select(struct verify *v, uint32_t format);
+void verify_compact(struct verify *v, uint32_t format);
 
 #endif

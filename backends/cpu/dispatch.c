@@ -67,6 +67,11 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_COPY] = &akv_cpu_copy_scalar,
             [AKV_K_ATTEND] = &akv_cpu_attend_scalar,
             [AKV_K_REENCODE] = &akv_cpu_reencode_scalar,
+            [AKV_K_SCORE] = &akv_cpu_score_scalar,
+            [AKV_K_MEAN] = &akv_cpu_mean_scalar,
+            [AKV_K_MASS] = &akv_cpu_mass_scalar,
+            [AKV_K_SELECT] = &akv_cpu_select_scalar,
+            [AKV_K_COMPACT] = &akv_cpu_compact_scalar,
         },
 #if defined(AKV_HAVE_AVX2)
     [AKV_ISA_AVX2] =
@@ -77,6 +82,7 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_GATHER] = &akv_cpu_gather_avx2,
             [AKV_K_ATTEND] = &akv_cpu_attend_avx2,
             [AKV_K_REENCODE] = &akv_cpu_reencode_avx2,
+            [AKV_K_SCORE] = &akv_cpu_score_avx2,
         },
 #endif
 #if defined(AKV_HAVE_AVX512)
@@ -88,6 +94,7 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_GATHER] = &akv_cpu_gather_avx512,
             [AKV_K_ATTEND] = &akv_cpu_attend_avx512,
             [AKV_K_REENCODE] = &akv_cpu_reencode_avx512,
+            [AKV_K_SCORE] = &akv_cpu_score_avx512,
         },
 #endif
 };

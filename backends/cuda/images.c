@@ -17,6 +17,7 @@ IMAGE(quant)
 IMAGE(page)
 IMAGE(attend)
 IMAGE(attend_decode)
+IMAGE(evict)
 
 const void *akv_cuda_image(enum akv_cuda_image image)
 {
@@ -25,6 +26,7 @@ const void *akv_cuda_image(enum akv_cuda_image image)
         [AKV_IMAGE_PAGE] = akv_cuda_image_page,
         [AKV_IMAGE_ATTEND] = akv_cuda_image_attend,
         [AKV_IMAGE_ATTEND_DECODE] = akv_cuda_image_attend_decode,
+        [AKV_IMAGE_EVICT] = akv_cuda_image_evict,
     };
     return all[image];
 }

@@ -118,6 +118,14 @@ static void reencode_call(const akv_reencode_params *p, bool value, struct akv_c
     call->grid[0] = (uint64_t)p->moves * p->layers * p->kv_heads;
 }
 
+static void evict_call(struct akv_cuda_call *call, const char *name, uint64_t blocks)
+{
+    snprintf(call->name, sizeof call->name, "akv_k_%s", name);
+    call->image = AKV_IMAGE_EVICT;
+    call->threads = 256;
+    call->grid[0] = blocks;
+}
+
 /* The calls that a launch takes, at most two. */
 static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id kernel, const void *params,
                            struct akv_cuda_plan *plan, struct akv_cuda_call *calls)
@@ -176,6 +184,30 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
     case AKV_K_ATTEND:
         akv_cuda_attend_call(device, params, plan, calls);
         return 1;
+    case AKV_K_SCORE:
+    case AKV_K_MEAN: {
+        const akv_score_params *p = params;
+        bool mean = kernel == AKV_K_MEAN;
+        evict_call(calls, mean ? "mean" : "score",
+                   mean ? (p->rows + (uint64_t)AKV_MEAN_ROWS - 1u) / AKV_MEAN_ROWS * p->kv_heads
+                        : ((uint64_t)p->rows * p->kv_heads + 255u) / 256u);
+        return 1;
+    }
+    case AKV_K_MASS: {
+        const akv_mass_params *p = params;
+        evict_call(calls, "mass", ((uint64_t)p->rows * p->kv_heads + 255u) / 256u);
+        return 1;
+    }
+    case AKV_K_SELECT: {
+        const akv_select_params *p = params;
+        evict_call(calls, "select", (uint64_t)p->problems * (p->flags & AKV_SELECT_ADAPTIVE ? 1u : p->heads));
+        return 1;
+    }
+    case AKV_K_COMPACT: {
+        const akv_compact_params *p = params;
+        evict_call(calls, "compact", 2u * (uint64_t)p->kv_heads * (p->in_place ? 1u : p->to_blocks));
+        return 1;
+    }
     default:
         return 0;
     }

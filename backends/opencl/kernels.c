@@ -226,6 +226,35 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
         grid->groups[2] = p->bound_sequences ? p->bound_sequences : p->max_sequences;
         return ANYKV_OK;
     }
+    case AKV_K_SCORE:
+    case AKV_K_MEAN: {
+        const akv_score_params *p = launch->params;
+        uint64_t each = device->shape == AKV_CL_SHAPE_GPU ? AKV_CL_WG : AKV_CL_ROWS;
+        grid->groups[0] = launch->kernel == AKV_K_MEAN
+                              ? (p->rows + (uint64_t)AKV_MEAN_ROWS - 1) / AKV_MEAN_ROWS * p->kv_heads
+                              : ((uint64_t)p->rows * p->kv_heads + each - 1) / each;
+        bind_slabs(binder, launch, &p->pool);
+        return ANYKV_OK;
+    }
+    case AKV_K_MASS: {
+        const akv_mass_params *p = launch->params;
+        uint64_t each = device->shape == AKV_CL_SHAPE_GPU ? AKV_CL_WG : AKV_CL_ROWS;
+        grid->groups[0] = ((uint64_t)p->rows * p->kv_heads + each - 1) / each;
+        bind_slabs(binder, launch, &p->pool);
+        return ANYKV_OK;
+    }
+    case AKV_K_SELECT: {
+        const akv_select_params *p = launch->params;
+        grid->groups[0] = (uint64_t)p->problems * (p->flags & AKV_SELECT_ADAPTIVE ? 1 : p->heads);
+        return ANYKV_OK;
+    }
+    case AKV_K_COMPACT: {
+        const akv_compact_params *p = launch->params;
+        grid->groups[0] = 2u * (uint64_t)p->kv_heads;
+        grid->groups[1] = p->in_place ? 1 : p->to_blocks;
+        bind_slabs(binder, launch, &p->pool);
+        return ANYKV_OK;
+    }
     case AKV_KERNEL_COUNT:
         break;
     }

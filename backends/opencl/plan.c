@@ -157,12 +157,25 @@ static void plan_attend(const struct akv_cl_device *device, const akv_attend_par
             tiles->k_format[1], tiles->v_format[0], tiles->v_format[1]);
 }
 
+static void plan_evict(const char *entry, const char *option, const akv_pool_map *pool,
+                       const akv_tile_map *tiles, struct akv_cl_plan *plan)
+{
+    begin(plan, "evict", entry, option);
+    if (pool)
+        add_pool(plan, pool);
+    if (tiles && two_kinds(tiles->k_format))
+        add(plan, " -DAKV_TWO_KINDS");
+}
+
 uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id kernel,
                       const void *params, struct akv_cl_plan plans[AKV_CL_PLANS])
 {
     const akv_encode_params *encode = params;
     const akv_append_params *append = params;
     const akv_copy_params *copy = params;
+    const akv_score_params *score = params;
+    const akv_mass_params *mass = params;
+    const akv_compact_params *compact = params;
     switch (kernel) {
     case AKV_K_ENCODE:
         begin(plans, "quant", "akv_k_encode", "AKV_ENCODE");
@@ -200,6 +213,22 @@ uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id ker
             return 1;
         begin(&plans[1], "attend", "akv_k_combine", "AKV_COMBINE");
         return 2;
+    case AKV_K_SCORE:
+        plan_evict("akv_k_score", "AKV_SCORE", &score->pool, &score->tiles, plans);
+        return 1;
+    case AKV_K_MEAN:
+        plan_evict("akv_k_mean", "AKV_MEAN", &score->pool, &score->tiles, plans);
+        return 1;
+    case AKV_K_MASS:
+        plan_evict("akv_k_mass", "AKV_MASS", &mass->pool, &mass->tiles, plans);
+        add_dim(plans, mass->k_dim);
+        return 1;
+    case AKV_K_SELECT:
+        plan_evict("akv_k_select", "AKV_SELECT", NULL, NULL, plans);
+        return 1;
+    case AKV_K_COMPACT:
+        plan_evict("akv_k_compact", "AKV_COMPACT", &compact->pool, NULL, plans);
+        return 1;
     case AKV_KERNEL_COUNT:
         break;
     }

@@ -235,4 +235,82 @@ typedef struct akv_attend_params {
     akv_u32 block_tokens;     /* as in the descriptor; 0: unknown, which may cost speed */
 } akv_attend_params;
 
+/* ---- evict family (evict.h) ---- */
+#define AKV_SCORE_NORM   0u /* -|k|^2 */
+#define AKV_SCORE_AFFINE 1u /* <k, w> + b |k| */
+#define AKV_SCORE_DIFF   2u /* -<k, w> / |k| */
+#define AKV_SCORE_RATIO  3u /* |v| / |k|, in 1/65536 */
+#define AKV_SCORE_METHODS 4u
+#define AKV_MEAN_ROWS    1024u /* rows that one partial sum of mean takes */
+#define AKV_MEAN_UNIT    0x1p20f /* of its integers */
+#define AKV_MASS_UNIT    0x1p20f /* of the integers of attention mass */
+
+/* score: arg 0 akv_u32 table[blocks], arg 1 weights, f32 [kv_heads][2][k_dim] (for rows that are
+ * stored plain, for rotated ones; both are rows as the tile holds them), then b, f32 [kv_heads];
+ * methods NORM and RATIO read none.  arg 2 scores out, akv_i32 [kv_heads][stride]. */
+typedef struct akv_score_params {
+    akv_pool_map pool;
+    akv_tile_map tiles;
+    akv_u32 kv_heads;
+    akv_u32 k_dim, v_dim;
+    akv_u32 block_tokens;
+    akv_u32 blocks, rows; /* rows 0 .. rows-1 of the table's blocks are scored */
+    akv_u32 stride;
+    akv_u32 method;
+    akv_u32 k_flags; /* AKV_FLAG_ROTATE: quantised kinds hold rotated keys */
+    akv_u32 pad;
+} akv_score_params;
+
+/* mean: arg 0 akv_u32 table[blocks], arg 1 sums out, akv_i32 [parts][2][kv_heads][k_dim], a part for
+ * each AKV_MEAN_ROWS rows: sums of rint(k / |k| * 2^20) over plain rows, over rotated ones. */
+typedef akv_score_params akv_mean_params;
+
+/* mass: arg 0 akv_u32 table[blocks], arg 1 queries f32 [2][queries][q_heads][k_dim] (for plain keys,
+ * for rotated ones: turned with akv_rotate_read), arg 2 log-sum-exp f32 [queries][q_heads], arg 3
+ * akv_u32 position[queries] as row numbers of the table, arg 4 scores, akv_i32 [kv_heads][stride],
+ * added to. */
+typedef struct akv_mass_params {
+    akv_pool_map pool;
+    akv_tile_map tiles;
+    akv_u32 kv_heads, q_heads;
+    akv_u32 k_dim;
+    akv_u32 block_tokens;
+    akv_u32 blocks, rows;
+    akv_u32 stride;
+    akv_u32 queries;
+    akv_u32 k_flags;
+    akv_u32 window;
+    float scale, cap;
+} akv_mass_params;
+
+#define AKV_SELECT_HEADS    256u /* of a problem, at most */
+#define AKV_SELECT_ADAPTIVE 1u /* the heads of a problem share one budget */
+#define AKV_SELECT_SHARED   2u /* the heads of a problem keep the same rows, by their mean score */
+
+/* select: arg 0 scores akv_i32 [problems*heads][stride], arg 1 kept rows out, akv_u32
+ * [problems*heads][stride], arg 2 how many, akv_u32 [problems*heads]. */
+typedef struct akv_select_params {
+    akv_u32 problems, heads;
+    akv_u32 rows, stride;
+    akv_u32 first, last; /* candidates; rows before and after are kept */
+    akv_u32 unit;        /* rows that stay or go together, last - first is a multiple */
+    akv_u32 pool;        /* odd: a row's value is the mean over so many neighbours */
+    akv_u32 keep;        /* units of the candidates that a head keeps (on average, if adaptive) */
+    akv_u32 least;       /* adaptive: units that every head keeps at least */
+    akv_u32 flags;       /* AKV_SELECT_* */
+    akv_u32 pad;
+} akv_select_params;
+
+/* compact: arg 0 akv_u32 from[from_blocks], arg 1 akv_u32 to[to_blocks], arg 2 rows akv_u32
+ * [kv_heads][stride] ascending, arg 3 counts akv_u32 [kv_heads].  All blocks are of kind `kind`. */
+typedef struct akv_compact_params {
+    akv_pool_map pool;
+    akv_u32 kv_heads;
+    akv_u32 block_tokens;
+    akv_u32 dim[2], format[2], offset[2]; /* keys, values; of head 0's tile in a block */
+    akv_u32 from_blocks, to_blocks;
+    akv_u32 stride;
+    akv_u32 in_place; /* `to` is a beginning of `from` */
+} akv_compact_params;
+
 #endif

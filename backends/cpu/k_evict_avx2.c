@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Score with AVX2. */
+#pragma GCC diagnostic ignored "-Wunused-function"
+#include "k_quant_x86_codes.h"
+#define X_READY()  1
+#define X_SEARCH   x_search
+#define X_CODEBOOK x_codebook
+#define X_TABLE    x_threshold_row
+#include "k_quant_x86_batch.h"
+#include "k_quant_x86_pack.h"
+#include "k_evict.h"
+
+/* akv_level of 8 lanes; nan gets all bits of a lane that held one. */
+static inline __m256 e_level(__m256 x, __m256i *nan)
+{
+    const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF);
+    __m256i bits = _mm256_castps_si256(x), a = _mm256_and_si256(bits, magnitude);
+    __m256i bad = _mm256_cmpgt_epi32(a, _mm256_set1_epi32(0x7F800000));
+    __m256i small = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)AKV_TINY_BITS), a);
+    a = _mm256_min_epi32(a, _mm256_set1_epi32((int)AKV_LEVEL_HUGE));
+    bits = _mm256_or_si256(_mm256_andnot_si256(magnitude, bits), a);
+    *nan = _mm256_or_si256(*nan, bad);
+    return _mm256_castsi256_ps(_mm256_andnot_si256(_mm256_or_si256(bad, small), bits));
+}
+
+static inline float e_tree(const __m256 lane[4])
+{
+    __m256 e = _mm256_add_ps(_mm256_add_ps(lane[0], lane[2]), _mm256_add_ps(lane[1], lane[3]));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+static int e_sums(const float *x, const float *w, uint32_t dp, float sums[2])
+{
+    __m256 kk[4], kw[4];
+    __m256i nan = _mm256_setzero_si256();
+    for (int j = 0; j < 4; j++)
+        kk[j] = kw[j] = _mm256_setzero_ps();
+    for (uint32_t i = 0; i < dp; i += 32u)
+        for (int j = 0; j < 4; j++) {
+            __m256 a = e_level(_mm256_loadu_ps(x + i + 8 * j), &nan);
+            kk[j] = _mm256_fmadd_ps(a, a, kk[j]);
+            kw[j] = _mm256_fmadd_ps(a, _mm256_loadu_ps(w + i + 8 * j), kw[j]);
+        }
+    sums[0] = e_tree(kk);
+    sums[1] = e_tree(kw);
+    return _mm256_movemask_epi8(nan) != 0;
+}
+
+#include "k_evict_body.h"
+
+const struct akv_cpu_kernel akv_cpu_score_avx2 = {1, e_score_items, e_score_run, NULL, NULL};

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Score with AVX-512. */
+#pragma GCC diagnostic ignored "-Wunused-function"
+#include "k_quant_x512.h"
+#define X_READY          w_ready
+#define X_SEARCH         w_search
+#define X_CODEBOOK       w_codebook
+#define X_TABLE          w_entry
+#define x_codebook_table w_codebook_table
+#include "k_quant_x86_batch.h"
+#include "k_quant_x86_pack.h"
+#include "k_evict.h"
+
+/* akv_level of 16 lanes; nan gets a bit for each lane that held one. */
+static inline __m512 e_level(__m512 x, __mmask16 *nan)
+{
+    const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
+    __m512i bits = _mm512_castps_si512(x), a = _mm512_and_si512(bits, magnitude);
+    __mmask16 bad = _mm512_cmpgt_epi32_mask(a, _mm512_set1_epi32(0x7F800000));
+    __mmask16 keep = _mm512_cmpge_epi32_mask(a, _mm512_set1_epi32((int)AKV_TINY_BITS));
+    a = _mm512_min_epi32(a, _mm512_set1_epi32((int)AKV_LEVEL_HUGE));
+    bits = _mm512_or_si512(_mm512_andnot_si512(magnitude, bits), a);
+    *nan |= bad;
+    return _mm512_castsi512_ps(_mm512_maskz_mov_epi32((__mmask16)(keep & ~bad), bits));
+}
+
+static inline float e_tree(__m512 low, __m512 high)
+{
+    __m512 s = _mm512_add_ps(low, high);
+    __m256 e = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+static int e_sums(const float *x, const float *w, uint32_t dp, float sums[2])
+{
+    __m512 kk0 = _mm512_setzero_ps(), kk1 = kk0, kw0 = kk0, kw1 = kk0;
+    __mmask16 nan = 0;
+    for (uint32_t i = 0; i < dp; i += 32u) {
+        __m512 a = e_level(_mm512_loadu_ps(x + i), &nan);
+        __m512 b = e_level(_mm512_loadu_ps(x + i + 16), &nan);
+        kk0 = _mm512_fmadd_ps(a, a, kk0);
+        kk1 = _mm512_fmadd_ps(b, b, kk1);
+        kw0 = _mm512_fmadd_ps(a, _mm512_loadu_ps(w + i), kw0);
+        kw1 = _mm512_fmadd_ps(b, _mm512_loadu_ps(w + i + 16), kw1);
+    }
+    sums[0] = e_tree(kk0, kk1);
+    sums[1] = e_tree(kw0, kw1);
+    return nan != 0;
+}
+
+#include "k_evict_body.h"
+
+const struct akv_cpu_kernel akv_cpu_score_avx512 = {1, e_score_items, e_score_run, NULL, NULL};

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Evict family on CUDA: score, mean, mass, select, compact.  EXACT but for mass. */
+#include "common.cuh"
+#include "../lib/kernel/evict.h"
+
+#define LANES 256u /* threads of a block; all kernels here have as many */
+#define SHELL extern "C" __global__ void __launch_bounds__(256)
+
+/* Group g of row t of a tile, zeros behind the row's end. */
+AKV_FN void evict_group(float *x, const akv_u8 *tile, akv_u32 format, akv_u32 order, akv_u32 tokens, akv_u32 dim,
+                        akv_u32 t, akv_u32 g)
+{
+    akv_u8 code[32];
+    if (akv_format_raw(format) || order == AKV_ORDER_QUAD) {
+        for (akv_u32 i = 0u; i < 32u; i++)
+            x[i] = g * 32u + i < dim ? akv_as_f32(akv_tile_bits(tile, format, order, tokens, dim, t, g * 32u + i)) : 0.0f;
+        return;
+    }
+    float unit = akv_code_unit(format, akv_scale_get(tile, format, order, tokens, dim, t, g * 32u / akv_scale_width(format)));
+    akv_row_get(tile, format, tokens, dim, t, g, code);
+    for (akv_u32 i = 0u; i < 32u; i++)
+        x[i] = akv_code_value(format, code[i], unit);
+}
+/* sum(x, x) and sum(x, w) of evict.h; returns whether x holds a NaN. */
+AKV_FN akv_u32 evict_sums(const akv_u8 *tile, akv_u32 format, akv_u32 order, akv_u32 tokens, akv_u32 dim, akv_u32 t,
+                          const akv_u8 *weights, akv_u64 weight, akv_u32 weighted, float *sums)
+{
+    float x[32], kk[32], kw[32];
+    akv_u32 nan = 0u;
+    for (akv_u32 i = 0u; i < 32u; i++)
+        kk[i] = kw[i] = 0.0f;
+    for (akv_u32 g = 0u; g < akv_padded_dim(dim) / 32u; g++) {
+        evict_group(x, tile, format, order, tokens, dim, t, g);
+        for (akv_u32 i = 0u; i < 32u; i++) {
+            float a = akv_level(akv_as_u32(x[i])), w = 0.0f;
+            nan |= akv_is_nan(akv_as_u32(x[i]));
+            if (weighted && g * 32u + i < dim)
+                w = akv_level(akv_load_u32(weights + 4u * (weight + g * 32u + i)));
+            kk[i] = AKV_FMA(a, a, kk[i]);
+            kw[i] = AKV_FMA(a, w, kw[i]);
+        }
+    }
+    sums[0] = akv_lane_sum(kk);
+    sums[1] = akv_lane_sum(kw);
+    return nan;
+}
+AKV_FN akv_u32 table_entry(const akv_cu_args &a, unsigned arg, akv_u32 block)
+{
+    return ((const akv_u32 *)a.arg[arg])[block];
+}
+
+/* score: a thread takes a row; rows are numbered head by head. */
+AKV_FN akv_i32 score_row(const akv_score_params &p, const akv_cu_args &a, akv_u32 entry, akv_u32 head, akv_u32 t)
+{
+    akv_u32 kind = entry >> 28, tokens = p.block_tokens, weighted, nan;
+    float k[2], v[2] = {0.0f, 0.0f}, b = 0.0f;
+    if (entry == AKV_NO_BLOCK)
+        return AKV_SCORE_GONE;
+    akv_u32 kf = p.tiles.k_format[kind], vf = p.tiles.v_format[kind];
+    const akv_u8 *block = akv_cu_at(a, akv_block_address(&p.pool, entry));
+    weighted = p.method == AKV_SCORE_AFFINE || p.method == AKV_SCORE_DIFF;
+    nan = evict_sums(block + p.tiles.k_offset[kind] + (akv_u64)head * akv_tile_bytes(kf, tokens, p.k_dim), kf,
+                     AKV_ORDER_ROW, tokens, p.k_dim, t, a.arg[1],
+                     ((akv_u64)head * 2u + akv_score_side(kf, p.k_flags)) * p.k_dim, weighted, k);
+    if (p.method == AKV_SCORE_RATIO)
+        nan |= evict_sums(block + p.tiles.v_offset[kind] + (akv_u64)head * akv_tile_bytes(vf, tokens, p.v_dim), vf,
+                          AKV_ORDER_QUAD, tokens, p.v_dim, t, a.arg[1], 0u, 0u, v);
+    if (weighted)
+        b = akv_level(akv_load_u32(a.arg[1] + 4u * ((akv_u64)p.kv_heads * 2u * p.k_dim + head)));
+    return nan ? AKV_SCORE_KEEP : akv_score_of(p.method, k[0], v[0], k[1], b);
+}
+
+SHELL akv_k_score(const __grid_constant__ akv_score_params p, const __grid_constant__ akv_cu_args a)
+{
+    akv_i32 *out = (akv_i32 *)a.arg[2];
+    akv_u64 r = (akv_u64)blockIdx.x * LANES + threadIdx.x;
+    if (r >= (akv_u64)p.kv_heads * p.rows)
+        return;
+    akv_u32 head = (akv_u32)(r / p.rows), row = (akv_u32)(r % p.rows);
+    out[(akv_u64)head * p.stride + row] =
+        score_row(p, a, table_entry(a, 0, row / p.block_tokens), head, row % p.block_tokens);
+}
+
+/* mean: a thread block takes one head of one part: its threads take a row each for the norms, then their
+ * elements of those rows. */
+SHELL akv_k_mean(const __grid_constant__ akv_mean_params p, const __grid_constant__ akv_cu_args a)
+{
+    __shared__ float inverse[LANES];
+    akv_u32 lane = threadIdx.x, part = blockIdx.x / p.kv_heads, head = blockIdx.x % p.kv_heads, dim = p.k_dim;
+    akv_u32 tokens = p.block_tokens, end = AKV_MIN(p.rows, (part + 1u) * AKV_MEAN_ROWS);
+    akv_i32 *out[2];
+    float kk[2];
+    for (akv_u32 i = 0u; i < 2u; i++)
+        out[i] = (akv_i32 *)a.arg[1] + (((akv_u64)part * 2u + i) * p.kv_heads + head) * dim;
+    for (akv_u32 i = lane; i < dim; i += LANES)
+        out[0][i] = out[1][i] = 0;
+    for (akv_u32 base = part * AKV_MEAN_ROWS; base < end; base += LANES) {
+        akv_u32 r = base + lane, entry = r < end ? table_entry(a, 0, r / tokens) : AKV_NO_BLOCK;
+        inverse[lane] = 0.0f;
+        if (entry != AKV_NO_BLOCK) {
+            akv_u32 format = p.tiles.k_format[entry >> 28];
+            const akv_u8 *tile = akv_cu_at(a, akv_block_address(&p.pool, entry)) + p.tiles.k_offset[entry >> 28] +
+                                 (akv_u64)head * akv_tile_bytes(format, tokens, dim);
+            if (!evict_sums(tile, format, AKV_ORDER_ROW, tokens, dim, r % tokens, NULL, 0u, 0u, kk))
+                inverse[lane] = akv_inverse_root(kk[0]);
+        }
+        __syncthreads();
+        for (r = base; r < AKV_MIN(base + LANES, end); r++) {
+            entry = table_entry(a, 0, r / tokens);
+            if (inverse[r - base] == 0.0f)
+                continue;
+            akv_u32 format = p.tiles.k_format[entry >> 28];
+            const akv_u8 *tile = akv_cu_at(a, akv_block_address(&p.pool, entry)) + p.tiles.k_offset[entry >> 28] +
+                                 (akv_u64)head * akv_tile_bytes(format, tokens, dim);
+            akv_u32 side = akv_score_side(format, p.k_flags);
+            for (akv_u32 i = lane; i < dim; i += LANES)
+                out[side][i] += AKV_RINT(akv_level(akv_tile_bits(tile, format, AKV_ORDER_ROW, tokens, dim, r % tokens, i)) *
+                                         inverse[r - base] * AKV_MEAN_UNIT);
+        }
+        __syncthreads();
+    }
+}
+
+/* mass: a thread takes a row; rows are numbered head by head.  The key is decoded into local memory. */
+SHELL akv_k_mass(const __grid_constant__ akv_mass_params p, const __grid_constant__ akv_cu_args a)
+{
+    const akv_u32 *position = (const akv_u32 *)a.arg[3];
+    const float *logs = (const float *)a.arg[2];
+    akv_u64 r = (akv_u64)blockIdx.x * LANES + threadIdx.x, sum = 0u;
+    akv_u32 dim = p.k_dim, tokens = p.block_tokens, group = p.q_heads / p.kv_heads;
+    float key[AKV_MAX_HEAD_DIM];
+    if (r >= (akv_u64)p.kv_heads * p.rows)
+        return;
+    akv_u32 head = (akv_u32)(r / p.rows), row = (akv_u32)(r % p.rows), entry = table_entry(a, 0, row / tokens);
+    if (entry == AKV_NO_BLOCK)
+        return;
+    akv_u32 format = p.tiles.k_format[entry >> 28], side = akv_score_side(format, p.k_flags);
+    const akv_u8 *tile = akv_cu_at(a, akv_block_address(&p.pool, entry)) + p.tiles.k_offset[entry >> 28] +
+                         (akv_u64)head * akv_tile_bytes(format, tokens, dim);
+    for (akv_u32 g = 0u; g < akv_padded_dim(dim) / 32u; g++)
+        evict_group(key + g * 32u, tile, format, AKV_ORDER_ROW, tokens, dim, row % tokens, g);
+    for (akv_u32 i = 0u; i < p.queries; i++) {
+        if (row > position[i] || row < akv_attend_first(position[i], p.window))
+            continue;
+        for (akv_u32 h = head * group; h < (head + 1u) * group; h++) {
+            const float *q = (const float *)a.arg[1] + (((akv_u64)side * p.queries + i) * p.q_heads + h) * dim;
+            float product[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+            for (akv_u32 j = 0u; j < dim; j += 4u)
+                for (akv_u32 k = 0u; k < 4u; k++)
+                    product[k] += q[j + k] * key[j + k];
+            sum += (akv_u64)(akv_u32)akv_mass_of((product[0] + product[1]) + (product[2] + product[3]), p.scale, p.cap,
+                                                 logs[(akv_u64)i * p.q_heads + h]);
+        }
+    }
+    akv_i32 *out = (akv_i32 *)a.arg[4] + (akv_u64)head * p.stride + row;
+    *out = akv_mass_add(*out, sum);
+}
+
+/* The key of which `want` keys are at or above it, among keys below limit[head]; *rest: how many of the
+ * keys equal to it are meant. */
+AKV_FN akv_u64 nth_key(const akv_select_params &p, const akv_i32 *scores, akv_u32 head, akv_u32 heads,
+                       const akv_u64 *limit, akv_u32 want, akv_u32 *rest, akv_u32 *bins, akv_u32 *found)
+{
+    akv_u32 units = akv_select_units(&p), lane = threadIdx.x;
+    akv_u64 prefix = 0u;
+    for (akv_u32 shift = 64u; shift > 0u;) {
+        shift -= 8u;
+        bins[lane] = 0u;
+        __syncthreads();
+        for (akv_u32 h = head; h < head + heads; h++)
+            for (akv_u32 u = lane; u < units; u += LANES) {
+                akv_u64 key = akv_select_key(&p, scores, h, u);
+                if (key < limit[h] && (shift == 56u || key >> (shift + 8u) == prefix))
+                    atomicAdd(&bins[(akv_u32)(key >> shift) & 255u], 1u);
+            }
+        __syncthreads();
+        if (lane == 0u) {
+            akv_u32 bin = 255u, left = want;
+            while (bin && bins[bin] < left)
+                left -= bins[bin--];
+            found[0] = bin;
+            found[1] = left;
+        }
+        __syncthreads();
+        prefix = prefix << 8 | found[0];
+        want = found[1];
+        __syncthreads();
+    }
+    *rest = want;
+    return prefix;
+}
+
+/* select: a thread block takes a problem, or a head where heads do not compete. */
+SHELL akv_k_select(const __grid_constant__ akv_select_params p, const __grid_constant__ akv_cu_args a)
+{
+    __shared__ akv_u32 bins[256], found[2];
+    __shared__ akv_u64 from[AKV_SELECT_HEADS];
+    akv_u32 lane = threadIdx.x, item = blockIdx.x, units = akv_select_units(&p), rest = 0u;
+    bool many = (p.flags & AKV_SELECT_ADAPTIVE) != 0u;
+    akv_u32 problem = many ? item : item / p.heads, head = many ? 0u : item % p.heads, heads = many ? p.heads : 1u;
+    akv_u32 keep = AKV_MIN(p.keep, units), sure = many ? AKV_MIN(p.least, keep) : keep;
+    const akv_i32 *in = (const akv_i32 *)a.arg[0] + (akv_u64)problem * p.heads * p.stride;
+    for (akv_u32 h = head + lane; h < head + heads; h += LANES)
+        from[h] = 0xFFFFFFFFFFFFFFFFull;
+    __syncthreads();
+    for (akv_u32 h = head; sure && h < head + heads; h++) {
+        akv_u64 key = nth_key(p, in, h, 1u, from, sure, &rest, bins, found);
+        if (lane == 0u)
+            from[h] = key;
+        __syncthreads();
+    }
+    if (keep > sure) { /* the heads compete for what is left */
+        akv_u64 key = nth_key(p, in, head, heads, from, (keep - sure) * heads, &rest, bins, found);
+        if (lane == 0u)
+            for (akv_u32 h = head; h < head + heads; h++) {
+                bool equal = key < from[h] && akv_select_key(&p, in, h, akv_select_unit(key)) == key;
+                akv_u64 mine = equal && rest ? key : key + 1u;
+                from[h] = AKV_MIN(from[h], mine);
+                rest -= equal && rest ? 1u : 0u;
+            }
+        __syncthreads();
+    }
+    for (akv_u32 h = head; h < head + heads; h++) {
+        akv_u64 list = (akv_u64)problem * p.heads + h;
+        akv_u32 *kept = (akv_u32 *)a.arg[1] + list * p.stride, n = p.first;
+        for (akv_u32 i = lane; i < p.first; i += LANES)
+            kept[i] = i;
+        for (akv_u32 base = 0u; base < units; base += LANES) {
+            akv_u32 u = base + lane, before = 0u, all = 0u;
+            bins[lane] = u < units && akv_select_key(&p, in, h, u) >= from[h] ? 1u : 0u;
+            __syncthreads();
+            for (akv_u32 i = 0u; i < LANES; i++) {
+                before += i < lane ? bins[i] : 0u;
+                all += bins[i];
+            }
+            for (akv_u32 i = 0u; bins[lane] && i < p.unit; i++)
+                kept[n + before * p.unit + i] = p.first + u * p.unit + i;
+            n += all * p.unit;
+            __syncthreads();
+        }
+        for (akv_u32 i = p.last + lane; i < p.rows; i += LANES)
+            kept[n + i - p.last] = i;
+        if (lane == 0u)
+            ((akv_u32 *)a.arg[2])[list] = n + p.rows - p.last;
+    }
+}
+
+/* compact: a thread block takes one head of one side (of one block, where it is not in place); its threads
+ * own columns, words or scales, of all rows or quads. */
+#define SOURCE(j) (akv_cu_at(a, akv_block_address(&p.pool, table_entry(a, 0, row[j] / tokens))) + offset + (akv_u64)head * tile)
+SHELL akv_k_compact(const __grid_constant__ akv_compact_params p, const __grid_constant__ akv_cu_args a)
+{
+    akv_u32 lane = threadIdx.x, tokens = p.block_tokens, head = blockIdx.x % p.kv_heads, side = blockIdx.x / p.kv_heads & 1u;
+    akv_u32 format = p.format[side], dim = p.dim[side], offset = p.offset[side], raw = akv_format_raw(format);
+    akv_u32 tile = akv_tile_bytes(format, tokens, dim), count = table_entry(a, 3, head);
+    const akv_u32 *row = (const akv_u32 *)a.arg[2] + (akv_u64)head * p.stride;
+    akv_u32 used = (count + tokens - 1u) / tokens, first = p.in_place ? 0u : blockIdx.x / p.kv_heads / 2u;
+    akv_u32 last = p.in_place ? used : AKV_MIN(first + 1u, used), dp = akv_padded_dim(dim);
+    akv_u32 b0 = raw ? 0u : akv_format_plane0(format), b1 = raw ? 0u : akv_format_plane1(format);
+    /* Words of a row, or of a quad, in the planes; then scales of a row. */
+    akv_u32 words0 = raw ? dim * akv_raw_bytes(format) / 4u : side ? dp / 8u * b0 : dp / 32u * b0;
+    akv_u32 words1 = raw ? 0u : side ? dp / 8u * b1 : dp / 32u * b1, scales = akv_scale_count(format, dim);
+    for (akv_u32 c = lane; c < words0 + words1 + scales; c += LANES)
+        for (akv_u32 b = first; b < last; b++) {
+            akv_u32 second = c >= words0 ? 1u : 0u, word = second ? c - words0 : c;
+            akv_u32 bits = second ? b1 : b0, words = second ? words1 : words0;
+            akv_u32 plane = second ? akv_plane1_offset(format, tokens, dim) : 0u;
+            akv_u8 *out = akv_cu_at(a, akv_block_address(&p.pool, table_entry(a, 1, b))) + offset + (akv_u64)head * tile;
+            if (c >= words0 + words1) {
+                akv_u32 s = c - words0 - words1, order = side ? AKV_ORDER_QUAD : AKV_ORDER_ROW;
+                for (akv_u32 k = 0u, j = b * tokens; k < tokens; k++, j++)
+                    akv_scale_put(out, format, order, tokens, dim, k, s,
+                                  j < count ? akv_scale_get(SOURCE(j), format, order, tokens, dim, row[j] % tokens, s) : 0u);
+            } else if (raw || side == 0u) {
+                for (akv_u32 k = 0u, j = b * tokens; k < tokens; k++, j++)
+                    akv_store_u32(out + plane + 4u * (k * words + word),
+                                  j < count ? akv_load_u32(SOURCE(j) + plane + 4u * (row[j] % tokens * words + word)) : 0u);
+            } else {
+                akv_u32 mask = akv_quad_mask(bits), u = word / bits, w = word % bits;
+                for (akv_u32 q = 0u; q < tokens / 4u; q++) {
+                    akv_u32 made = 0u;
+                    for (akv_u32 k = 0u; k < 4u; k++) {
+                        akv_u32 j = b * tokens + q * 4u + k;
+                        if (j < count) {
+                            akv_u32 t = row[j] % tokens;
+                            made |= (akv_load_u32(SOURCE(j) + plane + 4u * (akv_quad_word(bits, tokens, t >> 2, u) + w)) >>
+                                         bits * (t & 3u) & mask) << bits * k;
+                        }
+                    }
+                    akv_store_u32(out + plane + 4u * (akv_quad_word(bits, tokens, q, u) + w), made);
+                }
+            }
+        }
+    for (akv_u32 b = first + lane; b < last; b += LANES)
+        akv_tile_padding(akv_cu_at(a, akv_block_address(&p.pool, table_entry(a, 1, b))) + offset + (akv_u64)head * tile,
+                         format, tokens, dim);
+}
