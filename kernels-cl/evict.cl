@@ -194,42 +194,6 @@ __kernel SHAPE void akv_k_mass(__global const uchar *table, ulong table_at, __gl
 #endif
 
 #ifdef AKV_SELECT
-/* The key of which *want keys are at or above it, among keys below limit[head]; leaves in *want how
- * many of the keys equal to it are meant. */
-static inline akv_u64 nth_key(const akv_select_params *p, __global const akv_i32 *scores, akv_u32 head,
-                              akv_u32 heads, __local const akv_u64 *limit, akv_u32 want, akv_u32 *rest,
-                              __local akv_u32 *bins, __local akv_u32 *found)
-{
-    akv_u32 units = akv_select_units(p), lane = (akv_u32)get_local_id(0), shift, h, u, i;
-    akv_u64 prefix = 0u;
-    for (shift = 64u; shift > 0u;) {
-        shift -= 8u;
-        for (i = lane; i < 256u; i += LANES)
-            bins[i] = 0u;
-        barrier(CLK_LOCAL_MEM_FENCE);
-        for (h = head; h < head + heads; h++)
-            for (u = lane; u < units; u += LANES) {
-                akv_u64 key = akv_select_key(p, scores, h, u);
-                if (key < limit[h] && (shift == 56u || key >> (shift + 8u) == prefix))
-                    atomic_inc(&bins[(akv_u32)(key >> shift) & 255u]);
-            }
-        barrier(CLK_LOCAL_MEM_FENCE);
-        if (lane == 0u) {
-            akv_u32 bin = 255u, left = want;
-            while (bin && bins[bin] < left)
-                left -= bins[bin--];
-            found[0] = bin;
-            found[1] = left;
-        }
-        barrier(CLK_LOCAL_MEM_FENCE);
-        prefix = prefix << 8 | found[0];
-        want = found[1];
-        barrier(CLK_LOCAL_MEM_FENCE);
-    }
-    *rest = want;
-    return prefix;
-}
-
 /* A work-group takes a problem, or a head where heads do not compete. */
 __kernel SHAPE void akv_k_select(__global const uchar *scores, ulong scores_at, __global uchar *rows, ulong rows_at,
                                  __global uchar *counts, ulong counts_at, const akv_select_params p)
@@ -238,27 +202,49 @@ __kernel SHAPE void akv_k_select(__global const uchar *scores, ulong scores_at, 
     __local akv_u64 from[AKV_SELECT_HEADS];
     akv_u32 lane = (akv_u32)get_local_id(0), item = (akv_u32)get_group_id(0), units = akv_select_units(&p);
     akv_u32 many = p.flags & AKV_SELECT_ADAPTIVE, problem = many ? item : item / p.heads;
-    akv_u32 head = many ? 0u : item % p.heads, heads = many ? p.heads : 1u, h, i, rest;
-    akv_u32 keep = AKV_MIN(p.keep, units), sure = many ? AKV_MIN(p.least, keep) : keep;
+    akv_u32 head = many ? 0u : item % p.heads, heads = many ? p.heads : 1u, h, i, round;
+    akv_u32 keep = AKV_MIN(p.keep, units), sure = many ? AKV_MIN(p.least, keep) : keep, end = head + heads;
     __global const akv_i32 *in =
         (__global const akv_i32 *)(scores + scores_at) + (akv_u64)problem * p.heads * p.stride;
     for (h = head + lane; h < head + heads; h += LANES)
-        from[h] = 0xFFFFFFFFFFFFFFFFul;
+        from[h] = AKV_SELECT_ALL;
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (h = head; sure && h < head + heads; h++) {
-        akv_u64 key = nth_key(&p, in, h, 1u, from, sure, &rest, bins, found);
-        if (lane == 0u)
-            from[h] = key;
-        barrier(CLK_LOCAL_MEM_FENCE);
-    }
-    if (keep > sure) { /* the heads compete for what is left */
-        akv_u64 key = nth_key(&p, in, head, heads, from, (keep - sure) * heads, &rest, bins, found);
-        if (lane == 0u)
-            for (h = head; h < head + heads; h++) {
-                bool equal = key < from[h] && akv_select_key(&p, in, h, akv_select_unit(key)) == key;
-                akv_u64 mine = equal && rest ? key : key + 1u;
+    /* Every head's sure keys, then (round == end) what all heads compete for: the key of which `want`
+     * are at or above it among those below the head's `from`, eight bits at a time. */
+    for (round = sure ? head : end; round < end + (keep > sure ? 1u : 0u); round++) {
+        akv_u32 low = round == end ? head : round, high = round == end ? end : round + 1u, shift;
+        akv_u32 want = round == end ? (keep - sure) * heads : sure;
+        akv_u64 prefix = 0u;
+        for (shift = 64u; shift > 0u;) {
+            shift -= 8u;
+            for (i = lane; i < 256u; i += LANES)
+                bins[i] = 0u;
+            barrier(CLK_LOCAL_MEM_FENCE);
+            for (h = low; h < high; h++)
+                for (i = lane; i < units; i += LANES) {
+                    akv_u64 key = akv_select_key(&p, in, h, i);
+                    if (key < from[h] && (shift == 56u || key >> (shift + 8u) == prefix))
+                        atomic_inc(&bins[(akv_u32)(key >> shift) & 255u]);
+                }
+            barrier(CLK_LOCAL_MEM_FENCE);
+            if (lane == 0u) {
+                akv_u32 bin = 255u, left = want;
+                while (bin && bins[bin] < left)
+                    left -= bins[bin--];
+                found[0] = bin;
+                found[1] = left;
+            }
+            barrier(CLK_LOCAL_MEM_FENCE);
+            prefix = prefix << 8 | found[0];
+            want = found[1];
+            barrier(CLK_LOCAL_MEM_FENCE);
+        }
+        if (lane == 0u) /* want: how many of the keys equal to prefix are meant */
+            for (h = low; h < high; h++) {
+                bool equal = prefix < from[h] && akv_select_key(&p, in, h, akv_select_unit(prefix)) == prefix;
+                akv_u64 mine = equal && want ? prefix : prefix + 1u;
                 from[h] = AKV_MIN(from[h], mine);
-                rest -= equal && rest ? 1u : 0u;
+                want -= equal && want ? 1u : 0u;
             }
         barrier(CLK_LOCAL_MEM_FENCE);
     }

@@ -156,67 +156,55 @@ SHELL akv_k_mass(const __grid_constant__ akv_mass_params p, const __grid_constan
     *out = akv_mass_add(*out, sum);
 }
 
-/* The key of which `want` keys are at or above it, among keys below limit[head]; *rest: how many of the
- * keys equal to it are meant. */
-AKV_FN akv_u64 nth_key(const akv_select_params &p, const akv_i32 *scores, akv_u32 head, akv_u32 heads,
-                       const akv_u64 *limit, akv_u32 want, akv_u32 *rest, akv_u32 *bins, akv_u32 *found)
-{
-    akv_u32 units = akv_select_units(&p), lane = threadIdx.x;
-    akv_u64 prefix = 0u;
-    for (akv_u32 shift = 64u; shift > 0u;) {
-        shift -= 8u;
-        bins[lane] = 0u;
-        __syncthreads();
-        for (akv_u32 h = head; h < head + heads; h++)
-            for (akv_u32 u = lane; u < units; u += LANES) {
-                akv_u64 key = akv_select_key(&p, scores, h, u);
-                if (key < limit[h] && (shift == 56u || key >> (shift + 8u) == prefix))
-                    atomicAdd(&bins[(akv_u32)(key >> shift) & 255u], 1u);
-            }
-        __syncthreads();
-        if (lane == 0u) {
-            akv_u32 bin = 255u, left = want;
-            while (bin && bins[bin] < left)
-                left -= bins[bin--];
-            found[0] = bin;
-            found[1] = left;
-        }
-        __syncthreads();
-        prefix = prefix << 8 | found[0];
-        want = found[1];
-        __syncthreads();
-    }
-    *rest = want;
-    return prefix;
-}
-
 /* select: a thread block takes a problem, or a head where heads do not compete. */
 SHELL akv_k_select(const __grid_constant__ akv_select_params p, const __grid_constant__ akv_cu_args a)
 {
     __shared__ akv_u32 bins[256], found[2];
     __shared__ akv_u64 from[AKV_SELECT_HEADS];
-    akv_u32 lane = threadIdx.x, item = blockIdx.x, units = akv_select_units(&p), rest = 0u;
+    akv_u32 lane = threadIdx.x, item = blockIdx.x, units = akv_select_units(&p);
     bool many = (p.flags & AKV_SELECT_ADAPTIVE) != 0u;
     akv_u32 problem = many ? item : item / p.heads, head = many ? 0u : item % p.heads, heads = many ? p.heads : 1u;
-    akv_u32 keep = AKV_MIN(p.keep, units), sure = many ? AKV_MIN(p.least, keep) : keep;
+    akv_u32 keep = AKV_MIN(p.keep, units), sure = many ? AKV_MIN(p.least, keep) : keep, end = head + heads;
     const akv_i32 *in = (const akv_i32 *)a.arg[0] + (akv_u64)problem * p.heads * p.stride;
     for (akv_u32 h = head + lane; h < head + heads; h += LANES)
-        from[h] = 0xFFFFFFFFFFFFFFFFull;
+        from[h] = AKV_SELECT_ALL;
     __syncthreads();
-    for (akv_u32 h = head; sure && h < head + heads; h++) {
-        akv_u64 key = nth_key(p, in, h, 1u, from, sure, &rest, bins, found);
-        if (lane == 0u)
-            from[h] = key;
-        __syncthreads();
-    }
-    if (keep > sure) { /* the heads compete for what is left */
-        akv_u64 key = nth_key(p, in, head, heads, from, (keep - sure) * heads, &rest, bins, found);
-        if (lane == 0u)
-            for (akv_u32 h = head; h < head + heads; h++) {
-                bool equal = key < from[h] && akv_select_key(&p, in, h, akv_select_unit(key)) == key;
-                akv_u64 mine = equal && rest ? key : key + 1u;
+    /* Every head's sure keys, then (round == end) what all heads compete for: the key of which `want`
+     * are at or above it among those below the head's `from`, eight bits at a time. */
+    for (akv_u32 round = sure ? head : end; round < end + (keep > sure ? 1u : 0u); round++) {
+        akv_u32 low = round == end ? head : round, high = round == end ? end : round + 1u;
+        akv_u32 want = round == end ? (keep - sure) * heads : sure;
+        akv_u64 prefix = 0u;
+        for (akv_u32 shift = 64u; shift > 0u;) {
+            shift -= 8u;
+            for (akv_u32 i = lane; i < 256u; i += LANES)
+                bins[i] = 0u;
+            __syncthreads();
+            for (akv_u32 h = low; h < high; h++)
+                for (akv_u32 i = lane; i < units; i += LANES) {
+                    akv_u64 key = akv_select_key(&p, in, h, i);
+                    if (key < from[h] && (shift == 56u || key >> (shift + 8u) == prefix))
+                        atomicAdd(&bins[(akv_u32)(key >> shift) & 255u], 1u);
+                }
+            __syncthreads();
+            if (lane == 0u) {
+                akv_u32 bin = 255u, left = want;
+                while (bin && bins[bin] < left)
+                    left -= bins[bin--];
+                found[0] = bin;
+                found[1] = left;
+            }
+            __syncthreads();
+            prefix = prefix << 8 | found[0];
+            want = found[1];
+            __syncthreads();
+        }
+        if (lane == 0u) /* want: how many of the keys equal to prefix are meant */
+            for (akv_u32 h = low; h < high; h++) {
+                bool equal = prefix < from[h] && akv_select_key(&p, in, h, akv_select_unit(prefix)) == prefix;
+                akv_u64 mine = equal && want ? prefix : prefix + 1u;
                 from[h] = AKV_MIN(from[h], mine);
-                rest -= equal && rest ? 1u : 0u;
+                want -= equal && want ? 1u : 0u;
             }
         __syncthreads();
     }

@@ -191,7 +191,7 @@ static void select_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t
         const uint32_t sure = together(p) ? AKV_MIN(p->least, keep) : keep;
         uint64_t from[AKV_SELECT_HEADS], rest;
         for (uint32_t h = head; h < head + heads; h++)
-            from[h] = UINT64_MAX;
+            from[h] = AKV_SELECT_ALL;
         for (uint32_t h = head; sure && h < head + heads; h++)
             from[h] = nth_key(p, scores, h, 1, from, sure, &rest);
         if (keep > sure) { /* the heads compete for what is left */

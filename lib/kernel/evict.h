@@ -44,6 +44,7 @@
 #include "pack.h"
 #include "quant.h"
 
+#define AKV_SELECT_ALL  0xFFFFFFFFFFFFFFFEul
 #define AKV_SCORE_KEEP  0x7FFFFFFF
 #define AKV_SCORE_GONE  (-0x7FFFFFFF - 1)
 #define AKV_LEVEL_HUGE  0x53800000u /* 2^40 */
@@ -149,18 +150,18 @@ AKV_FN akv_i32 akv_mass_add(akv_i32 score, akv_u64 more)
 /* Value of unit u (number among the candidates) of one head. */
 AKV_FN akv_i64 akv_select_own(const akv_select_params *p, const AKV_GLOBAL akv_i32 *scores, akv_u32 u)
 {
-    akv_u32 begin = p->first + u * p->unit, end = begin + p->unit, i, half = p->pool >> 1;
+    akv_u32 begin = p->first + u * p->unit, end = begin + p->unit, i, reach = p->pool >> 1;
     akv_i64 sum = 0;
-    if (p->unit == 1u && half) {
-        end = end + half < p->rows ? end + half : p->rows;
-        begin = begin < half ? 0u : begin - half;
+    if (p->unit == 1u && reach) {
+        end = end + reach < p->rows ? end + reach : p->rows;
+        begin = begin < reach ? 0u : begin - reach;
     }
     for (i = begin; i < end; i++)
         sum += scores[i];
-    return sum / (akv_i64)(half && p->unit == 1u ? p->pool : p->unit);
+    return sum / (akv_i64)(reach && p->unit == 1u ? p->pool : p->unit);
 }
 /* Key of unit u of a head of a problem (scores: of the problem's first head): value, then age; no
- * two of a head are equal, none has all bits set.  The largest keys stay. */
+ * two of a head are equal, all are below AKV_SELECT_ALL.  The largest keys stay. */
 AKV_FN akv_u64 akv_select_key(const akv_select_params *p, const AKV_GLOBAL akv_i32 *scores,
                               akv_u32 head, akv_u32 u)
 {
@@ -173,11 +174,11 @@ AKV_FN akv_u64 akv_select_key(const akv_select_params *p, const AKV_GLOBAL akv_i
     } else {
         value = akv_select_own(p, scores + (akv_u64)head * p->stride, u);
     }
-    return ((akv_u64)((akv_u32)(akv_i32)value ^ 0x80000000u) << 32) | (akv_u64)(0xFFFFFFFEu - u);
+    return ((akv_u64)((akv_u32)(akv_i32)value ^ 0x80000000u) << 32) | (akv_u64)(0xFFFFFFFDu - u);
 }
 AKV_FN akv_u32 akv_select_unit(akv_u64 key)
 {
-    return 0xFFFFFFFEu - (akv_u32)key;
+    return 0xFFFFFFFDu - (akv_u32)key;
 }
 AKV_FN akv_u32 akv_select_units(const akv_select_params *p)
 {
