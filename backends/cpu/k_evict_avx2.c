@@ -2,12 +2,9 @@
 /* Score with AVX2. */
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "k_quant_x86_codes.h"
-#define X_READY()  1
-#define X_SEARCH   x_search
-#define X_CODEBOOK x_codebook
-#define X_TABLE    x_threshold_row
-#include "k_quant_x86_batch.h"
 #include "k_quant_x86_pack.h"
+#define q_get_row x_get_row
+#define q_convert x_convert
 #include "k_evict.h"
 
 /* akv_level of 8 lanes; nan gets all bits of a lane that held one. */

@@ -2,13 +2,9 @@
 /* Score with AVX-512. */
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "k_quant_x512.h"
-#define X_READY          w_ready
-#define X_SEARCH         w_search
-#define X_CODEBOOK       w_codebook
-#define X_TABLE          w_entry
-#define x_codebook_table w_codebook_table
-#include "k_quant_x86_batch.h"
-#include "k_quant_x86_pack.h"
+#include "k_quant_x512_rows.h"
+#define q_get_row w_get_row
+#define q_convert w_convert
 #include "k_evict.h"
 
 /* akv_level of 16 lanes; nan gets a bit for each lane that held one. */
