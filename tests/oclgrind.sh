@@ -47,7 +47,7 @@ for shape in gpu cpu; do
     one "$shape" append/F16/d64-d64-BF16-t16-0
     one "$shape" gather/N4/d64-values-F32-rotate-t16-F16-N5-0
     one "$shape" copy/-/pool-pool-48-0
-    one "$shape" score/N4/d64-d192-m3-rotate-t32-0
+    one "$shape" score/N4/d64-d512-m3-rotate-t256-0
     one "$shape" select/-/f1-u1-p5-0
     one "$shape" attend/N4/N4/d80-d80-mask-g2-t16-F16-precise-35
 done
