@@ -484,11 +484,23 @@ typedef struct anykv_cache_options {
      * blocks that had no score; must not call anykv for this cache. */
     void (*score)(void *user, const anykv_candidate *candidates, uint32_t count, float *scores_out);
     void *score_user;
+    /* Precision ladder: before a block is dropped, blocks are stored in smaller formats, one rung after
+     * the other, as long as the estimated relative error of attention output stays within error_budget
+     * in every layer.  0: what the layout says stays. */
+    float error_budget;
+    anykv_format rungs[4];   /* formats to step down to, larger first, among I8 N6 N5 N4 N3 N2; 0 ends */
+    float high_watermark;    /* share of the pool above which blocks step down ahead of need, ... */
+    float low_watermark;     /* ... until this share is reached */
+    uint32_t ladder_blocks;  /* at most so many at the end of one step; 0: only when room is needed */
+    uint32_t sensitivities;  /* 0, or 2 * layers */
+    const float *sensitivity; /* [layers][2], keys and values: errors are that many times the ordinary
+                               * ones, so that a sensitive layer keeps a larger format on each rung */
 } anykv_cache_options;
 #define ANYKV_CACHE_OPTIONS_INIT                                                                   \
     {                                                                                              \
         sizeof(anykv_cache_options), 0, 4, 128, 64, 2048, 131072, ANYKV_POLICY_ADAPTIVE, 0,        \
-            NULL, NULL, NULL, NULL                                                                 \
+            NULL, NULL, NULL, NULL, 0.0f, {ANYKV_I8, ANYKV_N4, ANYKV_N2, (anykv_format)0}, 0.90f,  \
+            0.88f, 64, 0, NULL                                                                     \
     }
 
 typedef struct anykv_estimate {
@@ -531,6 +543,12 @@ typedef struct anykv_stats {
     uint64_t budget_refusals; /* begins that found nothing to free */
     uint32_t saw;             /* sticky: bit 0 a NaN, bit 1 a huge value entered a quantised block; as of
                                * the last call that waited for the device */
+    uint32_t reserved;
+    /* The precision ladder: blocks on each rung of the options' list, steps down and what they freed,
+     * lowered blocks whose rows were computed anew and took their place in the index, and lookups that
+     * ended at a block below the precision they accept. */
+    uint64_t rung_blocks[4], rung_bytes[4];
+    uint64_t blocks_lowered, lowered_bytes, blocks_restored, precision_misses;
 } anykv_stats;
 /* One consistent snapshot; set size first.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out);
@@ -563,10 +581,13 @@ typedef struct anykv_seq_options {
     uint32_t tenant_bytes;   /* 1 … 256, or 0 with ANYKV_SEQ_PUBLIC or ANYKV_SEQ_PRIVATE */
     const void *extra;       /* further identity, an adapter say */
     uint32_t extra_bytes;    /* 0 … 256 */
+    uint32_t rungs;          /* steps of the precision ladder below the layout's formats that it accepts,
+                              * in blocks it matches and in its own; 0: none */
 } anykv_seq_options;
+#define ANYKV_RUNGS_ANY 0xFFFFFFFFu
 #define ANYKV_SEQ_OPTIONS_INIT                                                                     \
     {                                                                                              \
-        sizeof(anykv_seq_options), 0, NULL, 0, NULL, 0                                             \
+        sizeof(anykv_seq_options), 0, NULL, 0, NULL, 0, ANYKV_RUNGS_ANY                            \
     }
 
 /* E_ARG: neither a tenant nor a flag that says there is none. */

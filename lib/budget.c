@@ -56,6 +56,8 @@ static void make_loose(anykv_cache *cache, uint32_t id)
 void akv_cache_settle(anykv_cache *cache, uint32_t id)
 {
     struct akv_block *block = akv_pool_block(&cache->pool, id);
+    if (block->refs == 1 && block->node != AKV_NO_ID)
+        block->least = UINT8_MAX; /* only its node is left */
     if (block->refs != 1 || block->node == AKV_NO_ID || cache->prefix.nodes[block->node].pins) {
         unloose(cache, block);
         akv_pool_set_idle(&cache->pool, id, false);
@@ -169,6 +171,25 @@ static anykv_status empty_chunk(anykv_cache *cache, uint32_t chunk, bool *emptie
     return ANYKV_OK;
 }
 
+/* Lower precision before anything is dropped.  freed_out: whether something was found. */
+static anykv_status lower_or_evict(anykv_cache *cache, const uint32_t *need, uint32_t limit,
+                                   bool *freed_out)
+{
+    uint32_t lowered = 0;
+    anykv_status status = ANYKV_OK;
+    bool emptied = true; /* the steps down need a place to go to */
+    while (!status && emptied && cache->pool.free_chunks < cache->pool.reserve) {
+        const uint32_t chunk = akv_pool_sparse_chunk(&cache->pool, NULL);
+        emptied = false;
+        if (chunk != AKV_NO_ID)
+            status = empty_chunk(cache, chunk, &emptied);
+    }
+    if (!status)
+        status = akv_lower_blocks(cache, need, limit, AKV_MOVES, &lowered);
+    *freed_out = !status && (lowered || evict_one(cache));
+    return status;
+}
+
 /* Says what is needed, what is there and what whole chunks cost: blocks of one kind and layer group
  * share chunks only with each other. */
 static anykv_status refuse(anykv_cache *cache, const uint32_t *need)
@@ -177,8 +198,9 @@ static anykv_status refuse(anykv_cache *cache, const uint32_t *need)
     const unsigned long long bytes = akv_pool_need_bytes(pool, need);
     const unsigned long long held = akv_pool_held_bytes(pool);
     const unsigned long long total = pool->present * pool->chunk_bytes;
-    const uint64_t least = akv_pool_least_chunks(pool, need, true);
-    const unsigned long long unusable = least * pool->chunk_bytes - bytes - held;
+    const uint64_t chunks = akv_pool_least_chunks(pool, need, true);
+    const uint64_t least = cache->ladder.on ? akv_lower_least(cache, need) : chunks;
+    const unsigned long long unusable = chunks * pool->chunk_bytes - bytes - held;
     const unsigned long long more =
         (least > pool->present ? least - pool->present : 1) * pool->chunk_bytes;
     cache->count.budget_refusals++;
@@ -198,11 +220,18 @@ anykv_status akv_cache_make_room(anykv_cache *cache, const uint32_t *need)
     struct akv_pool *pool = &cache->pool;
     if (akv_pool_fits(pool, need))
         return ANYKV_OK;
-    if (!akv_pool_could_fit(pool, need, true, pool->present))
+    const bool fits = cache->ladder.on ? akv_lower_least(cache, need) <= pool->present
+                                       : akv_pool_could_fit(pool, need, true, pool->present);
+    if (!fits)
         return refuse(cache, need);
-    while (!akv_pool_could_fit(pool, need, false, pool->present))
-        if (!evict_one(cache))
+    while (!akv_pool_could_fit(pool, need, false, pool->present)) {
+        bool freed;
+        anykv_status status = lower_or_evict(cache, need, pool->present, &freed);
+        if (status)
+            return status;
+        if (!freed)
             return refuse(cache, need);
+    }
     while (!akv_pool_fits(pool, need)) {
         const uint32_t chunk = akv_pool_sparse_chunk(pool, need);
         bool emptied = false;
@@ -281,7 +310,9 @@ static anykv_status empty_slabs(anykv_cache *cache, uint32_t keep, uint32_t keep
         if (pool->chunks[c].class_ < pool->classes && pool->chunks[c].locked)
             return akv_fail(cache->context, ANYKV_E_BUSY,
                             "budget_bytes: an open step uses blocks in the part to be freed");
-    if (!akv_pool_could_fit(pool, cache->need, true, keep_chunks))
+    const bool fits = cache->ladder.on ? akv_lower_least(cache, cache->need) <= keep_chunks
+                                       : akv_pool_could_fit(pool, cache->need, true, keep_chunks);
+    if (!fits)
         return akv_fail(
             cache->context, ANYKV_E_BUDGET,
             "budget_bytes: sequences hold more than the %llu bytes of blocks that would be "
@@ -290,8 +321,9 @@ static anykv_status empty_slabs(anykv_cache *cache, uint32_t keep, uint32_t keep
     for (uint32_t s = keep; s < cache->slabs; s++)
         akv_pool_doom_slab(pool, s, true);
     anykv_status status = ANYKV_OK;
-    while (!akv_pool_could_fit(pool, cache->need, false, keep_chunks) && evict_one(cache))
-        continue;
+    bool freed = true;
+    while (freed && !status && !akv_pool_could_fit(pool, cache->need, false, keep_chunks))
+        status = lower_or_evict(cache, cache->need, keep_chunks, &freed);
     for (uint32_t c = first; c < pool->chunk_count && !status;) {
         bool emptied = true;
         if (pool->chunks[c].class_ < pool->classes)

@@ -40,6 +40,7 @@ static anykv_status make_pool(anykv_cache *cache)
     akv_free(cache->context, block_bytes);
     if (status)
         return status;
+    cache->pool.reserve = plan->reserve_chunks;
     for (uint32_t left = plan->chunks, slab = 0; left; slab++) {
         const uint32_t chunks = left < plan->chunks_per_slab ? left : plan->chunks_per_slab;
         const uint64_t bytes = chunks * plan->chunk_bytes;
@@ -68,10 +69,11 @@ static anykv_status make_step(anykv_cache *cache, uint32_t slot)
     step->old_tails =
         akv_alloc(cache->context, (size_t)sequences * groups, sizeof *step->old_tails);
     step->spare = akv_alloc(cache->context, groups, sizeof *step->spare);
+    step->kinds = akv_alloc(cache->context, groups, sizeof *step->kinds);
     step->appended = akv_alloc(cache->context, cache->layout->count, 1);
     step->image = akv_alloc(cache->context, cache->plan.step_bytes, 1);
-    if (!step->seqs || !step->counts || !step->old_tails || !step->spare || !step->appended ||
-        !step->image)
+    if (!step->seqs || !step->counts || !step->old_tails || !step->spare || !step->kinds ||
+        !step->appended || !step->image)
         return ANYKV_E_MEMORY;
     return ANYKV_OK;
 }
@@ -84,6 +86,7 @@ static void free_step(anykv_cache *cache, struct anykv_step *step)
     akv_free(cache->context, step->counts);
     akv_free(cache->context, step->old_tails);
     akv_free(cache->context, step->spare);
+    akv_free(cache->context, step->kinds);
     akv_free(cache->context, step->appended);
     akv_free(cache->context, step->image);
 }
@@ -101,8 +104,7 @@ static anykv_status fill_fixed(anykv_cache *cache)
             const struct akv_place *place = &layout->places[l];
             if (!place->owner || place->group != g)
                 continue;
-            layers[count++] = (akv_seal_layer){place->offset[0][0], place->offset[0][1],
-                                               place->offset[1][0], place->offset[1][1], 0, 0};
+            akv_layout_tiles(layout, l, AKV_KIND_HOT, AKV_KIND_SEALED, &layers[count++]);
         }
     anykv_status status =
         akv_queue_put(cache->device->queue,
@@ -114,6 +116,24 @@ static anykv_status fill_fixed(anykv_cache *cache)
     return status;
 }
 
+/* The lists of tiles that the steps down read. */
+static anykv_status fill_ladder(anykv_cache *cache)
+{
+    const uint32_t count = akv_ladder_tiles(cache->layout);
+    if (count == 0)
+        return ANYKV_OK;
+    akv_seal_layer *tiles = akv_alloc(cache->context, count, sizeof *tiles);
+    if (!tiles)
+        return ANYKV_E_MEMORY;
+    anykv_status status = akv_ladder_plan(cache->layout, &cache->ladder, tiles);
+    if (!status)
+        status = akv_queue_put(cache->device->queue,
+                               akv_fixed_span(cache, cache->plan.lower_at, count * sizeof *tiles),
+                               tiles);
+    akv_free(cache->context, tiles);
+    return status ? status : akv_lower_prepare(cache);
+}
+
 static anykv_status prepare_kernels(anykv_cache *cache)
 {
     struct akv_device *device = cache->device->device;
@@ -123,6 +143,8 @@ static anykv_status prepare_kernels(anykv_cache *cache)
         akv_attend_params attend;
         akv_fill_attend(&cache->plan, layout, l, &attend);
         status = akv_kernel_prepare(device, AKV_K_ATTEND, &attend);
+        if (!status && akv_attend_two_kinds(&attend))
+            status = akv_kernel_prepare(device, AKV_K_ATTEND, &attend);
         if (!layout->places[l].owner)
             continue;
         akv_append_params append;
@@ -177,6 +199,8 @@ static anykv_status make_parts(anykv_cache *cache)
         status = prepare_kernels(cache);
     if (!status)
         status = fill_fixed(cache);
+    if (!status)
+        status = fill_ladder(cache);
     return status;
 }
 
@@ -195,9 +219,12 @@ anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout
     cache->context = context;
     cache->device = device;
     cache->loose_first = cache->loose_last = AKV_NO_ID;
-    anykv_status status = akv_plan_make(device, layout, options, &cache->plan);
+    anykv_status status = akv_layout_copy(layout, &cache->layout);
     if (status)
         goto free_cache;
+    status = akv_plan_make(device, cache->layout, options, &cache->plan);
+    if (status)
+        goto free_layout;
     const struct akv_plan *plan = &cache->plan;
     cache->budget_bytes = plan->options.budget_bytes;
     if (plan->chunks < plan->minimum_chunks) {
@@ -207,11 +234,8 @@ anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout
                           (unsigned long long)cache->budget_bytes,
                           (unsigned long long)akv_plan_minimum(plan, layout),
                           (unsigned long long)plan->fixed_bytes, plan->minimum_chunks);
-        goto free_cache;
+        goto free_layout;
     }
-    status = akv_layout_copy(layout, &cache->layout);
-    if (status)
-        goto free_cache;
     status = akv_mutex_init(context, &cache->io);
     if (status)
         goto free_layout;
@@ -254,6 +278,7 @@ void anykv_cache_destroy(anykv_cache *cache)
     if (cache->fixed)
         akv_mem_free(cache->fixed);
     akv_pool_finish(&cache->pool);
+    akv_ladder_finish(cache->context, &cache->ladder);
     akv_prefix_finish(&cache->prefix);
     akv_free(cache->context, cache->need);
     akv_mutex_destroy(&cache->lock);

@@ -11,6 +11,7 @@
  * held while waiting. */
 #ifndef AKV_CACHE_H
 #define AKV_CACHE_H
+#include "ladder.h"
 #include "layout.h"
 #include "objects.h"
 #include "pool.h"
@@ -28,16 +29,18 @@ struct akv_plan {
     uint32_t chunks; /* of the pool at creation */
     uint32_t chunks_per_slab;
     uint32_t minimum_chunks;
+    uint32_t reserve_chunks; /* kept free, so that there is a place to step down to */
     uint32_t max_blocks; /* positions' blocks of one sequence */
     bool staged;         /* host rows go through the staging area */
     /* The fixed device memory: offsets of its parts. */
     uint64_t step_bytes; /* descriptors of one open step, all layer groups */
-    uint64_t moves_at, seal_at, gather_at, flags_at, scratch_at, staging_at;
+    uint64_t moves_at, seal_at, lower_at, gather_at, flags_at, scratch_at, staging_at;
     uint64_t scratch_bytes, staging_bytes;
     uint64_t device_bytes; /* sum of the above */
     uint64_t fixed_bytes;  /* with the pinned staging area */
 };
-anykv_status akv_plan_make(anykv_device *device, const anykv_layout *layout,
+/* Lays the rungs of the ladder into `layout`, which is the caller's own copy. */
+anykv_status akv_plan_make(anykv_device *device, anykv_layout *layout,
                            const anykv_cache_options *options, struct akv_plan *plan_out);
 /* The least budget that a cache can be made with. */
 uint64_t akv_plan_minimum(const struct akv_plan *plan, const anykv_layout *layout);
@@ -58,6 +61,7 @@ struct anykv_seq {
     bool private_;   /* names and matches nothing */
     bool closed;     /* blocks were removed: names nothing further */
     bool dead;       /* a device failure hit its rows */
+    uint8_t rungs;   /* that it accepts below the layout's formats */
     bool done, pinned;
     bool destroyed;   /* by the caller, while in a step */
     bool told;        /* the policy knows of its request */
@@ -92,6 +96,7 @@ struct anykv_step {
     uint32_t *counts;
     uint32_t *old_tails; /* [max_sequences * groups]: shared block that was copied, or AKV_NO_ID */
     struct akv_id_list *spare; /* [groups]: packed blocks reserved for the end */
+    uint32_t *kinds;           /* [groups]: bit k: its tables name blocks of kind k */
     uint8_t *appended;         /* [layers] */
     uint8_t *image;            /* the descriptors as put on the device */
 };
@@ -109,6 +114,7 @@ struct anykv_cache {
     akv_mutex io, lock;
     struct akv_pool pool;
     struct akv_prefix prefix;
+    struct akv_ladder ladder;
     uint32_t loose_first, loose_last; /* cached blocks that go before any node */
     anykv_seq *seqs;
     uint64_t sequences_made;
@@ -142,6 +148,12 @@ static inline uint32_t akv_first_visible(const anykv_cache *cache, uint32_t grou
     const uint32_t window = cache->layout->groups[group].window;
     return window == 0 || length < window ? 0 : (length - window + 1) / akv_block_tokens(cache);
 }
+/* Blocks of a sequence of `length` from this number on are in its recent window. */
+static inline uint32_t akv_recent_block(const anykv_cache *cache, uint32_t length)
+{
+    const uint32_t recent = cache->plan.options.recent;
+    return length > recent ? (length - recent) / akv_block_tokens(cache) : 0;
+}
 static inline uint32_t *akv_seq_table(const anykv_seq *seq, uint32_t group)
 {
     return seq->table + (size_t)group * seq->table_capacity;
@@ -162,6 +174,8 @@ void akv_fill_append(const struct akv_plan *plan, const anykv_layout *layout, ui
                      akv_append_params *params);
 void akv_fill_attend(const struct akv_plan *plan, const anykv_layout *layout, uint32_t layer,
                      akv_attend_params *params);
+/* Takes the ladder's rungs out of the parameters; false: there were none. */
+bool akv_attend_two_kinds(akv_attend_params *params);
 void akv_fill_seal(const anykv_layout *layout, uint32_t group, akv_seal_params *params);
 void akv_fill_gather(const anykv_layout *layout, uint32_t layer, uint32_t side,
                      akv_gather_params *params);
@@ -170,6 +184,10 @@ akv_pool_map akv_plan_map(const struct akv_plan *plan, const anykv_layout *layou
 /* Copies or seals cache->moves[0 … count) of a group; under lock. */
 anykv_status akv_enqueue_copy(anykv_cache *cache, uint32_t group, uint32_t kind, uint32_t count);
 anykv_status akv_enqueue_seal(anykv_cache *cache, uint32_t group, uint32_t count);
+/* One step down of the ladder, from that kind to the one below. */
+anykv_status akv_enqueue_lower(anykv_cache *cache, uint32_t group, uint32_t from, uint32_t count);
+/* Every launch that the steps down can need, as the check and the preparation of kernels see it. */
+anykv_status akv_lower_prepare(anykv_cache *cache);
 anykv_status akv_enqueue_scrub(anykv_cache *cache, uint32_t block);
 
 /* ---- wait.c: waiting and device failures ---- */
@@ -198,6 +216,15 @@ void akv_cache_on_idle(void *user, uint32_t node, bool idle);
 /* Asks for scores until the `wanted` candidates that go first have one; nothing without
  * ANYKV_POLICY_CALLER. */
 anykv_status akv_cache_rate(anykv_cache *cache, uint64_t wanted);
+/* ---- lower.c: the precision ladder; under lock ---- */
+/* One launch: steps up to `most` blocks down, until need[class] further ones would fit into `limit`
+ * chunks. */
+anykv_status akv_lower_blocks(anykv_cache *cache, const uint32_t *need, uint32_t limit,
+                              uint32_t most, uint32_t *lowered_out);
+/* The fewest chunks that need[] and what must stay can take. */
+uint64_t akv_lower_least(anykv_cache *cache, const uint32_t *need);
+/* At the end of a step: lowers ahead of need, as the watermarks say. */
+void akv_lower_ahead(anykv_cache *cache);
 
 /* ---- table.c: tables of sequences, descriptors of steps ---- */
 anykv_status akv_seq_reserve(anykv_seq *seq, uint32_t tokens);

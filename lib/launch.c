@@ -83,9 +83,24 @@ void akv_fill_attend(const struct akv_plan *plan, const anykv_layout *layout, ui
     params->max_length = plan->options.max_seq_tokens;
 }
 
+bool akv_attend_two_kinds(akv_attend_params *params)
+{
+    bool more = false;
+    for (uint32_t kind = AKV_KIND_RUNG; kind < AKV_POOL_KINDS; kind++) {
+        more = more || params->tiles.k_format[kind];
+        params->tiles.k_format[kind] = params->tiles.v_format[kind] = 0;
+    }
+    return more;
+}
+
+static uint32_t search_flag(uint32_t format)
+{
+    return akv_format_codebook(format) ? AKV_FLAG_SEARCH : 0;
+}
+
 static uint32_t seal_flags(const struct akv_group *group, uint32_t side)
 {
-    return group->rotate[side] | (akv_format_codebook(group->format[side]) ? AKV_FLAG_SEARCH : 0);
+    return group->rotate[side] | search_flag(group->format[side]);
 }
 
 void akv_fill_seal(const anykv_layout *layout, uint32_t group_index, akv_seal_params *params)
@@ -176,6 +191,97 @@ anykv_status akv_enqueue_seal(anykv_cache *cache, uint32_t group, uint32_t count
         akv_fixed_span(cache, cache->plan.moves_at, (uint64_t)count * sizeof cache->moves[0]);
     launch.arg[2] = akv_fixed_span(cache, cache->plan.flags_at, 4);
     return akv_kernel_launch(cache->device->queue, &launch);
+}
+
+/* ---- the precision ladder ---- */
+
+/* From 16 bit it is sealing, in other formats; from there on the codes are encoded again in the
+ * domain in which they are stored. */
+static void fill_run(const anykv_cache *cache, uint32_t group_index, uint32_t from,
+                     const struct akv_rung_run *run, uint32_t moves, akv_seal_params *seal,
+                     akv_reencode_params *reencode)
+{
+    const struct akv_group *group = &cache->layout->groups[group_index];
+    if (from == AKV_KIND_HOT) {
+        akv_fill_seal(cache->layout, group_index, seal);
+        seal->pool = akv_pool_group_map(&cache->pool, group_index, cache->slabs);
+        seal->moves = moves;
+        seal->layers = run->count;
+        seal->k_format = run->format[0];
+        seal->v_format = run->format[1];
+        seal->k_flags = akv_format_raw(run->format[0])
+                            ? 0
+                            : group->rotate[0] | search_flag(run->format[0]);
+        seal->v_flags = akv_format_raw(run->format[1])
+                            ? 0
+                            : group->rotate[1] | search_flag(run->format[1]);
+        return;
+    }
+    memset(reencode, 0, sizeof *reencode);
+    reencode->pool = akv_pool_group_map(&cache->pool, group_index, cache->slabs);
+    reencode->moves = moves;
+    reencode->layers = run->count;
+    reencode->kv_heads = group->kv_heads;
+    reencode->block_tokens = cache->layout->options.block_tokens;
+    reencode->k_dim = group->k_dim;
+    reencode->v_dim = group->v_dim;
+    reencode->k_source = run->source[0];
+    reencode->v_source = run->source[1];
+    reencode->k_format = run->format[0];
+    reencode->v_format = run->format[1];
+    reencode->k_flags = search_flag(run->format[0]);
+    reencode->v_flags = search_flag(run->format[1]);
+}
+
+anykv_status akv_lower_prepare(anykv_cache *cache)
+{
+    struct akv_device *device = cache->device->device;
+    for (uint32_t c = 0; c < cache->pool.classes; c++) {
+        const uint32_t group = c / AKV_POOL_KINDS, from = c % AKV_POOL_KINDS;
+        const enum akv_kernel_id kernel = from == AKV_KIND_HOT ? AKV_K_SEAL : AKV_K_REENCODE;
+        for (uint32_t r = 0; r < cache->ladder.step[c].count; r++) {
+            const struct akv_rung_run *run = &cache->ladder.run[cache->ladder.step[c].first + r];
+            akv_seal_params seal;
+            akv_reencode_params reencode;
+            struct akv_check check;
+            fill_run(cache, group, from, run, 1, &seal, &reencode);
+            const void *params = kernel == AKV_K_SEAL ? (void *)&seal : (void *)&reencode;
+            akv_kernel_check(device, kernel, params, &check);
+            if (!check.supported)
+                return akv_fail(cache->context, ANYKV_E_UNSUPPORTED,
+                                "rungs: layer group %u from kind %u: %s", group, from,
+                                check.reason ? check.reason : "refused by the device");
+            anykv_status status = akv_kernel_prepare(device, kernel, params);
+            if (status)
+                return status;
+        }
+    }
+    return ANYKV_OK;
+}
+
+anykv_status akv_enqueue_lower(anykv_cache *cache, uint32_t group, uint32_t from, uint32_t count)
+{
+    const struct akv_rung_step *step = &cache->ladder.step[AKV_CLASS(group, from)];
+    anykv_status status = put_moves(cache, count);
+    for (uint32_t r = 0; r < step->count && !status; r++) {
+        const struct akv_rung_run *run = &cache->ladder.run[step->first + r];
+        akv_seal_params seal;
+        akv_reencode_params reencode;
+        fill_run(cache, group, from, run, count, &seal, &reencode);
+        struct akv_launch launch;
+        if (from == AKV_KIND_HOT)
+            akv_launch_init(cache, &launch, AKV_K_SEAL, &seal);
+        else
+            akv_launch_init(cache, &launch, AKV_K_REENCODE, &reencode);
+        launch.arg[0] = akv_fixed_span(
+            cache, cache->plan.lower_at + (uint64_t)run->first * sizeof(akv_seal_layer),
+            (uint64_t)run->count * sizeof(akv_seal_layer));
+        launch.arg[1] =
+            akv_fixed_span(cache, cache->plan.moves_at, (uint64_t)count * sizeof cache->moves[0]);
+        launch.arg[2] = akv_fixed_span(cache, cache->plan.flags_at, 4);
+        status = akv_kernel_launch(cache->device->queue, &launch);
+    }
+    return status;
 }
 
 anykv_status akv_enqueue_scrub(anykv_cache *cache, uint32_t id)

@@ -75,6 +75,31 @@ static void make_groups(anykv_layout *layout)
     }
 }
 
+void akv_layout_transform(anykv_layout *layout, uint32_t g)
+{
+    for (uint32_t l = 0; l < layout->count; l++) {
+        const anykv_layer *layer = &layout->layers[l];
+        if (!layout->places[l].owner || layout->places[l].group != g)
+            continue;
+        const anykv_transform transform[2] = {layer->k_transform, layer->v_transform};
+        for (uint32_t side = 0; side < 2; side++)
+            layout->groups[g].rotate[side] =
+                transform[side] == ANYKV_TRANSFORM_ROTATE ? AKV_FLAG_ROTATE : 0;
+        return; /* the group's layers are alike */
+    }
+}
+
+void akv_layout_tiles(const anykv_layout *layout, uint32_t layer, uint32_t from, uint32_t to,
+                      akv_seal_layer *tiles)
+{
+    const struct akv_place *place = &layout->places[layer];
+    memset(tiles, 0, sizeof *tiles);
+    tiles->src_k = place->offset[from][0];
+    tiles->src_v = place->offset[from][1];
+    tiles->dst_k = place->offset[to][0];
+    tiles->dst_v = place->offset[to][1];
+}
+
 static akv_digest identify(const anykv_layout *layout)
 {
     akv_sha256 state;

@@ -47,6 +47,12 @@ struct anykv_layout {
     struct akv_place *places; /* [count] */
 };
 
+/* Sets the transform of quantised kinds in a group whose sealed formats are raw. */
+void akv_layout_transform(anykv_layout *layout, uint32_t group);
+/* Where a layer's tiles stand in blocks of two kinds, as kernels that go from one to the other want
+ * it. */
+void akv_layout_tiles(const anykv_layout *layout, uint32_t layer, uint32_t from, uint32_t to,
+                      akv_seal_layer *tiles);
 anykv_status akv_layout_copy(const anykv_layout *layout, anykv_layout **copy_out);
 
 #endif

@@ -91,9 +91,11 @@ static anykv_status attend_scratch(anykv_device *device, const anykv_layout *lay
         akv_attend_params params;
         akv_fill_attend(plan, layout, l, &params);
         const uint32_t plain = params.flags;
-        for (uint32_t variant = 0; variant < 2; variant++) {
+        for (uint32_t variant = 0; variant < 4; variant++) {
             params.flags =
-                plain | (variant ? AKV_ATTEND_MASK | AKV_ATTEND_SINKS | AKV_ATTEND_LSE : 0);
+                plain | (variant % 2 ? AKV_ATTEND_MASK | AKV_ATTEND_SINKS | AKV_ATTEND_LSE : 0);
+            if (variant == 2 && !akv_attend_two_kinds(&params))
+                break;
             struct akv_check check;
             akv_kernel_check(device->device, AKV_K_ATTEND, &params, &check);
             if (!check.supported)
@@ -149,6 +151,8 @@ static anykv_status place_fixed(anykv_device *device, const anykv_layout *layout
     at += round_up(AKV_MOVES * sizeof(akv_move), align);
     plan->seal_at = at;
     at += round_up(seal_layers * sizeof(akv_seal_layer), align);
+    plan->lower_at = at;
+    at += round_up(akv_ladder_tiles(layout) * sizeof(akv_seal_layer), align);
     plan->gather_at = at;
     at += round_up(AKV_GATHER_BLOCKS * 4, align);
     plan->flags_at = at;
@@ -286,7 +290,7 @@ uint64_t akv_plan_minimum(const struct akv_plan *plan, const anykv_layout *layou
     return plan->fixed_bytes + plan->minimum_chunks * largest_block(layout);
 }
 
-anykv_status akv_plan_make(anykv_device *device, const anykv_layout *layout,
+anykv_status akv_plan_make(anykv_device *device, anykv_layout *layout,
                            const anykv_cache_options *options, struct akv_plan *plan)
 {
     anykv_cache_options checked = ANYKV_CACHE_OPTIONS_INIT;
@@ -295,12 +299,18 @@ anykv_status akv_plan_make(anykv_device *device, const anykv_layout *layout,
         akv_options(device->context, "cache options", &checked, sizeof checked, options);
     if (!status)
         status = check_options(device->context, &checked);
+    if (!status)
+        status = akv_ladder_check(device->context, &checked, layout->count);
     if (status)
         return status;
+    akv_ladder_lay(layout, &checked);
     plan->options = checked;
+    plan->options.sensitivity = NULL; /* the caller's */
     plan->max_blocks = (checked.max_seq_tokens - 1) / layout->options.block_tokens + 1;
     for (uint32_t g = 0; g < layout->group_count; g++)
         plan->minimum_chunks += layout->groups[g].sealable ? 2 : 1;
+    plan->reserve_chunks = akv_ladder_tiles(layout) ? 1 : 0;
+    plan->minimum_chunks += plan->reserve_chunks;
     /* The scratch does not depend on the chunks, but its check wants a valid map. */
     plan->chunk_bytes = largest_block(layout);
     plan->chunks_per_slab = 1;
@@ -330,7 +340,13 @@ anykv_status anykv_cache_estimate(anykv_device *device, const anykv_layout *layo
                         "estimate_out.size: %zu is not between %zu and %zu (set it first)", size,
                         sizeof size, sizeof *estimate_out);
     struct akv_plan plan;
-    anykv_status status = akv_plan_make(device, layout, options, &plan);
+    anykv_layout *copy;
+    anykv_status status = akv_layout_copy(layout, &copy);
+    if (status)
+        return status;
+    status = akv_plan_make(device, copy, options, &plan);
+    const uint64_t minimum = status ? 0 : akv_plan_minimum(&plan, copy);
+    anykv_layout_destroy(copy);
     if (status)
         return status;
     anykv_estimate whole = ANYKV_ESTIMATE_INIT;
@@ -343,7 +359,7 @@ anykv_status anykv_cache_estimate(anykv_device *device, const anykv_layout *layo
         whole.sealed_block_bytes +=
             group->block_bytes[group->sealable ? AKV_KIND_SEALED : AKV_KIND_HOT];
     }
-    whole.minimum_bytes = akv_plan_minimum(&plan, layout);
+    whole.minimum_bytes = minimum;
     whole.pool_bytes = plan.chunks * plan.chunk_bytes;
     whole.total_bytes = whole.fixed_bytes + whole.pool_bytes;
     memcpy(estimate_out, &whole, size);

@@ -347,6 +347,13 @@ void akv_pool_set_tenant(struct akv_pool *pool, uint32_t id, uint64_t tenant)
     pool->slot_tenant[(size_t)c * pool->slots_per_chunk + s] = tenant;
 }
 
+uint64_t akv_pool_tenant(const struct akv_pool *pool, uint32_t id)
+{
+    uint32_t s;
+    const uint32_t c = chunk_of(pool, akv_pool_block(pool, id), &s);
+    return pool->slot_tenant[(size_t)c * pool->slots_per_chunk + s];
+}
+
 void akv_pool_swap(struct akv_pool *pool, uint32_t id, uint32_t other_id)
 {
     struct akv_block *block = akv_pool_block(pool, id), *other = akv_pool_block(pool, other_id);
@@ -408,12 +415,12 @@ bool akv_pool_fits(const struct akv_pool *pool, const uint32_t *need)
         if (need[c] > open)
             chunks += chunks_for(need[c] - open, class_->per_chunk);
     }
-    return chunks <= pool->free_chunks;
+    return chunks == 0 || chunks + pool->reserve <= pool->free_chunks;
 }
 
 uint64_t akv_pool_least_chunks(const struct akv_pool *pool, const uint32_t *need, bool without_idle)
 {
-    uint64_t chunks = 0;
+    uint64_t chunks = pool->reserve;
     for (uint32_t c = 0; c < pool->classes; c++) {
         const struct akv_pool_class *class_ = &pool->class_[c];
         if (class_->block_bytes == 0)
@@ -455,7 +462,8 @@ uint32_t akv_pool_sparse_chunk(const struct akv_pool *pool, const uint32_t *need
         if (chunk->class_ >= pool->classes || chunk->doomed || chunk->locked)
             continue;
         const struct akv_pool_class *class_ = &pool->class_[chunk->class_];
-        const uint64_t least = chunks_for(class_->used + need[chunk->class_], class_->per_chunk);
+        const uint64_t more = need ? need[chunk->class_] : 0;
+        const uint64_t least = chunks_for(class_->used + more, class_->per_chunk);
         if (class_->chunks <= least || class_->chunks <= class_->locked_chunks)
             continue;
         if (chunk->used < best_used) {
@@ -513,6 +521,8 @@ void akv_pool_commit_moves(struct akv_pool *pool, const uint32_t *from, const ui
 
 void akv_pool_undo_moves(struct akv_pool *pool, const uint32_t *to, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
+        akv_pool_set_tenant(pool, to[i], AKV_TENANT_MIXED); /* nothing was written */
         akv_pool_release(pool, to[i]);
+    }
 }

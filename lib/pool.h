@@ -76,6 +76,7 @@ struct akv_pool {
     uint32_t slots_per_chunk;      /* of the class with the smallest blocks */
     uint32_t chunk_count;          /* numbers, absent ones included */
     uint32_t present, free_chunks; /* chunks, doomed ones left out */
+    uint32_t reserve;              /* free chunks that akv_pool_fits leaves alone */
     uint32_t free_list;
     uint64_t used_bytes_peak;
     struct akv_pool_class *class_; /* [classes] */
@@ -123,6 +124,7 @@ void akv_pool_unlock(struct akv_pool *pool, uint32_t block);
 void akv_pool_set_idle(struct akv_pool *pool, uint32_t block, bool idle);
 /* Whose bytes stand in the block's place from now on. */
 void akv_pool_set_tenant(struct akv_pool *pool, uint32_t block, uint64_t tenant);
+uint64_t akv_pool_tenant(const struct akv_pool *pool, uint32_t block);
 /* Exchanges the places of two blocks of one group: `block` becomes what `other` was and the
  * reverse. */
 void akv_pool_swap(struct akv_pool *pool, uint32_t block, uint32_t other);
@@ -147,14 +149,15 @@ uint64_t akv_pool_address(const struct akv_pool *pool, uint32_t group, uint32_t 
 bool akv_pool_fits(const struct akv_pool *pool, const uint32_t *need);
 bool akv_pool_could_fit(const struct akv_pool *pool, const uint32_t *need, bool without_idle,
                         uint32_t limit_chunks);
-/* The fewest chunks that hold the blocks in use (idle ones left out on request) and need[]. */
+/* The fewest chunks that hold the blocks in use (idle ones left out on request), need[] and the
+ * reserve. */
 uint64_t akv_pool_least_chunks(const struct akv_pool *pool, const uint32_t *need,
                                bool without_idle);
 /* Bytes of need[]'s blocks, and of the blocks in use that are not idle. */
 uint64_t akv_pool_need_bytes(const struct akv_pool *pool, const uint32_t *need);
 uint64_t akv_pool_held_bytes(const struct akv_pool *pool);
 
-/* The chunk to empty next so that need[] fits, AKV_NO_ID: none can be emptied. */
+/* The chunk to empty next so that need[] (NULL: nothing) fits, AKV_NO_ID: none can be emptied. */
 uint32_t akv_pool_sparse_chunk(const struct akv_pool *pool, const uint32_t *need);
 /* Plans the relocation of up to `capacity` blocks of a chunk: src and dst addresses and the block
  * ids, without changing anything but reserving the places; returns their number (0: empty or no

@@ -7,13 +7,6 @@
  * inside it; otherwise a later step end does it. */
 #include "cache.h"
 
-/* Blocks of the group below this number are all older than `recent` at this length. */
-static uint32_t seal_end(const anykv_cache *cache, uint32_t length)
-{
-    const uint32_t recent = cache->plan.options.recent;
-    return length > recent ? (length - recent) / akv_block_tokens(cache) : 0;
-}
-
 static uint32_t seal_begin(const anykv_seq *seq, uint32_t group)
 {
     const uint32_t sinks = akv_blocks_for(seq->cache, seq->cache->plan.options.sinks);
@@ -26,7 +19,7 @@ uint32_t akv_seal_count(const anykv_seq *seq, uint32_t group, uint32_t length, u
     const struct akv_group *g = &cache->layout->groups[group];
     if (!g->sealable)
         return 0;
-    const uint32_t end = seal_end(cache, length), held = akv_blocks_for(cache, seq->length);
+    const uint32_t end = akv_recent_block(cache, length), held = akv_blocks_for(cache, seq->length);
     uint32_t count = 0;
     for (uint32_t i = seal_begin(seq, group); i < end; i++) {
         if (i >= held) { /* made by this step */
@@ -74,7 +67,7 @@ static anykv_status seal_group(anykv_step *step, uint32_t group)
     uint32_t count = 0;
     for (uint32_t s = 0; s < step->n; s++) {
         anykv_seq *seq = step->seqs[s];
-        const uint32_t end = seal_end(cache, seq->length);
+        const uint32_t end = akv_recent_block(cache, seq->length);
         const uint32_t visible = akv_first_visible(cache, group, seq->length);
         uint32_t i = seal_begin(seq, group);
         bool all = true; /* nothing below i is left */

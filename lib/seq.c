@@ -196,6 +196,7 @@ anykv_status anykv_seq_create(anykv_cache *cache, const anykv_seq_options *optio
     seq->root = root;
     seq->private_ = checked.flags & ANYKV_SEQ_PRIVATE;
     seq->gap = -1.0;
+    seq->rungs = akv_seq_rungs(&checked);
     akv_mutex_lock(&cache->lock);
     seq->tenant = tenant_of(&checked, seq);
     link_seq(seq);
@@ -282,6 +283,7 @@ anykv_status anykv_seq_fork(anykv_seq *seq, anykv_seq **seq_out)
     copy->root = seq->root;
     copy->private_ = seq->private_;
     copy->told = true; /* one request with the first */
+    copy->rungs = seq->rungs;
     status = akv_seq_reserve(copy, seq->length);
     if (status) {
         free_seq(copy);
@@ -363,6 +365,8 @@ static void cut(anykv_seq *seq, uint32_t tokens)
             const uint32_t id = akv_prefix_blocks(&cache->prefix, seq->nodes[i])[g];
             akv_seq_table(seq, g)[i] = id;
             akv_cache_acquire(cache, id);
+            struct akv_block *block = akv_pool_block(&cache->pool, id);
+            block->least = block->least < seq->rungs ? block->least : seq->rungs;
         }
         if (visible < seq->first[g])
             seq->first[g] = visible;

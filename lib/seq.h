@@ -7,6 +7,11 @@
 /* Checks the options and computes the root of the chain of keys. */
 anykv_status akv_seq_identity(const anykv_cache *cache, const anykv_seq_options *options,
                               anykv_seq_options *checked, akv_digest *root_out);
+/* Rungs of the ladder that a sequence with these options accepts. */
+static inline uint8_t akv_seq_rungs(const anykv_seq_options *options)
+{
+    return (uint8_t)(options->rungs < 255 ? options->rungs : 255);
+}
 /* Checks the handle and takes the cache's lock; on failure the lock is not held.  `change`: the
  * sequence must be in no step. */
 anykv_status akv_seq_enter(const anykv_seq *seq, bool change);

@@ -20,6 +20,8 @@ struct walk {
     uint32_t found;  /* nodes found in a row */
     uint32_t best;   /* longest length in blocks at which every group is served */
     akv_digest key;
+    uint32_t rungs;     /* accepted below the layout's formats */
+    bool too_low;       /* a block was there, at less */
     uint32_t runs[AKV_MAX_LAYERS];
 };
 
@@ -31,9 +33,15 @@ static bool extend(struct walk *walk, uint32_t node)
     const uint32_t count = walk->found + 1, length = count * akv_block_tokens(cache);
     bool served = true;
     for (uint32_t g = 0; g < cache->layout->group_count; g++) {
-        if (blocks[g] == AKV_NO_ID && cache->layout->groups[g].window == 0)
+        bool held = blocks[g] != AKV_NO_ID;
+        if (held && akv_block_kind(akv_pool_block(&cache->pool, blocks[g])) >
+                        AKV_KIND_SEALED + walk->rungs) {
+            held = false;
+            walk->too_low = true;
+        }
+        if (!held && cache->layout->groups[g].window == 0)
             return false;
-        walk->runs[g] = blocks[g] == AKV_NO_ID ? 0 : walk->runs[g] + 1;
+        walk->runs[g] = held ? walk->runs[g] + 1 : 0;
         if (walk->runs[g] < count - akv_first_visible(cache, g, length))
             served = false;
     }
@@ -84,8 +92,10 @@ static uint32_t blocks_asked(const anykv_cache *cache, uint64_t count)
 }
 
 static void start_walk(struct walk *walk, anykv_cache *cache, const akv_digest *root,
-                       const uint32_t *tokens, uint64_t count)
+                       const uint32_t *tokens, uint64_t count, uint32_t rungs)
 {
+    walk->rungs = rungs;
+    walk->too_low = false;
     walk->cache = cache;
     walk->tokens = tokens;
     walk->blocks = blocks_asked(cache, count);
@@ -102,10 +112,12 @@ static void count_lookup(struct walk *walk, uint64_t count)
     cache->count.lookups++;
     cache->count.lookup_tokens += count;
     cache->count.hit_tokens += (uint64_t)walk->best * size;
+    cache->count.precision_misses += walk->best < walk->blocks && walk->too_low;
     if (walk->best < walk->blocks)
         akv_explain(cache, "missed block %u of %u: %s", walk->best, walk->blocks,
-                    walk->found > walk->best ? "the window's blocks before it are gone"
-                                             : "no block of that key and identity");
+                    walk->too_low ? "its precision was lowered below what the sequence accepts"
+                    : walk->found > walk->best ? "the window's blocks before it are gone"
+                                               : "no block of that key and identity");
 }
 
 anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t count,
@@ -132,7 +144,7 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
     }
     akv_mutex_unlock(&cache->lock);
     struct walk walk;
-    start_walk(&walk, cache, &seq->root, tokens, count);
+    start_walk(&walk, cache, &seq->root, tokens, count, seq->rungs);
     run_walk(&walk, seq);
     akv_mutex_lock(&cache->lock);
     /* Between two turns of the lock blocks may have gone, or been lost; held nodes stay. */
@@ -161,6 +173,9 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
             const uint32_t id = akv_prefix_blocks(&cache->prefix, seq->nodes[i])[g];
             akv_seq_table(seq, g)[i] = id;
             akv_cache_acquire(cache, id);
+            struct akv_block *block = akv_pool_block(&cache->pool, id);
+            block->least = block->least < seq->rungs ? block->least : seq->rungs;
+            block->used_at = cache->serial;
         }
     }
     seq->closed = false;
@@ -183,7 +198,7 @@ anykv_status anykv_cache_lookup(anykv_cache *cache, const anykv_seq_options *opt
     if (status)
         return status;
     struct walk walk;
-    start_walk(&walk, cache, &root, tokens, count);
+    start_walk(&walk, cache, &root, tokens, count, akv_seq_rungs(&checked));
     if (!(checked.flags & ANYKV_SEQ_PRIVATE))
         run_walk(&walk, NULL);
     akv_mutex_lock(&cache->lock);
@@ -194,6 +209,14 @@ anykv_status anykv_cache_lookup(anykv_cache *cache, const anykv_seq_options *opt
 }
 
 /* ---- naming ---- */
+
+/* The source of a lowered block is there again: a sequence computed its rows anew. */
+static bool is_better(const anykv_cache *cache, uint32_t id, uint32_t than)
+{
+    return than != AKV_NO_ID &&
+           akv_block_kind(akv_pool_block(&cache->pool, than)) >= AKV_KIND_RUNG &&
+           akv_block_kind(akv_pool_block(&cache->pool, id)) < AKV_KIND_RUNG;
+}
 
 void akv_seq_publish(anykv_seq *seq)
 {
@@ -225,8 +248,13 @@ void akv_seq_publish(anykv_seq *seq)
         seq->nodes[seq->node_count++] = node;
         for (uint32_t g = 0; g < cache->layout->group_count; g++) {
             const uint32_t id = akv_seq_table(seq, g)[i];
-            if (id != AKV_NO_ID && akv_pool_block(&cache->pool, id)->node == AKV_NO_ID &&
-                akv_prefix_blocks(prefix, node)[g] == AKV_NO_ID)
+            if (id == AKV_NO_ID || akv_pool_block(&cache->pool, id)->node != AKV_NO_ID)
+                continue;
+            if (is_better(cache, id, akv_prefix_blocks(prefix, node)[g])) {
+                akv_node_take(cache, node, g); /* its users keep it */
+                cache->count.blocks_restored++;
+            }
+            if (akv_prefix_blocks(prefix, node)[g] == AKV_NO_ID)
                 akv_node_give(cache, node, g, id);
         }
     }

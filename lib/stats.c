@@ -9,9 +9,13 @@ static void count_blocks(const anykv_cache *cache, anykv_stats *stats)
     for (uint32_t c = 0; c < pool->classes; c++) {
         const struct akv_pool_class *class_ = &pool->class_[c];
         const uint64_t bytes = class_->used * class_->block_bytes;
-        const bool hot = c % AKV_POOL_KINDS == AKV_KIND_HOT;
-        *(hot ? &stats->hot_blocks : &stats->sealed_blocks) += class_->used;
-        *(hot ? &stats->hot_bytes : &stats->sealed_bytes) += bytes;
+        const uint32_t kind = c % AKV_POOL_KINDS, rung = kind - AKV_KIND_RUNG;
+        *(kind == AKV_KIND_HOT      ? &stats->hot_blocks
+          : kind == AKV_KIND_SEALED ? &stats->sealed_blocks
+                                    : &stats->rung_blocks[rung]) += class_->used;
+        *(kind == AKV_KIND_HOT      ? &stats->hot_bytes
+          : kind == AKV_KIND_SEALED ? &stats->sealed_bytes
+                                    : &stats->rung_bytes[rung]) += bytes;
         stats->cached_blocks += class_->idle;
     }
 }

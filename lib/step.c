@@ -175,6 +175,8 @@ static anykv_status extend_table(anykv_step *step, uint32_t i, uint32_t group)
         if (b < held)
             step->old_tails[i * cache->layout->group_count + group] = table[b];
         table[b] = id;
+        akv_pool_block(&cache->pool, id)->position = b;
+        akv_pool_block(&cache->pool, id)->least = seq->rungs;
     }
     return status;
 }
@@ -250,10 +252,12 @@ static void lock_blocks(anykv_step *step, bool lock)
             for (uint32_t b = akv_first_visible(cache, g, seq->length); b < end; b++) {
                 if (table[b] == AKV_NO_ID)
                     continue;
-                if (lock)
-                    akv_pool_lock(&cache->pool, table[b]);
-                else
+                if (!lock) {
                     akv_pool_unlock(&cache->pool, table[b]);
+                    continue;
+                }
+                akv_pool_lock(&cache->pool, table[b]);
+                akv_pool_block(&cache->pool, table[b])->used_at = step->serial;
             }
         }
     }
@@ -427,6 +431,8 @@ static anykv_status end(anykv_step *step, const uint32_t *accepted, const uint32
     cache->count.steps++;
     anykv_status status = akv_seal_step(step);
     release_spare(step);
+    if (!status)
+        akv_lower_ahead(cache);
     if (status)
         for (uint32_t i = 0; i < step->n; i++)
             akv_seq_kill(step->seqs[i]);

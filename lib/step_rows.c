@@ -160,6 +160,10 @@ static anykv_status attend(anykv_step *step, uint32_t layer, const anykv_view *q
     params.flags |= (given->flags & ANYKV_ATTEND_BIDIRECTIONAL ? AKV_ATTEND_BIDIRECTIONAL : 0) |
                     (given->mask ? AKV_ATTEND_MASK : 0) | (given->sinks ? AKV_ATTEND_SINKS : 0) |
                     (given->lse ? AKV_ATTEND_LSE : 0);
+    /* Without blocks of the lower rungs the kernels for two kinds do. */
+    for (uint32_t kind = AKV_KIND_RUNG; kind < AKV_POOL_KINDS; kind++)
+        if (!(step->kinds[g] >> kind & 1u))
+            params.tiles.k_format[kind] = params.tiles.v_format[kind] = 0;
     params.bound_sequences = step->n;
     params.bound_seq_tokens = step->most_tokens;
     params.bound_length = step->longest;

@@ -71,9 +71,13 @@ static uint32_t write_table(const anykv_step *step, uint32_t i, uint32_t group, 
     record->first_block = from;
     if (step->counts[i] == 0)
         return 0;
-    for (uint32_t b = from; b < to; b++)
-        entries[b - from] =
-            table[b] == AKV_NO_ID ? AKV_NO_BLOCK : cache->pool.blocks[table[b]].entry;
+    for (uint32_t b = from; b < to; b++) {
+        entries[b - from] = AKV_NO_BLOCK;
+        if (table[b] == AKV_NO_ID)
+            continue;
+        entries[b - from] = cache->pool.blocks[table[b]].entry;
+        step->kinds[group] |= 1u << (entries[b - from] >> 28);
+    }
     return to - from;
 }
 
@@ -92,6 +96,7 @@ static uint64_t write_descriptor(const anykv_step *step, uint32_t group, uint8_t
     uint32_t *tokens = (uint32_t *)(void *)(image + head.token_offset);
     uint32_t *entries = (uint32_t *)(void *)(image + head.table_offset);
     uint32_t token = 0;
+    step->kinds[group] = 0;
     for (uint32_t i = 0; i < step->n; i++) {
         akv_step_seq record;
         memset(&record, 0, sizeof record);

@@ -316,9 +316,59 @@ static inline void audit_nodes(anykv_cache *cache, const char *when)
     free(busy);
 }
 
+/* Lowered blocks are within the error budget, no sinks, and what their sequences accept; the blocks
+ * of open steps are where and what the steps' tables say. */
+static inline void audit_ladder(anykv_cache *cache, const char *when)
+{
+    const uint32_t groups = cache->layout->group_count;
+    for (uint32_t id = 0; id < cache->pool.block_capacity; id++) {
+        const struct akv_block *block = &cache->pool.blocks[id];
+        if (!block->refs || akv_block_kind(block) < AKV_KIND_RUNG)
+            continue;
+        const float error = cache->layout->groups[block->group].error[akv_block_kind(block)];
+        cr_assert(error > 0 && error <= cache->plan.options.error_budget,
+                  "%s: a block's error is %g of at most %g", when, (double)error,
+                  (double)cache->plan.options.error_budget);
+        cr_assert(block->position >= akv_blocks_for(cache, cache->plan.options.sinks),
+                  "%s: sink block %u was lowered", when, block->position);
+    }
+    for (const anykv_seq *seq = cache->seqs; seq; seq = seq->next)
+        for (uint32_t g = 0; g < groups; g++)
+            for (uint32_t i = 0; i < seq->table_capacity; i++) {
+                const uint32_t id = akv_seq_table(seq, g)[i];
+                cr_assert(id == AKV_NO_ID || (cache->pool.blocks[id].position == i &&
+                                              akv_block_kind(&cache->pool.blocks[id]) <=
+                                                  AKV_KIND_SEALED + seq->rungs),
+                          "%s: block %u of kind %u", when, i,
+                          akv_block_kind(&cache->pool.blocks[id]));
+            }
+    for (uint32_t slot = 0; slot < AKV_OPEN_STEPS; slot++) {
+        const struct anykv_step *step = &cache->steps[slot];
+        for (uint32_t g = 0; step->open && g < groups; g++) {
+            const uint8_t *image = step->image + akv_step_image_at(cache, g);
+            akv_step_head head;
+            memcpy(&head, image, sizeof head);
+            for (uint32_t s = 0; s < step->n; s++) {
+                akv_step_seq record;
+                memcpy(&record, image + head.seq_offset + s * sizeof record, sizeof record);
+                for (uint32_t b = 0; b < record.table_count; b++) {
+                    uint32_t entry;
+                    memcpy(&entry, image + head.table_offset + (record.table_first + b) * 4, 4);
+                    const uint32_t id =
+                        akv_seq_table(step->seqs[s], g)[record.first_block + b];
+                    cr_assert(id == AKV_NO_ID ? entry == AKV_NO_BLOCK
+                                              : entry == cache->pool.blocks[id].entry,
+                              "%s: block %u of an open step moved or changed", when, b);
+                }
+            }
+        }
+    }
+}
+
 static inline void audit(anykv_cache *cache, const char *when)
 {
     audit_blocks(cache, when);
+    audit_ladder(cache, when);
     audit_nodes(cache, when);
     uint64_t held = cache->plan.fixed_bytes;
     for (uint32_t s = 0; s < cache->slabs; s++)

@@ -29,7 +29,7 @@ static anykv_status everything(void)
     layout_options.weights = "w";
     layout_options.weights_bytes = 1;
     anykv_cache_options options = engine_options(1u << 20);
-    const anykv_seq_options identity = {sizeof identity, ANYKV_SEQ_PUBLIC, NULL, 0, NULL, 0};
+    const anykv_seq_options identity = {sizeof identity, ANYKV_SEQ_PUBLIC, NULL, 0, NULL, 0, 0};
     status = anykv_device_open(context, "cpu", &device_options, &device);
     if (!status)
         status = anykv_layout_create(context, layers, 2, &layout_options, &layout);

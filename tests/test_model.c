@@ -457,7 +457,9 @@ static void run(struct model *model, uint32_t operations, uint64_t seed)
               (unsigned long long)(stats.used_bytes - stats.fixed_bytes));
 }
 
-enum { WITH_BUDGET = 1, WITH_FAULTS = 2, WITH_STAGING = 4 };
+enum { WITH_BUDGET = 1, WITH_FAULTS = 2, WITH_STAGING = 4, WITH_LADDER = 8 };
+
+static uint64_t lowered; /* blocks, in all games of a test */
 
 static void play(uint64_t seed, uint32_t operations, uint32_t what)
 {
@@ -483,6 +485,10 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
     options.sinks = model_below(model, 2) * 4;
     options.recent = model_below(model, 3) * 24;
     options.max_seq_tokens = MODEL_TOKENS;
+    if (what & WITH_LADDER) {
+        options.error_budget = 0.6f;
+        options.ladder_blocks = model_below(model, 2) * 8;
+    }
     if (model->tight) { /* room for about 60 blocks */
         anykv_context *context = house_context();
         anykv_device *device = house_device(context, 0);
@@ -491,7 +497,8 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
         anykv_layout *layout = engine_layout(context, layers, 4);
         anykv_estimate estimate = ANYKV_ESTIMATE_INIT;
         OK(anykv_cache_estimate(device, layout, &options, &estimate));
-        options.budget_bytes = estimate.fixed_bytes + 60 * estimate.hot_block_bytes;
+        const uint32_t blocks = what & WITH_LADDER ? 20 : 60;
+        options.budget_bytes = estimate.fixed_bytes + blocks * estimate.hot_block_bytes;
         anykv_layout_destroy(layout);
         anykv_device_close(device);
         anykv_context_destroy(context);
@@ -499,6 +506,8 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
     engine_start_at(&model->engine, layers, 4, &options, model_below(model, 2),
                     what & WITH_STAGING);
     run(model, operations, seed);
+    const anykv_stats stats = engine_stats(model->engine.cache);
+    lowered += stats.blocks_lowered;
     engine_stop(&model->engine);
     fprintf(stderr,
             "# seed %llu: create %llu, destroy %llu, fork %llu, step %llu, name %llu, trim %llu, "
@@ -545,6 +554,17 @@ Test(model, failures, .timeout = 300)
 Test(model, failures_and_short_of_memory, .timeout = 300)
 {
     play_many(400, 8, WITH_BUDGET | WITH_FAULTS);
+}
+
+/* Precision goes down before anything is dropped; sinks, recent, pinned and running blocks keep
+ * theirs: audit and model_check_kind say so after every operation. */
+Test(model, precision_ladder, .timeout = 300)
+{
+    play_many(700, 8, WITH_BUDGET | WITH_LADDER);
+    play_many(800, 6, WITH_BUDGET | WITH_LADDER | WITH_FAULTS);
+    play_many(900, 2, WITH_BUDGET | WITH_LADDER | WITH_STAGING);
+    cr_expect(lowered > 100, "the ladder was hardly used: %llu blocks",
+              (unsigned long long)lowered);
 }
 
 Test(model, host_rows_are_staged, .timeout = 300)

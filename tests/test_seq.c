@@ -512,7 +512,7 @@ Test(seq, bad_arguments)
     uint32_t token = 1, kind;
     float row[64];
     anykv_view view = anykv_view_host(row, ANYKV_F32, 1, 64);
-    const anykv_seq_options options = {sizeof options, ANYKV_SEQ_PUBLIC, NULL, 0, NULL, 0};
+    const anykv_seq_options options = {sizeof options, ANYKV_SEQ_PUBLIC, NULL, 0, NULL, 0, 0};
     REFUSED(ANYKV_E_ARG, "cache", anykv_seq_create(NULL, &options, &out));
     REFUSED(ANYKV_E_ARG, "seq_out", anykv_seq_create(engine.cache, &options, NULL));
     REFUSED(ANYKV_E_ARG, "seq", anykv_seq_length(NULL, &number));
