@@ -15,6 +15,7 @@ struct calibrate {
     char model[256];
     uint32_t files;
     const char *const *path;
+    const char *at; /* the file that a failure is about */
     bool json;
 };
 
@@ -74,11 +75,8 @@ static anykv_status gather(struct calibrate *calibrate)
     anykv_status status = ANYKV_OK;
     akv_progress_begin(&calibrate->progress, "calibrate", 0);
     for (uint32_t i = 0; i < calibrate->files && status == ANYKV_OK; i++) {
+        calibrate->at = calibrate->path[i];
         status = add_file(calibrate, i);
-        if (status != ANYKV_OK) {
-            akv_progress_end(&calibrate->progress);
-            akv_cli_message("calibrate", "%s:", calibrate->path[i]);
-        }
     }
     akv_progress_end(&calibrate->progress);
     return status;
@@ -218,8 +216,10 @@ int akv_tool_calibrate(int argc, char **argv)
     wanted.weights_bytes = weights != NULL ? (uint32_t)strlen(weights) : 0;
     wanted.model = calibrate.model;
     if (status == ANYKV_OK)
+        calibrate.at = output;
+    if (status == ANYKV_OK)
         status = finish(&calibrate, &wanted, output);
-    go = status == ANYKV_OK ? AKV_EXIT_GOOD : akv_cli_status("calibrate", output, status);
+    go = status == ANYKV_OK ? AKV_EXIT_GOOD : akv_cli_status("calibrate", calibrate.at, status);
     anykv_moments_destroy(calibrate.moments);
     akv_dump_model_close(&calibrate.first);
     akv_tool_close(&calibrate.tool);
