@@ -4,9 +4,10 @@
  * A query row is (new token, q head); a tile is AKV_ROWS rows of one kv head.  The grid is (tiles times
  * parts, kv heads, sequences); where the parts begin and how they are walked follows from the sequence
  * alone.  Results of parts go to scratch, [sequence][slot][q head]: m, l, sums; a sequence of one part
- * is finished at once.  Options: AKV_ATTEND, AKV_COMBINE choose the kernel; AKV_ROWS; GPU shape: AKV_KDIM,
+ * is finished at once.  Options: AKV_ATTEND, AKV_ATTEND_ONE (attend_one.cl), AKV_COMBINE choose the kernel;
+ * AKV_NOT_ONE: sequences with one new token are left to attend_one; AKV_ROWS; GPU shape: AKV_KDIM,
  * AKV_VDIM, and K0, K1, V0, V1 where only kinds 0 and 1 have formats. */
-#ifdef FP_FAST_FMAF
+#if defined(FP_FAST_FMAF) || defined(__NV_CL_C_VERSION)
 #define MULTIPLY_ADD(a, b, c) fma((a), (b), (c))
 #else
 #define MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
@@ -307,7 +308,7 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
 }
 #endif
 
-#if defined(AKV_ATTEND) && !defined(AKV_CPU_SHAPE)
+#if (defined(AKV_ATTEND) || defined(AKV_ATTEND_ONE)) && !defined(AKV_CPU_SHAPE)
 /* ---- GPU shape.  A chunk is T positions.  For scores, a work-item multiplies one slice of KE dimensions
  * of a key with all query rows; the products meet in local memory.  For values, a work-item owns one
  * slice of VE dimensions of the sums and takes every VL-th quad of positions. ---- */
@@ -528,6 +529,7 @@ static inline void rotate_local(__local float *x, akv_u32 dim, akv_u32 item)
     barrier(CLK_LOCAL_MEM_FENCE);
 }
 
+#ifdef AKV_ATTEND
 /* Where a run of 16 positions stands. */
 typedef struct run {
     akv_u64 block;      /* pool address */
@@ -572,6 +574,10 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
     akv_u32 rows = c.count * c.repeat;
     if (c.count == 0u || (akv_u32)get_group_id(0) / c.parts * R >= rows)
         return;
+#ifdef AKV_NOT_ONE
+    if (c.count == 1u)
+        return;
+#endif
     const akv_u32 part = (akv_u32)get_group_id(0) % c.parts;
     const akv_u32 first_row = (akv_u32)get_group_id(0) / c.parts * R;
     rows = AKV_MIN(rows - first_row, (akv_u32)R);
@@ -833,4 +839,5 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
         score[i] = weight[i] = 0.0f;
 #endif
 }
+#endif
 #endif

@@ -30,6 +30,7 @@ struct akv_cl_place {
     cl_platform_id platform;
     cl_device_id device;
 };
+bool akv_cl_has_extension(const struct akv_cl *cl, cl_device_id device, const char *name);
 anykv_status akv_cl_probe(anykv_context *context, uint32_t capacity, struct akv_device_info *infos,
                           uint32_t *count_out);
 /* The device with this number in the order of the probe. */
@@ -61,7 +62,8 @@ struct akv_cl_device {
     enum akv_cl_shape shape;
     cl_uint units;  /* compute units */
     bool vectors;   /* a processor and nothing else: the CPU shape may use vectors of 16 */
-    bool denormals; /* float arithmetic keeps them */
+    bool denormals;  /* float arithmetic keeps them */
+    bool nv_options; /* the compiler takes NVIDIA's options */
     bool scrub;     /* local memory is overwritten before a kernel ends */
     akv_mutex lock; /* guards programs and internal; never held while a program is built */
     struct akv_cl_program *programs;
@@ -143,7 +145,7 @@ extern const struct akv_cl_source akv_cl_sources[];
 struct akv_cl_program {
     struct akv_cl_program *next;
     cl_program program;
-    char key[160]; /* source name and options */
+    char key[200]; /* source name and options */
 };
 /* Finds or builds the program of `source` with `options`. */
 anykv_status akv_cl_program(struct akv_cl_device *device, const char *source, const char *options,
@@ -158,10 +160,18 @@ void akv_cl_cache_write(anykv_context *context, const akv_digest *key, const uin
                         size_t bytes);
 
 /* ---- plan.c ---- */
-#define AKV_CL_PLANS 2u /* passes of a kernel, at most */
+#define AKV_CL_PLANS 3u /* passes of a kernel, at most */
+enum akv_cl_pass {
+    AKV_CL_PASS_KEYS = 0, /* of seal */
+    AKV_CL_PASS_VALUES = 1,
+    AKV_CL_PASS_ROWS = 2, /* of attend: any number of new tokens */
+    AKV_CL_PASS_ONE = 3,  /* sequences with one new token */
+    AKV_CL_PASS_COMBINE = 4
+};
 struct akv_cl_plan {
     const char *source, *entry; /* static */
-    char options[136];
+    enum akv_cl_pass pass;
+    char options[176];
 };
 /* The programs of a kernel, in the order of its passes. */
 uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id kernel,
@@ -170,6 +180,7 @@ uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id ker
 struct akv_cl_attend {
     uint32_t least, most;
     uint32_t rows;
+    uint32_t one;        /* query rows of attend_one, 0: it does not run */
     uint32_t slots;      /* of a sequence, for results of parts; 0: no sequence has two parts */
     uint32_t slot_bytes; /* all query heads */
 };

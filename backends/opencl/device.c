@@ -120,6 +120,8 @@ static anykv_status judge(struct akv_cl_device *device)
     device->denormals = device->cl->device_info(device->place.device, CL_DEVICE_SINGLE_FP_CONFIG,
                                                 sizeof floats, &floats, NULL) == CL_SUCCESS &&
                         (floats & CL_FP_DENORM);
+    device->nv_options = akv_cl_has_extension(device->cl, device->place.device,
+                                              "cl_nv_compiler_options");
     device->scrub = leaks_local_memory(info);
     identify(device);
     return choose_shape(device);

@@ -47,7 +47,7 @@ program quant $(headers $arithmetic) kernels-cl/shape.h kernels-cl/common.cl ker
 # shellcheck disable=SC2046,SC2086
 program page $(headers $arithmetic) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/page.cl
 # shellcheck disable=SC2046,SC2086
-program attend $(headers $arithmetic attend) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/attend.cl
+program attend $(headers $arithmetic attend) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/attend.cl kernels-cl/attend_one.cl
 # shellcheck disable=SC2046,SC2086
 program evict $(headers $arithmetic attend evict) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/evict.cl
 printf '\nconst struct akv_cl_source akv_cl_sources[] = {\n%s    {NULL, NULL, 0},\n};\n' "$list"

@@ -132,13 +132,18 @@ static uint64_t row_groups(const struct akv_cl_device *device, uint64_t rows, ui
     return (rows + each - 1) / each;
 }
 
-static struct grid attend_grid(const struct akv_cl_attend *shape, const akv_attend_params *p)
+static struct grid attend_grid(const struct akv_cl_attend *shape, const akv_attend_params *p, bool one)
 {
     uint32_t repeat = p->q_heads / p->kv_heads;
     uint64_t most = 0;
     uint32_t tokens = p->bound_seq_tokens ? p->bound_seq_tokens : p->max_tokens;
     uint64_t length = p->bound_length ? p->bound_length : (uint64_t)p->max_length + p->max_tokens;
     uint32_t sequences = p->bound_sequences ? p->bound_sequences : p->max_sequences;
+    if (one) {
+        uint64_t parts = AKV_MIN((uint64_t)shape->most, length / shape->least + 1u);
+        return (struct grid){
+            {(repeat + shape->one - 1) / shape->one * parts, p->kv_heads, sequences}};
+    }
     /* Tiles of query rows times parts, for the worst number of new tokens up to the bound. */
     for (uint32_t count = 1; count <= AKV_MIN(tokens, shape->most); count++) {
         uint64_t parts = AKV_MIN((uint64_t)shape->most / count, length / shape->least + 1u);
@@ -150,7 +155,7 @@ static struct grid attend_grid(const struct akv_cl_attend *shape, const akv_atte
 }
 
 static anykv_status bind_rest(const struct akv_cl_device *device, const struct akv_launch *launch,
-                              uint32_t pass, struct binder *binder, struct grid *grid)
+                              enum akv_cl_pass pass, struct binder *binder, struct grid *grid)
 {
     const struct akv_span *arg = launch->arg;
     bind(binder, akv_kernels[launch->kernel].params_bytes, launch->params);
@@ -169,11 +174,12 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
     }
     case AKV_K_SEAL: {
         const akv_seal_params *p = launch->params;
-        bind_u32(binder, pass);
+        bind_u32(binder, pass == AKV_CL_PASS_VALUES);
         bind_u32(binder, 1);
         grid->groups[0] =
             row_groups(device, (uint64_t)p->moves * p->layers * p->kv_heads * p->block_tokens,
-                       pass ? p->v_dim : p->k_dim, pass == 1);
+                       pass == AKV_CL_PASS_VALUES ? p->v_dim : p->k_dim,
+                       pass == AKV_CL_PASS_VALUES);
         bind_slabs(binder, launch, &p->pool);
         return ANYKV_OK;
     }
@@ -213,8 +219,8 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
         bind_u32(binder, shape.least);
         bind_u32(binder, shape.most);
         bind_u32(binder, shape.slots);
-        if (pass == 0) {
-            *grid = attend_grid(&shape, p);
+        if (pass != AKV_CL_PASS_COMBINE) {
+            *grid = attend_grid(&shape, p, pass == AKV_CL_PASS_ONE);
             bind_slabs(binder, launch, &p->pool);
             return ANYKV_OK;
         }
@@ -264,9 +270,10 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
 
 /* One pass: binds and enqueues.  Caller holds the queue's lock. */
 static anykv_status run_pass(struct akv_cl_device *device, struct akv_cl_queue *queue,
-                             const struct akv_launch *launch, uint32_t pass,
-                             const struct akv_cl_program *program, const char *entry)
+                             const struct akv_launch *launch, const struct akv_cl_plan *plan,
+                             const struct akv_cl_program *program)
 {
+    const char *entry = plan->entry;
     struct binder binder = {device->cl, NULL, 0, CL_SUCCESS};
     struct grid grid = {{1, 1, 1}};
     anykv_status status = find_kernel(device, queue, program, entry, &binder.kernel);
@@ -274,7 +281,7 @@ static anykv_status run_pass(struct akv_cl_device *device, struct akv_cl_queue *
         return status;
     for (uint32_t i = 0; i < akv_kernels[launch->kernel].arguments; i++)
         bind_span(&binder, &launch->arg[i], &launch->arg[0]);
-    status = bind_rest(device, launch, pass, &binder, &grid);
+    status = bind_rest(device, launch, plan->pass, &binder, &grid);
     if (status != ANYKV_OK)
         return status;
     if (binder.code != CL_SUCCESS)
@@ -298,11 +305,19 @@ static anykv_status refuse_pinned(const struct akv_launch *launch, anykv_context
     return ANYKV_OK;
 }
 
+/* The general pass of an attention in which every sequence has one new token and another pass takes
+ * those. */
+static bool idle_pass(const struct akv_launch *launch, const struct akv_cl_plan *plans, uint32_t i)
+{
+    return plans[i].pass == AKV_CL_PASS_ROWS && plans[i + 1].pass == AKV_CL_PASS_ONE &&
+           ((const akv_attend_params *)launch->params)->bound_seq_tokens == 1u;
+}
+
 anykv_status akv_cl_kernel_launch(struct akv_queue *base, const struct akv_launch *launch)
 {
     struct akv_cl_queue *queue = akv_cl_queue(base);
     struct akv_cl_device *device = akv_cl_device(base->device);
-    struct akv_cl_plan plans[AKV_CL_PLANS];
+    struct akv_cl_plan plans[AKV_CL_PLANS + 1] = {{0}};
     struct akv_cl_program *programs[AKV_CL_PLANS];
     anykv_status status = refuse_pinned(launch, device->base.context);
     uint32_t count = akv_cl_plans(device, launch->kernel, launch->params, plans);
@@ -312,7 +327,8 @@ anykv_status akv_cl_kernel_launch(struct akv_queue *base, const struct akv_launc
         return status;
     akv_mutex_lock(&queue->lock);
     for (uint32_t i = 0; i < count && status == ANYKV_OK; i++)
-        status = run_pass(device, queue, launch, i, programs[i], plans[i].entry);
+        if (!idle_pass(launch, plans, i))
+            status = run_pass(device, queue, launch, &plans[i], programs[i]);
     akv_mutex_unlock(&queue->lock);
     return status;
 }

@@ -29,6 +29,7 @@ static void begin(struct akv_cl_plan *plan, const char *source, const char *entr
 {
     plan->source = source;
     plan->entry = entry;
+    plan->pass = AKV_CL_PASS_KEYS;
     plan->options[0] = '\0';
     add(plan, "-D%s", option);
 }
@@ -79,8 +80,10 @@ static void plan_seal(const akv_seal_params *p, uint32_t side, struct akv_cl_pla
     begin(plan, "quant", "akv_k_seal", "AKV_SEAL");
     add_format(plan, side ? p->v_format : p->k_format, side ? p->v_dim : p->k_dim,
                side ? p->v_flags : p->k_flags);
-    if (side)
+    if (side) {
+        plan->pass = AKV_CL_PASS_VALUES;
         add(plan, " -DAKV_QUAD");
+    }
     add_pool(plan, &p->pool);
 }
 
@@ -118,10 +121,25 @@ static void plan_gather(const akv_gather_params *p, struct akv_cl_plan *plan)
 
 /* Work is split along a sequence into parts of at least LEAST positions, at most MOST of them, from
  * the sequence's own numbers alone (akv_attend_part). */
-#define GPU_LEAST 512u
+#define GPU_LEAST 1024u
 #define GPU_MOST  64u
 #define CPU_LEAST 1024u
 #define CPU_MOST  8u
+
+/* Query rows of a work-group of attend_one, 0 where the general kernel takes every sequence. */
+static uint32_t one_rows(const akv_attend_params *p)
+{
+    const akv_tile_map *t = &p->tiles;
+    if (!common_dim(p->k_dim) || !common_dim(p->v_dim) || !two_kinds(t->k_format) ||
+        !two_kinds(t->v_format) || (p->flags & AKV_ATTEND_MASK) || ((p->k_flags | p->v_flags) & AKV_FLAG_MAP))
+        return 0;
+    for (unsigned kind = 0; kind < 2; kind++)
+        if (t->k_format[kind] == AKV_F32 || t->v_format[kind] == AKV_F32 ||
+            t->k_format[kind] > AKV_N2 || t->v_format[kind] > AKV_N2)
+            return 0;
+    uint32_t repeat = p->q_heads / p->kv_heads, most = AKV_MAX(p->k_dim, p->v_dim) > 128 ? 2 : 4;
+    return repeat == 1 ? 1 : repeat == 2 ? 2 : most;
+}
 
 struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device,
                                          const akv_attend_params *p)
@@ -131,6 +149,7 @@ struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device,
     uint32_t widest = AKV_MAX(p->k_dim, p->v_dim);
     shape.least = gpu ? GPU_LEAST : CPU_LEAST;
     shape.most = gpu ? GPU_MOST : CPU_MOST;
+    shape.one = gpu ? one_rows(p) : 0;
     shape.rows = !gpu || widest <= 128 ? 4 : widest <= 256 ? 2 : 1;
     uint64_t longest = (uint64_t)p->max_length + p->max_tokens;
     uint64_t parts = AKV_MIN((uint64_t)shape.most, longest / shape.least + 1u);
@@ -142,19 +161,37 @@ struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device,
 
 /* The CPU shape has one program for all; the GPU shape keeps rows in registers, so that head sizes
  * are fixed, and formats too for the common sizes. */
-static void plan_attend(const struct akv_cl_device *device, const akv_attend_params *p,
-                        struct akv_cl_plan *plan)
+static uint32_t plan_attend(const struct akv_cl_device *device, const akv_attend_params *p,
+                            struct akv_cl_plan *plans)
 {
     const akv_tile_map *tiles = &p->tiles;
-    begin(plan, "attend", "akv_k_attend", "AKV_ATTEND");
-    add(plan, " -DAKV_ROWS=%u", akv_cl_attend_shape(device, p).rows);
-    add_pool(plan, &p->pool);
-    if (device->shape == AKV_CL_SHAPE_CPU)
-        return;
-    add(plan, " -DAKV_KDIM=%u -DAKV_VDIM=%u", p->k_dim, p->v_dim);
-    if (common_dim(p->k_dim) && common_dim(p->v_dim) && two_kinds(tiles->k_format))
-        add(plan, " -DAKV_TWO_KINDS -DK0=%u -DK1=%u -DV0=%u -DV1=%u", tiles->k_format[0],
-            tiles->k_format[1], tiles->v_format[0], tiles->v_format[1]);
+    struct akv_cl_attend shape = akv_cl_attend_shape(device, p);
+    uint32_t count = 0;
+    for (uint32_t one = 0; one <= (shape.one ? 1u : 0u); one++) {
+        struct akv_cl_plan *plan = &plans[count++];
+        begin(plan, "attend", one ? "akv_k_attend_one" : "akv_k_attend",
+              one ? "AKV_ATTEND_ONE" : "AKV_ATTEND");
+        plan->pass = one ? AKV_CL_PASS_ONE : AKV_CL_PASS_ROWS;
+        add(plan, " -DAKV_ROWS=%u", one ? shape.one : shape.rows);
+        if (!one && shape.one)
+            add(plan, " -DAKV_NOT_ONE");
+        if (one && p->block_tokens == 16)
+            add(plan, " -DAKV_TOKENS=16");
+        if (one && device->nv_options)
+            add(plan, " -cl-nv-maxrregcount=128");
+        add_pool(plan, &p->pool);
+        if (device->shape == AKV_CL_SHAPE_CPU)
+            continue;
+        add(plan, " -DAKV_KDIM=%u -DAKV_VDIM=%u", p->k_dim, p->v_dim);
+        if (common_dim(p->k_dim) && common_dim(p->v_dim) && two_kinds(tiles->k_format))
+            add(plan, " -DAKV_TWO_KINDS -DK0=%u -DK1=%u -DV0=%u -DV1=%u", tiles->k_format[0],
+                tiles->k_format[1], tiles->v_format[0], tiles->v_format[1]);
+    }
+    if (shape.slots) {
+        begin(&plans[count], "attend", "akv_k_combine", "AKV_COMBINE");
+        plans[count++].pass = AKV_CL_PASS_COMBINE;
+    }
+    return count;
 }
 
 static void plan_evict(const char *entry, const char *option, const akv_pool_map *pool,
@@ -208,11 +245,7 @@ uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id ker
         add_pool(plans, &copy->pool);
         return 1;
     case AKV_K_ATTEND:
-        plan_attend(device, params, &plans[0]);
-        if (!akv_cl_attend_shape(device, params).slots)
-            return 1;
-        begin(&plans[1], "attend", "akv_k_combine", "AKV_COMBINE");
-        return 2;
+        return plan_attend(device, params, plans);
     case AKV_K_SCORE:
         plan_evict("akv_k_score", "AKV_SCORE", &score->pool, &score->tiles, plans);
         return 1;

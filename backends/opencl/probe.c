@@ -53,7 +53,7 @@ static uint64_t number(const struct akv_cl *cl, cl_device_id device, cl_device_i
     return value;
 }
 
-static bool has_extension(const struct akv_cl *cl, cl_device_id device, const char *name)
+bool akv_cl_has_extension(const struct akv_cl *cl, cl_device_id device, const char *name)
 {
     char list[8192] = "";
     size_t length = strlen(name);
@@ -122,7 +122,7 @@ static void describe_uuid(const struct akv_cl *cl, cl_device_id device, char *te
 {
     uint8_t uuid[UUID_BYTES];
     text[0] = '\0';
-    if (!has_extension(cl, device, "cl_khr_device_uuid") ||
+    if (!akv_cl_has_extension(cl, device, "cl_khr_device_uuid") ||
         cl->device_info(device, DEVICE_UUID_KHR, sizeof uuid, uuid, NULL) != CL_SUCCESS)
         return;
     size_t at = 0;
@@ -155,7 +155,7 @@ void akv_cl_describe(const struct akv_cl *cl, const struct akv_cl_place *place,
     info->is_cpu_opencl = (type & CL_DEVICE_TYPE_CPU) != 0;
     info->bytes_total = number(cl, device, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof(cl_ulong));
     size_t free_kib[2] = {0, 0};
-    if (has_extension(cl, device, "cl_amd_device_attribute_query") &&
+    if (akv_cl_has_extension(cl, device, "cl_amd_device_attribute_query") &&
         cl->device_info(device, DEVICE_FREE_AMD, sizeof free_kib, free_kib, NULL) == CL_SUCCESS)
         info->bytes_free = (uint64_t)free_kib[0] * 1024u;
     info->max_alloc = number(cl, device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
