@@ -185,10 +185,11 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
     }
     case AKV_K_REENCODE: {
         const akv_reencode_params *p = launch->params;
-        bind_u32(binder, pass);
+        bind_u32(binder, pass == AKV_CL_PASS_VALUES);
         grid->groups[0] =
             row_groups(device, (uint64_t)p->moves * p->layers * p->kv_heads * p->block_tokens,
-                       pass ? p->v_dim : p->k_dim, pass == 1);
+                       pass == AKV_CL_PASS_VALUES ? p->v_dim : p->k_dim,
+                       pass == AKV_CL_PASS_VALUES);
         bind_slabs(binder, launch, &p->pool);
         return ANYKV_OK;
     }

@@ -98,8 +98,10 @@ static void plan_reencode(const akv_reencode_params *p, uint32_t side, struct ak
         if (akv_format_codebook(format) && ((side ? p->v_flags : p->k_flags) & AKV_FLAG_SEARCH))
             add(plan, " -DAKV_SEARCH");
     }
-    if (side)
+    if (side) {
+        plan->pass = AKV_CL_PASS_VALUES;
         add(plan, " -DAKV_QUAD");
+    }
     add_pool(plan, &p->pool);
 }
 
