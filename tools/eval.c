@@ -3,6 +3,7 @@
 #include "device_option.h"
 #include "dump_model.h"
 #include "eval_pareto.h"
+#include "eval_evict.h"
 #include "eval_reference.h"
 #include "eval_variant.h"
 #include "kernel/format.h"
@@ -490,12 +491,14 @@ static int run(struct eval *eval, const char *path, const char *device, const ch
     return status == ANYKV_OK ? AKV_EXIT_GOOD : akv_cli_status("eval", path, status);
 }
 
+#define UNSET UINT64_MAX /* of an option whose default depends on others */
+
 int akv_tool_eval(int argc, char **argv)
 {
-    static struct akv_text_list formats, transforms;
+    static struct akv_text_list formats, transforms, evict, keep;
     const char *device = "auto", *path = NULL, *calibration = NULL, *pareto = NULL;
     const char *compress = NULL;
-    uint64_t sinks = 0, recent = 0;
+    uint64_t sinks = UNSET, recent = UNSET;
     bool json = false, layers = false;
     const struct akv_cli_option options[] = {
         {"formats", AKV_CLI_TEXT_LIST, &formats, 0, 0, "LIST",
@@ -514,6 +517,14 @@ int akv_tool_eval(int argc, char **argv)
          "the N tokens up to each query enter at 16 bit (default: 0)"},
         {"layers", AKV_CLI_FLAG, &layers, 0, 0, NULL, "a row for each layer, too"},
         {"pareto", AKV_CLI_TEXT, &pareto, 0, 0, "FILE.svg", "draw bits against error"},
+        {"evict", AKV_CLI_TEXT_LIST, &evict, 0, 0, "LIST",
+         "token policies instead of formats: streaming, h2o, snapkv, tova, knorm,\n"
+         "keydiff, paged, affine, expected, oracle (METHOD:adaptive: heads of a\n"
+         "layer share the budget), scores:FILE, or all.  Scores see the first half\n"
+         "of FILE's queries, errors are those of the second; --sinks and --recent\n"
+         "(here 4 and 32) tokens always stay"},
+        {"keep", AKV_CLI_TEXT_LIST, &keep, 0, 0, "LIST",
+         "shares of the tokens that stay (default: 0.75,0.5,0.25)"},
         {"compress", AKV_CLI_TEXT, &compress, 0, 0, "METHOD", NULL},
         AKV_DEVICE_OPTION(device),
         AKV_JSON_OPTION(json),
@@ -543,12 +554,19 @@ int akv_tool_eval(int argc, char **argv)
         options,
         1,
         1};
-    formats.count = transforms.count = 0;
+    formats.count = transforms.count = evict.count = keep.count = 0;
     int go = akv_cli_parse(&cli, argc, argv, &path, NULL);
     if (go != AKV_CLI_GO)
         return go;
     if (compress != NULL)
         return akv_cli_wrong("eval", "--compress: this version does not have it");
+    if (evict.count != 0)
+        return akv_eval_evict(path, &evict, &keep, (uint32_t)(sinks == UNSET ? 4 : sinks),
+                              (uint32_t)(recent == UNSET ? 32 : recent), layers, json);
+    if (keep.count != 0)
+        return akv_cli_wrong("eval", "--keep: needs --evict");
+    sinks = sinks == UNSET ? 0 : sinks;
+    recent = recent == UNSET ? 0 : recent;
     if (transforms.count == 0)
         snprintf(transforms.item[transforms.count++], AKV_ITEM_MAX, "auto");
     if (formats.count == 0)
