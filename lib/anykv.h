@@ -621,11 +621,25 @@ ANYKV_API anykv_status anykv_seq_trim(anykv_seq *seq, uint64_t tokens);
 /* Removes whole blocks [first, first + count) positions (multiples of block_tokens): they are no longer
  * attended; positions of the others stay.  The sequence then names no further blocks. */
 ANYKV_API anykv_status anykv_seq_remove(anykv_seq *seq, uint64_t first, uint64_t count);
-/* Hint: will not be continued.  Its blocks go first when memory is short. */
+/* Hint: will not be continued.  When it is destroyed its blocks go first when memory is short, from the
+ * last one up to the first that others use or that more than four different blocks ever followed. */
 ANYKV_API anykv_status anykv_seq_done(anykv_seq *seq);
+/* Hint: will be continued in about so many seconds of the policy's clock.  From one half-life before that
+ * time (or now) until then its named blocks count as just used; undoes done.  E_ARG: not finite or
+ * negative. */
+ANYKV_API anykv_status anykv_seq_expect(anykv_seq *seq, double seconds);
+/* Priority of the blocks of positions [first, first + count) for so many seconds of the policy's clock
+ * (infinite: for ever), those named later included: cached blocks of a lower priority go first, the policy
+ * decides among equals.  0 … 100, 35 is that of all others.  Where two sequences differ on a block, the
+ * higher one counts.  E_ARG: out of range, or eight other ranges of the sequence hold already. */
+ANYKV_API anykv_status anykv_seq_retain(anykv_seq *seq, uint64_t first, uint64_t count, uint32_t priority,
+                                        double seconds);
 /* Keeps the sequence's named blocks, those named later included, from eviction until unpinned, also after
  * it is destroyed: then any sequence that matched them unpins them with pinned 0. */
 ANYKV_API anykv_status anykv_seq_pin(anykv_seq *seq, int pinned);
+/* The same for so many seconds of the policy's clock, after which it ends by itself; a longer lease
+ * extends a shorter one.  E_ARG: not above 0 and finite. */
+ANYKV_API anykv_status anykv_seq_lease(anykv_seq *seq, double seconds);
 
 /* Block tables for a caller's own kernels.  entries: u32 (kind, index; docs/format.md) of a layer
  * group's blocks.  count_in_out: capacity, then the number; E_SHAPE: too small, the need is written. */

@@ -18,7 +18,7 @@ void akv_cache_enter(anykv_cache *cache)
     const double now =
         options->clock ? options->clock(options->clock_user) : (double)akv_now_ns() * 1e-9;
     akv_mutex_lock(&cache->lock);
-    akv_evict_clock(&cache->prefix.evict, now);
+    akv_prefix_clock(&cache->prefix, now);
 }
 
 /* ---- parts, each undone by anykv_cache_destroy however far it came ---- */

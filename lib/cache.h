@@ -51,6 +51,13 @@ uint64_t akv_plan_step_bytes(const struct akv_plan *plan, const anykv_layout *la
 /* Where a group's descriptor stands in a step's. */
 uint64_t akv_step_image_at(const anykv_cache *cache, uint32_t group);
 
+#define AKV_RETAINS 8u /* ranges of a sequence whose priorities hold at the same time */
+struct akv_retain {
+    uint32_t first, end; /* blocks */
+    uint32_t band;
+    double until;
+};
+
 struct anykv_seq {
     anykv_cache *cache;
     anykv_seq *prev, *next; /* all sequences of the cache */
@@ -65,6 +72,10 @@ struct anykv_seq {
     bool done, pinned;
     bool destroyed;   /* by the caller, while in a step */
     bool told;        /* the policy knows of its request */
+    uint32_t retains; /* in retain[] */
+    struct akv_retain retain[AKV_RETAINS];
+    bool leased;
+    double lease_until;
     double gap;       /* seconds after which it came back; negative: it is new */
     bool tail_held;   /* its last, partial blocks count it in `holds` */
     uint32_t *tokens; /* [token_capacity]: ids of positions below named */

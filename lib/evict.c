@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Eviction: parts, heaps of candidates, ghosts, and the table of policies. */
 #include "evict.h"
+#include <math.h>
 
 #define MARK       0x80000000u
 #define LISTED     0x7FFFFFFFu /* place of a candidate in the policy's own order */
@@ -377,6 +378,11 @@ void akv_evict_renew(struct akv_evict *evict, uint32_t id)
     put_back(evict, id, candidate);
 }
 
+double akv_evict_horizon(const struct akv_evict *evict, uint32_t id)
+{
+    return evict->policy->horizon ? evict->policy->horizon(part_of(evict, id)) : INFINITY;
+}
+
 void akv_evict_expect(struct akv_evict *evict, uint32_t id, double when)
 {
     struct akv_evict_entry *e = &evict->entry[id];
@@ -385,8 +391,8 @@ void akv_evict_expect(struct akv_evict *evict, uint32_t id, double when)
     e->flags &= (uint8_t)~AKV_EVICT_LINE;
     if (evict->policy->renew)
         evict->policy->renew(evict, id);
-    if (when > e->t && evict->policy->ghosts)
-        e->t = when; /* as if it had been used then */
+    if (when > e->t && evict->policy->horizon)
+        e->t = when;
     put_back(evict, id, candidate);
 }
 

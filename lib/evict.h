@@ -100,6 +100,8 @@ struct akv_policy {
     uint32_t (*first)(struct akv_evict *evict, struct akv_evict_part *part);
     uint32_t (*coldest)(const struct akv_evict *evict, const struct akv_evict_part *part,
                         uint32_t most, uint32_t *ids);
+    /* Seconds for which a block stays warm after its use.  NULL: no such time. */
+    double (*horizon)(const struct akv_evict_part *part);
     /* How hot: comparable between parts. */
     double (*heat)(const struct akv_evict *evict, const struct akv_evict_part *part, uint32_t id);
 };
@@ -137,7 +139,10 @@ void akv_evict_gone(struct akv_evict *evict, uint32_t id, uint64_t tag, bool evi
 void akv_evict_touch(struct akv_evict *evict, uint32_t id, uint64_t tag);
 /* The use that the last touch began has lasted until now. */
 void akv_evict_renew(struct akv_evict *evict, uint32_t id);
-/* The id is expected to be used at `when`. */
+/* Seconds for which the policy holds an id warm after its use; infinite if it does not ask for the
+ * time. */
+double akv_evict_horizon(const struct akv_evict *evict, uint32_t id);
+/* The id is expected to be used at `when`, within the horizon: as if it had been used then. */
 void akv_evict_expect(struct akv_evict *evict, uint32_t id, double when);
 /* The id will not be used again: it goes before others of its band, oldest demotion first.  A later
  * touch undoes it. */

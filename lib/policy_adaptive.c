@@ -93,6 +93,12 @@ static double adaptive_heat(const struct akv_evict *evict, const struct akv_evic
     return score(evict, part, id) - (evict->now - evict->epoch) / a->half;
 }
 
+static double adaptive_horizon(const struct akv_evict_part *part)
+{
+    const struct adaptive *a = part->state;
+    return a->half;
+}
+
 static void adaptive_gap(struct akv_evict *evict, struct akv_evict_part *part, double seconds)
 {
     struct adaptive *a = part->state;
@@ -162,5 +168,6 @@ const struct akv_policy akv_policy_adaptive = {
     .key = adaptive_key,
     .gap = adaptive_gap,
     .request = adaptive_request,
+    .horizon = adaptive_horizon,
     .heat = adaptive_heat,
 };

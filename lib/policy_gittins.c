@@ -31,6 +31,7 @@
 #define KEEP        0.99  /* of what was counted, from one ranking to the next */
 #define CALLS       8u
 #define MOVES       8u    /* heads looked at in one of so many calls */
+#define HORIZON     60.0  /* seconds before an expected use at which the block counts as new */
 #define HEAD_CHECKS 64u   /* heads looked at for one victim */
 #define NONE        0xFFFFFFFFu
 
@@ -446,6 +447,12 @@ static void gittins_renew(struct akv_evict *evict, uint32_t id)
         evict->entry[id].t = evict->now;
 }
 
+static double gittins_horizon(const struct akv_evict_part *part)
+{
+    (void)part;
+    return HORIZON;
+}
+
 static uint64_t gittins_key(struct akv_evict *evict, const struct akv_evict_part *part,
                             uint32_t id)
 {
@@ -484,5 +491,6 @@ const struct akv_policy akv_policy_gittins = {
     .leave = gittins_leave,
     .first = gittins_first,
     .coldest = gittins_coldest,
+    .horizon = gittins_horizon,
     .heat = gittins_heat,
 };

@@ -133,6 +133,8 @@ anykv_status akv_prefix_reserve(struct akv_prefix *prefix, uint32_t more)
     while (capacity < need)
         capacity *= 2;
     status = akv_evict_reserve(&prefix->evict, capacity);
+    if (!status)
+        status = akv_terms_reserve(&prefix->terms, context, capacity);
     if (status)
         return status;
     if (prefix->groups) {
@@ -179,6 +181,7 @@ void akv_prefix_finish(struct akv_prefix *prefix)
     prefix->slots = NULL;
     prefix->capacity = prefix->count = 0;
     akv_evict_finish(&prefix->evict);
+    akv_terms_finish(&prefix->terms);
 }
 
 /* ---- counts ---- */
@@ -311,6 +314,90 @@ void akv_prefix_demote(struct akv_prefix *prefix, uint32_t node)
     akv_evict_demote(&prefix->evict, node);
 }
 
+/* ---- what holds for a while ---- */
+
+#define TERMS_A_CALL 16u
+
+/* Terms are kept from the first time on, so that none of them is 0, which says "none". */
+static double term_time(const struct akv_prefix *prefix, double seconds)
+{
+    return seconds - prefix->evict.epoch + 1.0;
+}
+
+static void end_term(struct akv_prefix *prefix, uint32_t node, enum akv_term_kind kind)
+{
+    switch (kind) {
+    case AKV_TERM_BAND:
+        akv_evict_band(&prefix->evict, node, AKV_BAND_DEFAULT);
+        break;
+    case AKV_TERM_LEASE:
+        akv_prefix_unpin(prefix, node);
+        if (prefix->on_idle) /* its blocks may go although its users stay */
+            prefix->on_idle(prefix->user, node, !akv_prefix_busy(prefix, node));
+        break;
+    default: /* the use comes near */
+        akv_evict_expect(&prefix->evict, node,
+                         prefix->evict.now + akv_evict_horizon(&prefix->evict, node));
+    }
+}
+
+void akv_prefix_clock(struct akv_prefix *prefix, double seconds)
+{
+    uint32_t node;
+    enum akv_term_kind kind;
+    akv_evict_clock(&prefix->evict, seconds);
+    for (uint32_t i = 0; i < TERMS_A_CALL; i++) {
+        if (!akv_terms_over(&prefix->terms, term_time(prefix, prefix->evict.now), &node, &kind))
+            return;
+        end_term(prefix, node, kind);
+    }
+}
+
+void akv_prefix_retain(struct akv_prefix *prefix, uint32_t node, uint32_t band, double until)
+{
+    const double before = akv_terms_get(&prefix->terms, node, AKV_TERM_BAND);
+    const uint32_t held = prefix->evict.entry[node].band;
+    const double now = term_time(prefix, prefix->evict.now);
+    until = term_time(prefix, until);
+    if (until <= now || (before > now && (held > band || (held == band && before >= until))))
+        return;
+    akv_evict_band(&prefix->evict, node, band);
+    akv_terms_set(&prefix->terms, node, AKV_TERM_BAND, until);
+}
+
+void akv_prefix_lease(struct akv_prefix *prefix, uint32_t node, double until)
+{
+    const double before = akv_terms_get(&prefix->terms, node, AKV_TERM_LEASE);
+    until = term_time(prefix, until);
+    if (until <= term_time(prefix, prefix->evict.now) || before >= until)
+        return;
+    if (before == 0.0) {
+        akv_prefix_pin(prefix, node);
+        if (prefix->on_idle)
+            prefix->on_idle(prefix->user, node, false);
+    }
+    akv_terms_set(&prefix->terms, node, AKV_TERM_LEASE, until);
+}
+
+void akv_prefix_expect(struct akv_prefix *prefix, uint32_t node, double when)
+{
+    const double horizon = akv_evict_horizon(&prefix->evict, node);
+    if (when - horizon > prefix->evict.now) { /* far: it ages as others until then */
+        akv_terms_set(&prefix->terms, node, AKV_TERM_EXPECT,
+                      term_time(prefix, when - horizon));
+        return;
+    }
+    akv_terms_set(&prefix->terms, node, AKV_TERM_EXPECT, 0.0);
+    akv_evict_expect(&prefix->evict, node, when);
+}
+
+/* With what is over by now ended first: a priority or a lease must not outlive its time here. */
+uint32_t akv_prefix_victim(struct akv_prefix *prefix)
+{
+    akv_prefix_clock(prefix, prefix->evict.now);
+    return akv_evict_victim(&prefix->evict, prefix->spared);
+}
+
 /* ---- lookup and change ---- */
 
 uint32_t akv_prefix_find(const struct akv_prefix *prefix, const akv_digest *key)
@@ -377,6 +464,8 @@ void akv_prefix_remove(struct akv_prefix *prefix, uint32_t node)
     struct akv_node *n = &prefix->nodes[node];
     assert(n->used && n->children == 0 && !akv_prefix_busy(prefix, node));
     akv_evict_gone(&prefix->evict, node, tag64(prefix, node), !n->withdrawn);
+    for (uint32_t kind = 0; kind < AKV_TERM_KINDS; kind++)
+        akv_terms_set(&prefix->terms, node, (enum akv_term_kind)kind, 0.0);
     akv_prefix_withdraw(prefix, node);
     const uint32_t parent = n->parent;
     n->used = false;

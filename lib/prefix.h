@@ -7,7 +7,7 @@
  * index works without a cache: `anykv replay` uses it with groups = 0 or 1 and keys of its own
  * (akv_prefix_key_of).  A request of replay is:
  *
- *     akv_evict_clock()
+ *     akv_prefix_clock()
  *     for each id in order    node = akv_prefix_find(); hit while found, then akv_prefix_hold()
  *     for each further id     evict while full: akv_prefix_victim(), akv_prefix_remove();
  *                             akv_prefix_insert(), which holds the new node
@@ -21,7 +21,7 @@
  * Not thread-safe: the owner locks. */
 #ifndef AKV_PREFIX_H
 #define AKV_PREFIX_H
-#include "evict.h"
+#include "term.h"
 
 struct akv_node {
     akv_digest key;
@@ -50,6 +50,7 @@ struct akv_prefix {
     struct akv_prefix_slot *slots; /* [slot_mask + 1], open addressing, at most half full */
     uint32_t slot_mask;
     struct akv_evict evict;
+    struct akv_terms terms;
     uint64_t spared; /* bit p: no victims from part p */
     /* Called when a node becomes idle or busy; NULL: nobody asks. */
     void (*on_idle)(void *user, uint32_t node, bool idle);
@@ -92,11 +93,18 @@ void akv_prefix_touch(struct akv_prefix *prefix, uint32_t node); /* one of them 
 void akv_prefix_end(struct akv_prefix *prefix, uint32_t node);   /* the deepest of them */
 void akv_prefix_renew(struct akv_prefix *prefix, uint32_t node); /* its use ends now */
 void akv_prefix_demote(struct akv_prefix *prefix, uint32_t node);
+/* The policy's time; what was to hold until then ends, some of it at once and all of it within the
+ * next calls. */
+void akv_prefix_clock(struct akv_prefix *prefix, double seconds);
+/* Priority until a time (infinity: for ever).  While two hold, the higher counts; of equal ones the
+ * longer. */
+void akv_prefix_retain(struct akv_prefix *prefix, uint32_t node, uint32_t band, double until);
+/* A pin until a time; the longest counts. */
+void akv_prefix_lease(struct akv_prefix *prefix, uint32_t node, double until);
+/* The node is expected to be used at `when`; the last one counts. */
+void akv_prefix_expect(struct akv_prefix *prefix, uint32_t node, double when);
 /* The node to evict next, AKV_NO_ID: every node is busy. */
-static inline uint32_t akv_prefix_victim(struct akv_prefix *prefix)
-{
-    return akv_evict_victim(&prefix->evict, prefix->spared);
-}
+uint32_t akv_prefix_victim(struct akv_prefix *prefix);
 /* Removes an idle node without children. */
 void akv_prefix_remove(struct akv_prefix *prefix, uint32_t node);
 /* Takes the node's key out of the index; the node itself goes like any other, by eviction. */

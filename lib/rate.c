@@ -38,6 +38,8 @@ static void collect(anykv_cache *cache, uint64_t wanted, struct batch *batch)
     struct akv_evict *evict = &cache->prefix.evict;
     uint32_t ids[BATCH];
     batch->count = batch->rated = 0;
+    if (cache->pool.free_chunks / cache->layout->group_count > wanted)
+        return; /* nothing will have to go */
     for (uint32_t p = 0; p < evict->parts; p++) {
         const uint32_t count = akv_evict_coldest(evict, p, BATCH, ids);
         for (uint32_t i = 0; i < count; i++) {

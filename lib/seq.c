@@ -423,30 +423,3 @@ anykv_status anykv_seq_remove(anykv_seq *seq, uint64_t first, uint64_t count)
     }
     return akv_seq_leave(seq, status);
 }
-
-anykv_status anykv_seq_done(anykv_seq *seq)
-{
-    anykv_status status = akv_seq_enter(seq, false);
-    if (status)
-        return status;
-    seq->done = true;
-    return akv_seq_leave(seq, ANYKV_OK);
-}
-
-anykv_status anykv_seq_pin(anykv_seq *seq, int pinned)
-{
-    anykv_status status = akv_seq_enter(seq, false);
-    if (status)
-        return status;
-    anykv_cache *cache = seq->cache;
-    if (!pinned || !seq->pinned)
-        for (uint32_t i = 0; i < seq->node_count; i++) {
-            if (pinned)
-                akv_prefix_pin(&cache->prefix, seq->nodes[i]);
-            else
-                akv_prefix_unpin(&cache->prefix, seq->nodes[i]);
-            akv_cache_on_idle(cache, seq->nodes[i], false);
-        }
-    seq->pinned = pinned != 0;
-    return akv_seq_leave(seq, ANYKV_OK);
-}

@@ -18,6 +18,8 @@ anykv_status akv_seq_enter(const anykv_seq *seq, bool change);
 /* Lets the lock go and returns status. */
 anykv_status akv_seq_leave(const anykv_seq *seq, anykv_status status);
 
+/* What was said of the sequence's future holds for its i-th block from now on; under lock. */
+void akv_seq_hint_node(anykv_seq *seq, uint32_t i);
 /* Tells the policy of the sequence's request, once; under lock. */
 void akv_seq_tell(anykv_seq *seq);
 

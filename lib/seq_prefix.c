@@ -243,9 +243,8 @@ void akv_seq_publish(anykv_seq *seq)
                 akv_seq_tell(seq);
         }
         akv_prefix_touch(prefix, node);
-        if (seq->pinned)
-            akv_prefix_pin(prefix, node);
-        seq->nodes[seq->node_count++] = node;
+        seq->nodes[seq->node_count] = node;
+        akv_seq_hint_node(seq, seq->node_count++);
         for (uint32_t g = 0; g < cache->layout->group_count; g++) {
             const uint32_t id = akv_seq_table(seq, g)[i];
             if (id == AKV_NO_ID || akv_pool_block(&cache->pool, id)->node != AKV_NO_ID)

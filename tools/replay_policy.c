@@ -112,7 +112,7 @@ static anykv_status one_request(struct replay *replay, uint32_t request)
 {
     const uint32_t *ids = replay->trace->id + replay->trace->first[request];
     uint32_t count = (uint32_t)(replay->trace->first[request + 1] - replay->trace->first[request]);
-    akv_evict_clock(&replay->prefix.evict, replay->trace->seconds[request]);
+    akv_prefix_clock(&replay->prefix, replay->trace->seconds[request]);
     uint32_t found = look_up(replay, ids, count);
     replay->run->hits += found;
     uint32_t held = count > replay->capacity ? (uint32_t)replay->capacity : count;
