@@ -264,7 +264,7 @@ int main(int argc, char **argv)
         status = status < 0 ? 1 : status;
         dense_stop();
     }
-    if (failure()[0])
+    if (status != 0 && failure()[0])
         fprintf(stderr, "llama: %s\n", failure());
     model_close(&program.model);
     machine_close(&program.machine);

@@ -23,11 +23,12 @@ struct run {
     struct program *program;
     struct store store;
     struct request requests[MAX_REQUESTS];
-    uint32_t count;
+    uint32_t count, room; /* room: tokens of prompts in a step */
     uint32_t ids[STEP], positions[STEP], rows[MAX_REQUESTS];
     float *logits;
     uint64_t prompt_tokens, matched, decoded;
     double prompt_time, decode_time;
+    anykv_stats told; /* when pressure was last told of */
 };
 
 static void close_run(struct run *r)
@@ -136,72 +137,136 @@ static void extend(struct run *r, struct request *request, uint32_t id)
         (void)anykv_seq_done(request->seq);
 }
 
-/* One step over all requests that are not at their end.  *more_out: some still are not. */
-static int step(struct run *r, int *more_out)
-{
-    struct model *m = &r->program->model;
+/* What a step will compute: at most `room` tokens of prompts and one of each request that decodes.
+ */
+struct plan {
     anykv_seq *seqs[MAX_REQUESTS];
-    uint32_t counts[MAX_REQUESTS], owner[MAX_REQUESTS], n = 0, total = 0, wanted = 0, decoding = 0;
-    double begun = seconds();
-    for (uint32_t i = 0; i < r->count; i++)
-        decoding += !r->requests[i].ended && r->requests[i].length - r->requests[i].computed == 1;
-    uint32_t room = STEP - decoding; /* for prompts */
+    uint32_t counts[MAX_REQUESTS], request[MAX_REQUESTS];
+    uint32_t n, total, decoding, prompts; /* prompts: tokens of them */
+};
+
+static void make_plan(struct run *r, uint32_t room, struct plan *plan)
+{
+    memset(plan, 0, sizeof *plan);
     for (uint32_t i = 0; i < r->count; i++) {
         struct request *request = &r->requests[i];
-        uint32_t left = request->length - request->computed, count = left;
+        uint32_t count = request->length - request->computed;
         if (request->ended)
             continue;
-        if (left > 1) {
-            count = left < room ? left : room;
+        if (count == 1) {
+            plan->decoding++;
+        } else {
+            count = count < room ? count : room;
             room -= count;
+            plan->prompts += count;
         }
         if (count == 0)
             continue;
-        for (uint32_t j = 0; j < count; j++, total++) {
-            r->ids[total] = request->ids[request->computed + j];
-            r->positions[total] = request->computed + j;
+        for (uint32_t j = 0; j < count; j++, plan->total++) {
+            r->ids[plan->total] = request->ids[request->computed + j];
+            r->positions[plan->total] = request->computed + j;
         }
-        if (count == left) {
-            owner[wanted] = i;
-            r->rows[wanted++] = total - 1;
-        }
-        seqs[n] = request->seq;
-        counts[n++] = count;
-        request->computed += count;
+        plan->seqs[plan->n] = request->seq;
+        plan->request[plan->n] = i;
+        plan->counts[plan->n++] = count;
     }
-    *more_out = 0;
-    if (n == 0)
+}
+
+/* Begins a step.  Where the budget has no room for so many new rows at 16 bits, a shorter part of
+ * the prompts is tried: nothing has changed, and what the short step seals makes room for the next.
+ */
+static int begin(struct run *r, struct plan *plan)
+{
+    for (;; r->room = plan->prompts / 2) { /* and the steps that follow stay as short */
+        make_plan(r, r->room, plan);
+        if (plan->n == 0)
+            return 0;
+        if (store_begin(&r->store, plan->seqs, plan->counts, plan->n) == 0)
+            return 0;
+        if (!r->store.refused || plan->prompts <= 16)
+            return -1;
+    }
+}
+
+/* Tells what the cache gave up since the last step, and why, in its own words. */
+static int tell_pressure(struct run *r)
+{
+    anykv_stats now;
+    char why[256];
+    if (!r->program->options.budget && r->program->options.budget_share == 0.0)
         return 0;
-    struct store *part = &r->store;
-    if (store_begin(part, seqs, counts, n) != 0 ||
-        model_forward(m, r->ids, r->positions, &part, &total, 1, r->rows, wanted, r->logits,
-                      NULL) != 0 ||
-        store_end(part, r->ids) != 0)
+    if (store_stats(&r->store, &now) != 0)
         return -1;
-    uint32_t sequences = r->program->options.sequences;
+    if (now.blocks_evicted != r->told.blocks_evicted ||
+        now.budget_refusals != r->told.budget_refusals) {
+        (void)anykv_cache_explain(r->store.cache, why, sizeof why);
+        fprintf(stderr,
+                "\nllama: %llu blocks evicted, %llu steps refused, %llu of %llu bytes: %s\n",
+                (unsigned long long)(now.blocks_evicted - r->told.blocks_evicted),
+                (unsigned long long)(now.budget_refusals - r->told.budget_refusals),
+                (unsigned long long)now.used_bytes, (unsigned long long)now.budget_bytes, why);
+    }
+    r->told = now;
+    return 0;
+}
+
+/* Chooses the next token of each request whose tokens have all been computed. */
+static int take_logits(struct run *r, const uint32_t *owner, uint32_t wanted)
+{
+    uint32_t vocabulary = r->program->model.vocabulary, sequences = r->program->options.sequences;
     for (uint32_t i = 0; i < wanted; i++) {
         struct request *request = &r->requests[owner[i]];
-        float *logits = r->logits + (uint64_t)i * m->vocabulary;
-        uint32_t forks = request->length == request->prompt && request->greedy ? sequences - 1 : 0;
+        float *logits = r->logits + (uint64_t)i * vocabulary;
         uint32_t first = r->count;
-        for (uint32_t j = 0; j < forks; j++)
+        for (uint32_t j = 1; request->length == request->prompt && request->greedy && j < sequences;
+             j++)
             if (fork_request(r, request) != 0)
                 return -1;
-        extend(r, request, choose(request, logits, m->vocabulary));
+        extend(r, request, choose(request, logits, vocabulary));
         for (uint32_t j = first; j < r->count; j++) {
-            float *copy = r->logits + (uint64_t)MAX_REQUESTS * m->vocabulary;
-            memcpy(copy, logits, m->vocabulary * sizeof *copy);
-            extend(r, &r->requests[j], choose(&r->requests[j], copy, m->vocabulary));
+            float *copy = r->logits + (uint64_t)MAX_REQUESTS * vocabulary;
+            memcpy(copy, logits, vocabulary * sizeof *copy);
+            extend(r, &r->requests[j], choose(&r->requests[j], copy, vocabulary));
         }
     }
-    double took = seconds() - begun;
-    r->decoded += decoding;
-    r->prompt_tokens += total - decoding;
-    /* A step that does both is charged by tokens. */
-    r->decode_time += took * decoding / total;
-    r->prompt_time += took * (total - decoding) / total;
-    *more_out = 1;
     return 0;
+}
+
+/* One step over all requests that are not at their end.  *more_out: some still are not. */
+static int step(struct run *r, int *more_out)
+{
+    struct plan plan;
+    uint32_t owner[MAX_REQUESTS], wanted = 0, end = 0;
+    double begun = seconds();
+    struct store *part = &r->store;
+    if (begin(r, &plan) != 0)
+        return -1;
+    *more_out = plan.n > 0;
+    if (plan.n == 0)
+        return 0;
+    for (uint32_t i = 0; i < plan.n; i++) {
+        struct request *request = &r->requests[plan.request[i]];
+        end += plan.counts[i];
+        if (request->computed + plan.counts[i] != request->length)
+            continue;
+        owner[wanted] = plan.request[i];
+        r->rows[wanted++] = end - 1;
+    }
+    if (model_forward(&r->program->model, r->ids, r->positions, &part, &plan.total, 1, r->rows,
+                      wanted, r->logits, NULL) != 0 ||
+        store_end(part, r->ids) != 0)
+        return -1;
+    for (uint32_t i = 0; i < plan.n; i++)
+        r->requests[plan.request[i]].computed += plan.counts[i];
+    if (take_logits(r, owner, wanted) != 0)
+        return -1;
+    double took = seconds() - begun;
+    r->decoded += plan.decoding;
+    r->prompt_tokens += plan.prompts;
+    /* A step that does both is charged by tokens. */
+    r->decode_time += took * plan.decoding / plan.total;
+    r->prompt_time += took * plan.prompts / plan.total;
+    return tell_pressure(r);
 }
 
 static void print_others(const struct run *r)
@@ -260,6 +325,7 @@ int command_run(struct program *p)
     uint32_t longest = 0;
     int status, more = 1;
     r.program = p;
+    r.room = STEP - MAX_REQUESTS;
     if (o->prompt_count == 0)
         return fail("run needs a prompt: -p TEXT");
     if (o->prompt_count * o->sequences > MAX_REQUESTS)

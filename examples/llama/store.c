@@ -154,13 +154,16 @@ int store_begin(struct store *s, anykv_seq *const *seqs, const uint32_t *counts,
 {
     double start = seconds();
     int status = 0;
-    if (!s->plain)
-        status = check(anykv_step_begin(s->cache, seqs, counts, n, &s->step), "step");
-    else if (n != 1 || counts[0] > s->plain_tokens - s->plain_length)
+    if (!s->plain) {
+        anykv_status begun = anykv_step_begin(s->cache, seqs, counts, n, &s->step);
+        s->refused = begun == ANYKV_E_BUDGET;
+        status = check(begun, "step");
+    } else if (n != 1 || counts[0] > s->plain_tokens - s->plain_length) {
         status = fail("plain arrays: one sequence of at most %llu tokens",
                       (unsigned long long)s->plain_tokens);
-    else
+    } else {
         s->plain_count = counts[0];
+    }
     s->time += seconds() - start;
     return status;
 }

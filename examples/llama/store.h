@@ -39,6 +39,7 @@ struct store {
     uint64_t plain_tokens, plain_length;
     uint32_t plain_count; /* of the open step */
     float *scores;
+    int refused; /* the last begin failed: the budget has no room */
     double time; /* spent in the calls below */
 };
 
