@@ -218,7 +218,7 @@ static void open_model(enum fault fault)
     write_model(fault);
     cr_assert(gguf_open(&file, path) == 0, "%s", failure());
     cr_assert(model_open(&model, &file, 64) == 0, "%s", failure());
-    cr_assert(machine_open(&machine, "cpu") == 0, "%s", failure());
+    cr_assert(machine_open(&machine, "cpu", 2, NULL) == 0, "%s", failure());
 }
 
 /* ---- tests ---- */
@@ -314,6 +314,7 @@ static float *logits_of(const char *formats, uint32_t count, uint32_t step)
                                     .sequences = 1,
                                     .tokens = 128,
                                     .step_tokens = 64,
+                                    .transform = ANYKV_TRANSFORM_ROTATE,
                                     .sinks = 4,
                                     .recent = 128,
                                     .exact = strcmp(formats, "F32") == 0};
@@ -371,6 +372,7 @@ Test(llama, ragged_batch_is_its_parts)
                                     .sequences = 2,
                                     .tokens = 64,
                                     .step_tokens = 64,
+                                    .transform = ANYKV_TRANSFORM_ROTATE,
                                     .sinks = 4,
                                     .recent = 128,
                                     .exact = 1};

@@ -22,6 +22,9 @@ int check(int status, const char *what);
 void *grab(uint64_t count, size_t bytes);
 /* A whole file, with a zero behind it. */
 char *read_file(const char *path, uint64_t limit, uint64_t *bytes_out);
+/* Time on the wall; after seconds_of_thread() the processor time of the calling thread, which other
+ * programs on the machine do not lengthen. */
 double seconds(void);
+void seconds_of_thread(void);
 
 #endif

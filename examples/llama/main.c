@@ -29,9 +29,17 @@ static const char usage_text[] =
     "  --kv K/V[,K/V…]  formats or profiles of anykv (default q4)\n"
     "  --sinks N, --recent N  first and newest tokens that stay at 16 bits (4, 128)\n"
     "  --device NAME    as in `anykv devices` (default auto)\n"
+    "  --threads N      of the CPU (default all); a CBLAS has its own say, OPENBLAS_NUM_THREADS "
+    "for one\n"
     "  --budget BYTES   of the cache, all included; 40% means: of the F16 bytes of the rows, "
     "beyond what\n"
     "                   the cache holds for its work (default: what is needed)\n"
+    "  --error-budget E relative error of attention output that the precision ladder may cause to "
+    "keep the\n"
+    "                   budget (0.35; 0: no ladder)\n"
+    "  --transforms T   none, rotate, centre, matrix or auto (default: what the calibration has, "
+    "or rotate)\n"
+    "  --calibration FILE  of `anykv calibrate`\n"
     "  --json           results as JSON Lines\n"
     "\n"
     "example: llama kld SmolLM2-135M-Instruct.Q4_1.gguf book.txt --kv q8,q4,q3 --ctx 1024 --chunks "
@@ -45,6 +53,16 @@ static int number(const char *text, uint64_t most, uint64_t *out)
     errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
     if (text[0] < '0' || text[0] > '9' || *end || errno || value > most)
+        return -1;
+    *out = value;
+    return 0;
+}
+
+static int parse_share(const char *text, double *out)
+{
+    char *end;
+    double value = strtod(text, &end);
+    if (*end || end == text || !(value >= 0.0 && value <= 1.0))
         return -1;
     *out = value;
     return 0;
@@ -81,6 +99,10 @@ enum {
     OPTION_TOKENS,
     OPTION_QUERIES,
     OPTION_LAYERS,
+    OPTION_THREADS,
+    OPTION_TRANSFORMS,
+    OPTION_CALIBRATION,
+    OPTION_ERROR,
     OPTION_HELP
 };
 
@@ -99,6 +121,10 @@ static const struct option long_options[] = {
     {"tokens", required_argument, NULL, OPTION_TOKENS},
     {"queries", required_argument, NULL, OPTION_QUERIES},
     {"layers", required_argument, NULL, OPTION_LAYERS},
+    {"threads", required_argument, NULL, OPTION_THREADS},
+    {"transforms", required_argument, NULL, OPTION_TRANSFORMS},
+    {"calibration", required_argument, NULL, OPTION_CALIBRATION},
+    {"error-budget", required_argument, NULL, OPTION_ERROR},
     {"help", no_argument, NULL, OPTION_HELP},
     {NULL, 0, NULL, 0},
 };
@@ -114,7 +140,7 @@ static int parse_number(int option, const char *text, struct options *o)
         {OPTION_RECENT, &o->recent, 0, 1u << 20},   {OPTION_CTX, &o->context, 32, 1u << 20},
         {OPTION_CHUNKS, &o->chunks, 1, 1u << 20},   {OPTION_SEQUENCES, &o->sequences, 1, 64},
         {OPTION_SEED, &o->seed, 0, UINT32_MAX},     {OPTION_TOKENS, &o->tokens, 32, 1u << 20},
-        {OPTION_QUERIES, &o->queries, 1, 1u << 20},
+        {OPTION_QUERIES, &o->queries, 1, 1u << 20}, {OPTION_THREADS, &o->threads, 1, 256},
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         uint64_t value;
@@ -152,6 +178,16 @@ static int parse(int argc, char **argv, struct options *o)
         case OPTION_LAYERS:
             o->layers = optarg;
             break;
+        case OPTION_TRANSFORMS:
+            o->transforms = optarg;
+            break;
+        case OPTION_CALIBRATION:
+            o->calibration = optarg;
+            break;
+        case OPTION_ERROR:
+            if (parse_share(optarg, &o->error_budget) != 0)
+                return fail("--error-budget \"%s\" is not a number from 0 to 1", optarg);
+            break;
         case OPTION_JSON:
             o->json = 1;
             break;
@@ -175,6 +211,23 @@ static int parse(int argc, char **argv, struct options *o)
         *places[i] = argv[optind];
     }
     return status;
+}
+
+/* auto: all that the calibration has. */
+static int parse_transform(const struct options *o, anykv_transform *out)
+{
+    static const char *const names[] = {"none", "rotate", "centre", "matrix"};
+    *out = o->calibration ? ANYKV_TRANSFORM_MATRIX : ANYKV_TRANSFORM_ROTATE;
+    if (!o->transforms || strcmp(o->transforms, "auto") == 0)
+        return 0;
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(o->transforms, names[i]) != 0)
+            continue;
+        *out = (anykv_transform)i;
+        return i >= 2 && !o->calibration ? fail("--transforms %s needs --calibration", names[i])
+                                         : 0;
+    }
+    return fail("--transforms \"%s\" is none of none, rotate, centre, matrix, auto", o->transforms);
 }
 
 static const struct {
@@ -209,9 +262,12 @@ struct store_options program_store(const struct program *p, const char *formats,
     store.formats = formats;
     store.budget = p->options.budget;
     store.budget_share = p->options.budget_share;
+    store.error_budget =
+        p->options.budget || p->options.budget_share > 0 ? (float)p->options.error_budget : 0;
     store.sequences = 1;
     store.tokens = tokens;
     store.step_tokens = step_tokens;
+    store.transform = p->transform;
     store.sinks = p->options.sinks;
     store.recent = p->options.recent;
     return store;
@@ -242,8 +298,12 @@ int main(int argc, char **argv)
     struct options *o = &program.options;
     o->kv = "q4", o->device = "auto";
     o->new_tokens = 64, o->sequences = 1, o->context = 1024, o->chunks = 8, o->seed = 1;
-    o->sinks = 4, o->recent = 128, o->queries = 512;
+    o->sinks = 4, o->recent = 128, o->queries = 512, o->error_budget = 0.35;
     if (parse(argc, argv, o) != 0) {
+        fprintf(stderr, "llama: %s\n", failure());
+        return 2;
+    }
+    if (parse_transform(o, &program.transform) != 0) {
         fprintf(stderr, "llama: %s\n", failure());
         return 2;
     }
@@ -258,8 +318,8 @@ int main(int argc, char **argv)
     int status = 3;
     if (gguf_open(&program.file, o->model) == 0 &&
         tokenizer_open(&program.tokenizer, &program.file) == 0 &&
-        machine_open(&program.machine, o->device) == 0) {
-        (void)dense_start(0);
+        machine_open(&program.machine, o->device, o->threads, o->calibration) == 0) {
+        (void)dense_start(o->threads);
         status = commands[which].run(&program);
         status = status < 0 ? 1 : status;
         dense_stop();

@@ -12,10 +12,10 @@ struct options {
     const char *command, *model, *text, *out;
     const char *prompts[MAX_PROMPTS];
     uint32_t prompt_count;
-    const char *kv, *device, *svg, *layers;
-    uint32_t new_tokens, sequences, context, chunks, sinks, recent, tokens, queries, seed;
+    const char *kv, *device, *svg, *layers, *transforms, *calibration;
+    uint32_t new_tokens, sequences, context, chunks, sinks, recent, tokens, queries, seed, threads;
     uint64_t budget;
-    double budget_share;
+    double budget_share, error_budget;
     int json;
 };
 
@@ -26,6 +26,7 @@ struct program {
     struct tokenizer tokenizer;
     struct model model;
     struct machine machine;
+    anykv_transform transform;
 };
 
 /* Each returns 0, or -1 after fail(), or 1: done, and the result is not as it must be. */

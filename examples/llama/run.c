@@ -198,10 +198,13 @@ static int tell_pressure(struct run *r)
     if (store_stats(&r->store, &now) != 0)
         return -1;
     if (now.blocks_evicted != r->told.blocks_evicted ||
+        now.blocks_lowered != r->told.blocks_lowered ||
         now.budget_refusals != r->told.budget_refusals) {
         (void)anykv_cache_explain(r->store.cache, why, sizeof why);
         fprintf(stderr,
-                "\nllama: %llu blocks evicted, %llu steps refused, %llu of %llu bytes: %s\n",
+                "\nllama: %llu blocks lowered, %llu evicted, %llu steps refused, %llu of %llu "
+                "bytes: %s\n",
+                (unsigned long long)(now.blocks_lowered - r->told.blocks_lowered),
                 (unsigned long long)(now.blocks_evicted - r->told.blocks_evicted),
                 (unsigned long long)(now.budget_refusals - r->told.budget_refusals),
                 (unsigned long long)now.used_bytes, (unsigned long long)now.budget_bytes, why);
@@ -295,7 +298,7 @@ static void print_figures(struct run *r)
     if (store_stats(&r->store, &stats) != 0)
         return;
     double f16 = (double)store_f16_bytes(&r->program->model, 1),
-           held = (double)(stats.hot_bytes + stats.sealed_bytes);
+           held = (double)store_row_bytes(&stats);
     fprintf(
         stderr,
         "llama: %s on %s, products by %s\n"

@@ -8,14 +8,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-int machine_open(struct machine *machine, const char *device)
+int machine_open(struct machine *machine, const char *device, uint32_t threads,
+                 const char *calibration)
 {
+    anykv_device_options options = ANYKV_DEVICE_OPTIONS_INIT;
     anykv_device_info info = ANYKV_DEVICE_INFO_INIT;
     memset(machine, 0, sizeof *machine);
+    if (threads) /* 0 workers: the calling thread does the work */
+        options.threads = threads == 1 ? 0 : threads;
     if (check(anykv_context_create(NULL, &machine->context), "context") != 0 ||
-        check(anykv_device_open(machine->context, device, NULL, &machine->device), "--device") !=
-            0 ||
-        check(anykv_device_describe(machine->device, &info), "device") != 0) {
+        check(anykv_device_open(machine->context, device, &options, &machine->device),
+              "--device") != 0 ||
+        check(anykv_device_describe(machine->device, &info), "device") != 0 ||
+        (calibration &&
+         check(anykv_calibration_load(machine->context, calibration, &machine->calibration),
+               "--calibration") != 0)) {
         machine_close(machine);
         return -1;
     }
@@ -26,6 +33,7 @@ int machine_open(struct machine *machine, const char *device)
 
 void machine_close(struct machine *machine)
 {
+    anykv_calibration_destroy(machine->calibration);
     anykv_device_close(machine->device);
     anykv_context_destroy(machine->context);
     memset(machine, 0, sizeof *machine);
@@ -35,7 +43,8 @@ void machine_close(struct machine *machine)
  * -------------------------------------------------------------------------------- */
 
 /* All layers of these models have one shape. */
-static int make_layout(struct store *s, anykv_context *context, const struct store_options *options)
+static int make_layout(struct store *s, const struct machine *machine,
+                       const struct store_options *options)
 {
     const struct model *m = s->model;
     uint32_t pairs = m->rope_dim / 2;
@@ -52,7 +61,11 @@ static int make_layout(struct store *s, anykv_context *context, const struct sto
         layer.k_format = s->k;
         layer.v_format = s->v;
         layer.hot_type = options->exact ? ANYKV_F32 : ANYKV_F16;
+        layer.k_transform = options->transform;
+        layer.v_transform = options->transform == ANYKV_TRANSFORM_CENTRE ? ANYKV_TRANSFORM_ROTATE
+                                                                         : options->transform;
         layer.rope_pairs = pairs;
+        layer.rope = ANYKV_ROPE_INTERLEAVED;
         layer.rope_turns = turns;
         layers[i] = layer;
     }
@@ -60,8 +73,8 @@ static int make_layout(struct store *s, anykv_context *context, const struct sto
     names.weights = m->identity;
     names.weights_bytes = sizeof m->identity;
     if (status == 0)
-        status =
-            check(anykv_layout_create(context, layers, m->layers, &names, &s->layout), "layout");
+        status = check(anykv_layout_create(machine->context, layers, m->layers, &names, &s->layout),
+                       "layout");
     free(layers);
     free(turns);
     return status;
@@ -77,6 +90,7 @@ static int make_cache(struct store *s, anykv_device *device, const struct store_
     cache.max_step_tokens = options->step_tokens;
     cache.max_seq_tokens = options->tokens;
     cache.budget_bytes = options->budget;
+    cache.error_budget = options->exact ? 0.0f : options->error_budget;
     cache.flags = options->exact ? ANYKV_CACHE_PRECISE : 0;
     if (options->budget == 0) {
         anykv_estimate need = ANYKV_ESTIMATE_INIT;
@@ -120,7 +134,7 @@ int store_open(struct store *s, const struct machine *machine, const struct mode
         (void)snprintf(s->name, sizeof s->name, "%s/%s", anykv_format_name(s->k),
                        anykv_format_name(s->v));
         if (status == 0)
-            status = make_layout(s, machine->context, options);
+            status = make_layout(s, machine, options);
         if (status == 0)
             status = make_cache(s, machine->device, options);
     }
@@ -267,13 +281,21 @@ int store_stats(struct store *s, anykv_stats *stats)
     return check(anykv_cache_stats(s->cache, stats), "statistics");
 }
 
+uint64_t store_row_bytes(const anykv_stats *stats)
+{
+    uint64_t bytes = stats->hot_bytes + stats->sealed_bytes;
+    for (size_t i = 0; i < sizeof stats->rung_bytes / sizeof stats->rung_bytes[0]; i++)
+        bytes += stats->rung_bytes[i];
+    return bytes;
+}
+
 double store_bits(struct store *s, uint64_t tokens)
 {
     anykv_stats stats;
     if (tokens == 0 || store_stats(s, &stats) != 0)
         return 0.0;
     double elements = (double)store_f16_bytes(s->model, tokens) / 2;
-    return 8.0 * (double)(stats.hot_bytes + stats.sealed_bytes) / elements;
+    return 8.0 * (double)store_row_bytes(&stats) / elements;
 }
 
 double store_bits_limit(const struct store *s)

@@ -12,11 +12,14 @@ struct model;
 struct machine {
     anykv_context *context;
     anykv_device *device;
+    anykv_calibration *calibration; /* or NULL */
     char device_name[160];
 };
 
-/* The device by its name as in anykv_device_open. */
-int machine_open(struct machine *machine, const char *device);
+/* The device by its name as in anykv_device_open; threads: of a CPU, 0: all, 1: the calling one;
+ * calibration: a file, or NULL. */
+int machine_open(struct machine *machine, const char *device, uint32_t threads,
+                 const char *calibration);
 void machine_close(struct machine *machine);
 
 struct store_options {
@@ -25,7 +28,9 @@ struct store_options {
     double budget_share; /* with budget 0: this part of what F16 would need; 0: all */
     uint32_t sequences, tokens, step_tokens; /* at most */
     uint32_t sinks, recent;
-    int exact; /* the newest tokens in F32, attention without approximations */
+    anykv_transform transform;
+    float error_budget; /* of the precision ladder; 0: none */
+    int exact;          /* the newest tokens in F32, attention without approximations */
 };
 
 struct store {
@@ -59,6 +64,8 @@ void store_cancel(struct store *store);
 anykv_seq *store_sequence(struct store *store, int shared);
 /* One consistent snapshot; -1 for plain arrays. */
 int store_stats(struct store *store, anykv_stats *stats);
+/* Bytes of the blocks that hold rows, whatever their precision. */
+uint64_t store_row_bytes(const anykv_stats *stats);
 /* Bits an element at `tokens` tokens of one sequence that alone is in the cache, and in the limit.
  */
 double store_bits(struct store *store, uint64_t tokens);
