@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Attend on the CPU: the walk over parts, blocks and strips, and the portable operations. */
-#include "k_attend.h"
+#include "k_attend_mean.h"
 
 /* Parts of one sequence on this backend (akv_attend_part). */
 #define LEAST_PART 1024u
@@ -130,10 +130,51 @@ static uint32_t row_token(const struct launch *l, const struct piece *piece, uin
     return (piece->first_row + row) / l->group;
 }
 
+/* How the stored rows of one side differ: rotated, or by a matrix (its inverse), or neither. */
+static const float *side_map(const struct launch *l, uint32_t flags, uint32_t map, uint32_t head,
+                             uint32_t dim, bool *rotate_out)
+{
+    *rotate_out = (flags & AKV_FLAG_ROTATE) != 0;
+    if (!(flags & AKV_FLAG_MAP))
+        return NULL;
+    const akv_map *m = akv_map_at(l->args->arg[7], map);
+    *rotate_out = akv_map_rotates(m);
+    if (m->transform != AKV_TRANSFORM_MATRIX)
+        return NULL;
+    return (const float *)(const void *)(l->args->arg[7] + akv_map_inverse_row(m, head, dim, 0));
+}
+/* The products of query row r with its head's mean. */
+static void meet_mean(struct akv_attend_work *work, uint32_t head, uint32_t r)
+{
+    const akv_map *map = work->k_mean;
+    const uint8_t *mean = work->maps + map->mean + (size_t)head * work->k_dim * 2u;
+    const float *q = work->q[0] + (size_t)r * work->k_pad;
+    float *a = work->conj + (size_t)r * work->k_pad, *b = a + work->k_pad / 2u;
+    memset(a, 0, work->k_pad * sizeof(float));
+    for (uint32_t i = 0; i < map->pairs; i++) {
+        uint32_t first = map->rope == AKV_ROPE_HALF ? i : 2u * i;
+        uint32_t second = map->rope == AKV_ROPE_HALF ? i + map->pairs : 2u * i + 1u;
+        float m0 = akv_map_f16(mean, 0, first), m1 = akv_map_f16(mean, 0, second);
+        a[i] = q[first] * m0 + q[second] * m1;
+        b[i] = q[second] * m0 - q[first] * m1;
+    }
+    work->rest[r] = 0.0f;
+    for (uint32_t i = 2u * map->pairs; i < work->k_dim; i++)
+        work->rest[r] += q[i] * akv_map_f16(mean, 0, i);
+}
+
 static void load_queries(const struct launch *l, const struct piece *piece,
                          struct akv_attend_work *work, const struct akv_attend_ops *ops)
 {
     const akv_rows *q = &l->p->q;
+    bool rotate;
+    const float *matrix =
+        side_map(l, l->p->k_flags, l->p->k_map, piece->kv_head, work->k_dim, &rotate);
+    work->maps = l->args->arg[7];
+    work->k_mean = l->p->k_flags & AKV_FLAG_MAP ? akv_map_at(work->maps, l->p->k_map) : NULL;
+    if (work->k_mean && work->k_mean->mean == 0)
+        work->k_mean = NULL;
+    work->origin = UINT32_MAX;
     for (uint32_t r = 0; r < work->rows; r++) {
         uint32_t token = piece->seq->first_token + row_token(l, piece, r);
         uint32_t head = piece->kv_head * l->group + (piece->first_row + r) % l->group;
@@ -142,11 +183,17 @@ static void load_queries(const struct launch *l, const struct piece *piece,
         float *turned = work->q[1] + (size_t)r * work->k_pad;
         for (uint32_t i = 0; i < work->k_dim; i++)
             raw[i] = akv_as_f32(akv_load_bits(l->args->arg[1], at + i, q->dtype)) * l->p->scale;
-        memcpy(turned, raw, work->k_dim * sizeof(float));
-        if (l->p->k_flags & AKV_FLAG_ROTATE)
-            ops->turn(turned, work->k_dim);
+        if (matrix) {
+            ops->forward(turned, raw, matrix, work->k_dim);
+        } else {
+            memcpy(turned, raw, work->k_dim * sizeof(float));
+            if (rotate)
+                ops->turn(turned, work->k_dim);
+        }
         for (uint32_t i = work->k_dim; i < work->k_pad; i++)
             raw[i] = turned[i] = 0.0f;
+        if (work->k_mean)
+            meet_mean(work, piece->kv_head, r);
     }
 }
 
@@ -236,6 +283,8 @@ static void score_strip(const struct akv_attend_ops *ops, const struct launch *l
         ops->scores(work, domain, strip->tokens);
     }
     akv_attend_ask(work, UINT32_MAX);
+    if (domain == 1u && work->k_mean)
+        ops->regain(work, position);
     ops->shape(work);
     if (strip->careful)
         apply_visibility(l, piece, work, position, strip->tokens);
@@ -343,6 +392,9 @@ static void run_piece(const struct akv_attend_ops *ops, const struct launch *l,
     }
     load_queries(l, piece, work, ops);
     walk(ops, l, piece, work);
+    bool rotate;
+    const float *matrix =
+        side_map(l, l->p->v_flags, l->p->v_map, piece->kv_head, work->v_dim, &rotate);
     for (uint32_t r = 0; r < work->rows; r++) {
         uint32_t token = row_token(l, piece, r);
         uint32_t head = piece->kv_head * l->group + (piece->first_row + r) % l->group;
@@ -351,8 +403,13 @@ static void run_piece(const struct akv_attend_ops *ops, const struct launch *l,
         float *turned = work->sum[1] + (size_t)r * work->v_pad;
         out[0] = work->m[r];
         out[1] = work->l[r];
-        if (work->used[1] && (l->p->v_flags & AKV_FLAG_ROTATE))
+        if (work->used[1] && rotate)
             ops->turn(turned, work->v_dim);
+        if (work->used[1] && matrix) {
+            float whole[AKV_MAX_HEAD_DIM];
+            ops->back(whole, turned, matrix, work->v_dim);
+            memcpy(turned, whole, work->v_dim * sizeof(float));
+        }
         for (uint32_t i = 0; i < work->v_dim; i++)
             out[16u + i] = raw[i] + turned[i];
     }
@@ -533,8 +590,48 @@ static void values(struct akv_attend_work *work, uint32_t domain, const struct a
     }
 }
 
-static const struct akv_attend_ops scalar_ops = {akv_attend_decode, scores, shape, softmax, values,
-                                                 akv_rotate_read,   NULL,   NULL};
+static void regain(struct akv_attend_work *work, uint32_t position)
+{
+    const akv_map *map = work->k_mean;
+    const float *table = (const float *)(const void *)(work->maps + map->table);
+    const uint32_t half = work->k_pad / 2u;
+    uint32_t pad;
+    const float *c = attend_steps(work, position, &pad), *s = c + pad;
+    attend_about(work, position);
+    for (uint32_t r = 0; r < work->rows; r++) {
+        const float *a = work->about + (size_t)r * work->k_pad, *b = a + half;
+        float sum[AKV_STRIP] = {0};
+        for (uint32_t i = 0; i < map->pairs; i++) {
+            float with_cos = a[i] * c[i] + b[i] * s[i], with_sin = b[i] * c[i] - a[i] * s[i];
+            for (uint32_t t = 0; t < AKV_STRIP; t++)
+                sum[t] += with_cos * table[i * 32u + t] + with_sin * table[i * 32u + 16u + t];
+        }
+        for (uint32_t t = 0; t < AKV_STRIP; t++)
+            work->s[r][work->at + t] += sum[t] + work->rest[r];
+    }
+}
+static void forward(float *y, const float *x, const float *w, uint32_t dim)
+{
+    for (uint32_t j = 0; j < dim; j++) {
+        float lane[8] = {0};
+        for (uint32_t i = 0; i < dim; i += 8)
+            for (uint32_t n = 0; n < 8; n++)
+                lane[n] += w[(size_t)j * dim + i + n] * x[i + n];
+        y[j] = ((lane[0] + lane[4]) + (lane[2] + lane[6])) +
+               ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+    }
+}
+static void back(float *y, const float *x, const float *w, uint32_t dim)
+{
+    memset(y, 0, dim * sizeof(float));
+    for (uint32_t j = 0; j < dim; j++)
+        for (uint32_t i = 0; i < dim; i++)
+            y[i] += w[(size_t)j * dim + i] * x[j];
+}
+
+static const struct akv_attend_ops scalar_ops = {akv_attend_decode, scores, shape,   softmax, values,
+                                                 akv_rotate_read,   regain, forward, back,    NULL,
+                                                 NULL};
 
 static void run_scalar(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
                        uint64_t count)

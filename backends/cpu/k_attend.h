@@ -5,6 +5,7 @@
 #ifndef AKV_K_ATTEND_H
 #define AKV_K_ATTEND_H
 #include "../../lib/kernel/attend.h"
+#include "../../lib/kernel/map.h"
 #include "../../lib/kernel/pack.h"
 #include "../../lib/kernel/quant.h"
 #include "../../lib/kernel/rotate.h"
@@ -65,7 +66,17 @@ struct akv_attend_work {
     const float *factor;                                             /* of the strip in hand */
     _Alignas(64) float tile[AKV_STRIP * AKV_MAX_HEAD_DIM]; /* decoded rows, [token][padded dim] */
     struct akv_query_codes codes[AKV_QUERY_ORDERS];
+    /* Keys less their mean: what a score regains, k_mean.  Query times mean, pair by pair, of row r:
+     * conj[r * k_pad + i] goes with cos, [r * k_pad + k_pad/2 + i] with sin; `about` is the same turned
+     * to the positions from `origin` on; rest: components that are not turned. */
+    const uint8_t *maps;
+    const akv_map *k_mean; /* NULL: keys are whole */
+    uint32_t origin;
+    _Alignas(64) float conj[AKV_WORK_FLOATS];
+    _Alignas(64) float about[AKV_WORK_FLOATS];
+    float rest[AKV_WORK_ROWS];
 };
+#define AKV_ABOUT 256u /* positions for which `about` serves, a multiple of the steps' reach */
 
 /* Asks the second-level cache for the next `lines` lines of what is coming.  (Not the first level:
  * its few miss buffers would hold up the loads.) */
@@ -93,6 +104,11 @@ struct akv_attend_ops {
     void (*values)(struct akv_attend_work *work, uint32_t domain, const struct akv_strip *strip);
     /* Turns a row of the stored domain back (akv_rotate_read). */
     void (*turn)(float *row, uint32_t dim);
+    /* s[row][at + token] += what the strip at `position` regains of the keys' mean. */
+    void (*regain)(struct akv_attend_work *work, uint32_t position);
+    /* y = W x and y = x W for a dim * dim matrix of rows W. */
+    void (*forward)(float *y, const float *x, const float *w, uint32_t dim);
+    void (*back)(float *y, const float *x, const float *w, uint32_t dim);
     /* Straight from the tile; false: not in this case.  May be NULL. */
     bool (*direct_scores)(struct akv_attend_work *work, const struct akv_strip *strip);
     bool (*direct_values)(struct akv_attend_work *work, const struct akv_strip *strip);

@@ -4,6 +4,7 @@
 #ifndef AKV_K_ATTEND_SIMD_H
 #define AKV_K_ATTEND_SIMD_H
 #include "k_attend_decode.h"
+#include "k_attend_mean.h"
 
 #define ALWAYS static inline __attribute__((always_inline))
 #define STRIPS (AKV_SPAN / AKV_STRIP)
@@ -146,6 +147,99 @@ static bool raw_scores(struct akv_attend_work *work, const struct akv_strip *str
     else
         return false;
     return true;
+}
+
+/* ---- what scores regain of the keys' mean ---- */
+ALWAYS void regain_rows(struct akv_attend_work *work, uint32_t position, uint32_t r,
+                        const uint32_t rows)
+{
+    const uint32_t half = work->k_pad / 2u, pairs = work->k_mean->pairs;
+    const float *table = (const float *)(const void *)(work->maps + work->k_mean->table);
+    _Alignas(64) float turned[4][AKV_MAX_HEAD_DIM];
+    uint32_t pad;
+    const float *c = attend_steps(work, position, &pad), *s = c + pad;
+    V sum[4][2][16u / VN]; /* with cosines, with sines */
+    for (uint32_t i = 0; i < pad; i += VN) {
+        V vc = V_LOAD(c + i), vs = V_LOAD(s + i);
+        UNROLL
+        for (uint32_t n = 0; n < rows; n++) {
+            const float *from = work->about + (size_t)(r + n) * work->k_pad + i;
+            V a = V_LOAD(from), b = V_LOAD(from + half);
+            V_STORE(turned[n] + i, V_FMA(a, vc, V_MUL(b, vs)));
+            V_STORE(turned[n] + pad + i, V_SUB(V_MUL(b, vc), V_MUL(a, vs)));
+        }
+    }
+    UNROLL
+    for (uint32_t n = 0; n < rows; n++) {
+        UNROLL
+        for (uint32_t k = 0; k < 16u / VN; k++) {
+            sum[n][0][k] = V_SET(work->rest[r + n]);
+            sum[n][1][k] = V_SET(0.0f);
+        }
+    }
+    for (uint32_t i = 0; i < pairs; i++) {
+        UNROLL
+        for (uint32_t k = 0; k < 16u / VN; k++) {
+            V tc = V_LOAD(table + i * 32u + k * VN), ts = V_LOAD(table + i * 32u + 16u + k * VN);
+            UNROLL
+            for (uint32_t n = 0; n < rows; n++) {
+                sum[n][0][k] = V_FMA(V_SET(turned[n][i]), tc, sum[n][0][k]);
+                sum[n][1][k] = V_FMA(V_SET(turned[n][pad + i]), ts, sum[n][1][k]);
+            }
+        }
+    }
+    UNROLL
+    for (uint32_t n = 0; n < rows; n++) {
+        UNROLL
+        for (uint32_t k = 0; k < 16u / VN; k++) {
+            float *to = work->s[r + n] + work->at + k * VN;
+            V_STORE(to, V_ADD(V_LOAD(to), V_ADD(sum[n][0][k], sum[n][1][k])));
+        }
+    }
+}
+static void simd_regain(struct akv_attend_work *work, uint32_t position)
+{
+    uint32_t r = 0;
+    attend_about(work, position);
+    for (; r + 4u <= work->rows; r += 4)
+        regain_rows(work, position, r, 4);
+    if (work->rows - r == 3u)
+        regain_rows(work, position, r, 3);
+    else if (work->rows - r == 2u)
+        regain_rows(work, position, r, 2);
+    else if (work->rows - r == 1u)
+        regain_rows(work, position, r, 1);
+}
+
+/* ---- matrices, of sizes that are multiples of 16 ---- */
+static void simd_forward(float *y, const float *x, const float *w, uint32_t dim)
+{
+    for (uint32_t j = 0; j < dim; j++, w += dim) {
+        V sum[2] = {V_SET(0.0f), V_SET(0.0f)};
+        for (uint32_t i = 0; i < dim; i += 16u)
+            UNROLL
+        for (uint32_t k = 0; k < 16u / VN; k++)
+            sum[k] = V_FMA(V_LOAD(w + i + k * VN), V_LOAD(x + i + k * VN), sum[k]);
+        y[j] = V_HSUM(V_ADD(sum[0], sum[1]));
+    }
+}
+static void simd_back(float *y, const float *x, const float *w, uint32_t dim)
+{
+    for (uint32_t i = 0; i < dim; i += 16u) {
+        V sum[16u / VN];
+        UNROLL
+        for (uint32_t k = 0; k < 16u / VN; k++)
+            sum[k] = V_SET(0.0f);
+        for (uint32_t j = 0; j < dim; j++) {
+            V v = V_SET(x[j]);
+            UNROLL
+            for (uint32_t k = 0; k < 16u / VN; k++)
+                sum[k] = V_FMA(v, V_LOAD(w + (size_t)j * dim + i + k * VN), sum[k]);
+        }
+        UNROLL
+        for (uint32_t k = 0; k < 16u / VN; k++)
+            V_STORE(y + i + k * VN, sum[k]);
+    }
 }
 
 static void simd_shape(struct akv_attend_work *work)

@@ -18,7 +18,26 @@
  * q_convert(dst, dst_type, src, src_type, dim): a raw row. */
 #ifndef AKV_K_QUANT_BODY_H
 #define AKV_K_QUANT_BODY_H
-#include "k_quant_scalar.h"
+#include "k_map.h"
+
+/* A decoded row as it was before it was stored, in place or in w->row; returns where. */
+static inline float *q_maps_back(struct q_maps *w, float *row, uint32_t position)
+{
+    const uint32_t dim = w->dim;
+    if (akv_map_rotates(w->map)) {
+        q_store(row, 1, dim, AKV_F32, (uint8_t *)row);
+    } else if (w->map->transform == AKV_TRANSFORM_MATRIX) {
+        const uint8_t *inverse = w->maps + akv_map_inverse_row(w->map, w->head, dim, 0);
+        q_chain(w->row, row, inverse, false, dim, 1u);
+        row = w->row;
+    }
+    if (w->map->mean) {
+        q_turn_mean(w, position);
+        for (uint32_t i = 0; i < dim; i++)
+            row[i] = row[i] + w->moved[i];
+    }
+    return row;
+}
 
 static void q_report(uint8_t *flags, uint32_t saw)
 {
@@ -48,14 +67,19 @@ static void q_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
     uint32_t heads = p->rows.heads, rows = p->tokens * heads, dim = p->dim, saw = 0;
     uint32_t token = (uint32_t)(first / heads), head = (uint32_t)(first % heads);
     uint32_t raw_bytes = akv_raw_bytes(p->format) * dim;
+    uint32_t most = (p->flags & AKV_FLAG_MAP) && heads > 1u ? 1u : Q_ROWS; /* rows of one head */
     uint8_t *tile = args->arg[1];
     struct q_work work;
+    struct q_maps maps;
     (void)phase;
+    q_maps_init(&maps);
 
     for (uint32_t t = (uint32_t)first, end = (uint32_t)(first + count); t < end;) {
         const uint8_t *src[Q_ROWS];
-        uint32_t n = AKV_MIN(Q_ROWS, end - t);
+        uint32_t n = AKV_MIN(most, end - t), position[Q_ROWS];
+        q_maps_use(&maps, args->arg[3], p->map, p->flags, dim, head);
         for (uint32_t k = 0; k < n; k++) {
+            position[k] = p->position + token;
             src[k] = q_row_at(args->arg[0], &p->rows, token, head);
             if (++head == heads) {
                 head = 0;
@@ -67,7 +91,10 @@ static void q_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
                 q_convert(tile + (uint64_t)(t + k) * raw_bytes, p->format, src[k], p->rows.dtype,
                           dim);
         } else {
-            saw |= q_quantise(&work, src, n, p->rows.dtype, dim, p->flags, p->format);
+            if (maps.maps)
+                saw |= q_maps_store(&maps, &work, src, n, p->rows.dtype, position);
+            saw |= q_quantise(&work, src, n, maps.maps ? AKV_F32 : p->rows.dtype, dim,
+                              q_maps_flags(&maps, p->flags), p->format);
             q_put_rows(tile, p->format, rows, dim, t, n, &work);
         }
         t += n;
@@ -88,7 +115,9 @@ static void q_decode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
     int direct = p->rows.dtype == AKV_F32 && dim % 32u == 0;
     const uint8_t *tile = args->arg[0];
     struct q_work work;
+    struct q_maps maps;
     (void)phase;
+    q_maps_init(&maps);
 
     for (uint32_t t = (uint32_t)first; t < (uint32_t)(first + count); t++) {
         uint8_t *dst = q_row_at(args->arg[1], &p->rows, token, head);
@@ -97,6 +126,9 @@ static void q_decode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
         } else {
             float *row = direct && ((uintptr_t)dst & 3u) == 0 ? (float *)(void *)dst : work.value;
             q_get_row(tile, p->format, rows, dim, t, row);
+            q_maps_use(&maps, args->arg[2], p->map, p->flags, dim, head);
+            if (maps.maps)
+                row = q_maps_back(&maps, row, p->position + token);
             if (back || (uint8_t *)row != dst)
                 q_store(row, back, dim, p->rows.dtype, dst);
         }
@@ -117,7 +149,7 @@ static uint64_t q_seal_items(const struct akv_cpu_args *args, uint32_t phase)
 
 static uint32_t q_seal_tile(uint8_t *dst, const uint8_t *src, uint32_t src_type, uint32_t format,
                             uint32_t flags, uint32_t order, uint32_t tokens, uint32_t dim,
-                            struct q_work *work)
+                            uint32_t position, struct q_maps *maps, struct q_work *work)
 {
     uint32_t saw = 0;
     uint64_t src_row = (uint64_t)akv_raw_bytes(src_type) * dim;
@@ -129,9 +161,15 @@ static uint32_t q_seal_tile(uint8_t *dst, const uint8_t *src, uint32_t src_type,
     } else {
         for (uint32_t t = 0; t < tokens; t += 4u) {
             const uint8_t *rows[4];
-            for (uint32_t k = 0; k < 4u; k++)
+            uint32_t at[4];
+            for (uint32_t k = 0; k < 4u; k++) {
                 rows[k] = src + (t + k) * src_row;
-            saw |= q_quantise(work, rows, 4u, src_type, dim, flags, format);
+                at[k] = position + t + k;
+            }
+            if (maps->maps)
+                saw |= q_maps_store(maps, work, rows, 4u, src_type, at);
+            saw |= q_quantise(work, rows, 4u, maps->maps ? AKV_F32 : src_type, dim,
+                              q_maps_flags(maps, flags), format);
             if (order == AKV_ORDER_QUAD)
                 q_put_quad(dst, format, tokens, dim, t / 4u, work);
             else
@@ -150,7 +188,9 @@ static void q_seal_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t
     const akv_move *moves = (const void *)args->arg[1];
     uint32_t saw = 0;
     struct q_work work;
+    struct q_maps maps;
     (void)phase;
+    q_maps_init(&maps);
 
     for (uint64_t item = first; item < first + count; item++) {
         uint32_t head = (uint32_t)(item % p->kv_heads);
@@ -162,11 +202,14 @@ static void q_seal_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t
         uint64_t src_tile = akv_tile_bytes(p->hot_type, p->block_tokens, dim);
         uint64_t dst_tile = akv_tile_bytes(format, p->block_tokens, dim);
 
+        q_maps_use(&maps, args->arg[3], value ? at->v_map : at->k_map,
+                   value ? p->v_flags : p->k_flags, dim, head);
         saw |= q_seal_tile(
             akv_cpu_at(args, move->dst) + (value ? at->dst_v : at->dst_k) + head * dst_tile,
             akv_cpu_at(args, move->src) + (value ? at->src_v : at->src_k) + head * src_tile,
             p->hot_type, format, value ? p->v_flags : p->k_flags,
-            value ? AKV_ORDER_QUAD : AKV_ORDER_ROW, p->block_tokens, dim, &work);
+            value ? AKV_ORDER_QUAD : AKV_ORDER_ROW, p->block_tokens, dim, move->position, &maps,
+            &work);
     }
     q_report(args->arg[2], saw);
 }
@@ -269,7 +312,8 @@ static inline int64_t q_gather_row(const akv_gather_params *p, uint32_t b, uint3
 }
 
 static void q_gather_tile(const akv_gather_params *p, uint8_t *out, const uint8_t *tile,
-                          uint32_t format, uint32_t b, uint32_t head, struct q_work *work)
+                          uint32_t format, uint32_t b, uint32_t head, struct q_maps *maps,
+                          struct q_work *work)
 {
     uint32_t dim = p->dim, dtype = p->rows.dtype, tokens = p->block_tokens;
     int back = (p->flags & AKV_FLAG_ROTATE) != 0;
@@ -292,7 +336,10 @@ static void q_gather_tile(const akv_gather_params *p, uint8_t *out, const uint8_
             q_get_row(tile, format, tokens, dim, t, work->value);
         else if (held != t / 4u)
             q_get_quad(tile, format, tokens, dim, held = t / 4u, work->value);
-        q_store(work->value + k * AKV_CODE_STRIDE, back, dim, dtype, dst);
+        float *row = work->value + k * AKV_CODE_STRIDE;
+        if (maps->maps)
+            row = q_maps_back(maps, row, p->position + b * tokens + t);
+        q_store(row, back, dim, dtype, dst);
     }
 }
 
@@ -302,7 +349,9 @@ static void q_gather_run(const struct akv_cpu_args *args, uint32_t phase, uint64
     const akv_gather_params *p = args->params;
     const uint32_t *table = (const void *)args->arg[0];
     struct q_work work;
+    struct q_maps maps;
     (void)phase;
+    q_maps_init(&maps);
 
     for (uint64_t item = first; item < first + count; item++) {
         uint32_t b = (uint32_t)(item / p->rows.heads), head = (uint32_t)(item % p->rows.heads);
@@ -320,7 +369,8 @@ static void q_gather_run(const struct akv_cpu_args *args, uint32_t phase, uint64
         const uint8_t *tile = akv_cpu_at(args, akv_block_address(&p->pool, entry)) +
                               p->offset[kind] +
                               (uint64_t)head * akv_tile_bytes(format, p->block_tokens, p->dim);
-        q_gather_tile(p, args->arg[1], tile, format, b, head, &work);
+        q_maps_use(&maps, args->arg[2], p->map, p->flags, p->dim, head);
+        q_gather_tile(p, args->arg[1], tile, format, b, head, &maps, &work);
     }
 }
 

@@ -54,13 +54,15 @@ typedef struct akv_rows {
  * are in bytes from the span's start, multiples of 16. */
 typedef struct akv_map {
     akv_u32 transform; /* AKV_TRANSFORM_* */
-    akv_u32 mean;      /* f16 [heads][dim], before rotary embedding; 0: none */
+    akv_u32 mean;      /* keys: f16 [heads][dim], before rotary embedding; 0: none */
     akv_u32 matrix;    /* MATRIX: f16 [heads][dim][dim], (i, j): what component i adds to stored component j */
     akv_u32 inverse;   /* MATRIX: f32 [heads][dim][dim], (j, i): what stored component j gives back to i */
     akv_u32 pairs;     /* of the rotary embedding; 0: the mean is the same at all positions */
     akv_u32 rope;      /* AKV_ROPE_*: which components are a pair */
     akv_u32 turns;     /* u64[pairs]: frequencies, 2^-64 turns a position */
     akv_u32 table;     /* f32 [pairs][2][16]: cos and sin of each frequency times 0 .. 15 */
+    akv_u32 steps;     /* f32 [16][2][pairs rounded up to 16]: the same of 0, 16, 32 .. 240, 0 behind pairs */
+    akv_u32 pad[3];
 } akv_map;
 #define AKV_MAP_TABLE 16u /* positions of the table */
 
