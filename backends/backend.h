@@ -145,6 +145,23 @@ anykv_status akv_devices_list(anykv_context *context, struct akv_device_info **i
 /* The queue of the caller that the options name for this device's backend, or NULL. */
 void *akv_native_queue(const struct akv_device *device, const anykv_device_options *options);
 
+/* Does a launch need maps? */
+static inline bool akv_params_map(enum akv_kernel_id kernel, const void *params)
+{
+    const akv_seal_params *seal = params;
+    const akv_attend_params *attend = params;
+    akv_u32 flags = 0;
+    if (kernel == AKV_K_ENCODE || kernel == AKV_K_DECODE)
+        flags = ((const akv_encode_params *)params)->flags;
+    else if (kernel == AKV_K_SEAL)
+        flags = seal->k_flags | seal->v_flags;
+    else if (kernel == AKV_K_GATHER)
+        flags = ((const akv_gather_params *)params)->flags;
+    else if (kernel == AKV_K_ATTEND)
+        flags = attend->k_flags | attend->v_flags;
+    return (flags & AKV_FLAG_MAP) != 0;
+}
+
 /* ---- checked wrappers (backend.c): bounds, overlap, alignment, fault points, once, here ---- */
 anykv_status akv_device_open(anykv_context *context, const char *name, const anykv_device_options *options,
                              struct akv_device **device_out);

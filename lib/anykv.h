@@ -271,6 +271,8 @@ static inline anykv_view anykv_view_host(const void *data, anykv_dtype dtype, ui
     return view;
 }
 
+typedef struct anykv_calibration anykv_calibration; /* see there */
+
 /* ------------------------------------------------------------------------------------------------ */
 /* Codec: rows ↔ packed bytes, without a cache. */
 
@@ -282,16 +284,26 @@ typedef struct anykv_codec_options {
     anykv_transform transform; /* quantised formats only */
     uint32_t head_dim;         /* 64, 80, 96, 112, 128, 192, 256, 512 or 576 */
     int search;                /* scale search of N5 … N2; decoding is the same */
+    /* CENTRE and MATRIX: where the means and matrices are, and which rows these are.  As in a layout, no
+     * more is done than the calibration has.  Must outlive the codec. */
+    const anykv_calibration *calibration;
+    uint32_t layer;            /* its number in the model */
+    uint32_t side;             /* 0 keys, 1 values */
+    uint32_t head;             /* kv head of the first of a call's heads; the others follow */
+    uint32_t position;         /* of a call's first token; the others follow */
 } anykv_codec_options;
 #define ANYKV_CODEC_OPTIONS_INIT                                                                   \
     {                                                                                              \
-        sizeof(anykv_codec_options), ANYKV_N4, ANYKV_TRANSFORM_ROTATE, 128, 1                      \
+        sizeof(anykv_codec_options), ANYKV_N4, ANYKV_TRANSFORM_ROTATE, 128, 1, NULL, 0, 0, 0, 0    \
     }
 
-/* E_ARG: an option out of range.  E_UNSUPPORTED: the device lacks the kernel.  Thread: free. */
+/* E_ARG: an option out of range; E_DATA: the calibration has other heads or sizes.  E_UNSUPPORTED: the
+ * device lacks the kernel.  Thread: free. */
 ANYKV_API anykv_status anykv_codec_create(anykv_device *device, const anykv_codec_options *options,
                                           anykv_codec **codec_out);
 ANYKV_API void anykv_codec_destroy(anykv_codec *codec);
+/* Position of the next calls' first token (CENTRE, MATRIX).  Thread: object. */
+ANYKV_API anykv_status anykv_codec_set_position(anykv_codec *codec, uint32_t position);
 /* Packed bytes of `rows` rows (one tile in ROW order, docs/format.md).  E_SHAPE: 2^29 elements or more,
  * each row rounded up to a multiple of 32.  Thread: free. */
 ANYKV_API anykv_status anykv_codec_bytes(const anykv_codec *codec, uint64_t rows, uint64_t *bytes_out);
@@ -318,7 +330,8 @@ typedef struct anykv_layer {
     uint32_t source;            /* earlier layer whose rows this layer reads, or ANYKV_OWN_ROWS */
     anykv_format k_format, v_format;
     anykv_dtype hot_type;       /* of the newest rows: ANYKV_F16, ANYKV_BF16, ANYKV_F32 */
-    anykv_transform k_transform, v_transform; /* of quantised formats */
+    /* Of quantised formats.  CENTRE (keys only) and MATRIX need the options' calibration. */
+    anykv_transform k_transform, v_transform;
     uint32_t rope_pairs;        /* rotary pairs; 0: none */
     const uint64_t *rope_turns; /* frequency of each pair, in 2^-64 turns a position; copied */
     anykv_rope rope;            /* how elements are paired; only a calibration's mean needs to know */
@@ -335,10 +348,14 @@ typedef struct anykv_layout_options {
     const void *weights;      /* digest of the weights or any token of the caller that names them */
     uint32_t weights_bytes;   /* 1 … 256 */
     uint32_t shard, shards;   /* this process's part of the model: shard of shards */
+    /* For layers with CENTRE or MATRIX; what it has for a layer and side is done up to what the layer
+     * asks, and a layer that it does not have is rotated.  Held until the layout and the caches made
+     * with it are gone.  Not part of the identity: rows mean the same. */
+    const anykv_calibration *calibration;
 } anykv_layout_options;
 #define ANYKV_LAYOUT_OPTIONS_INIT                                                                  \
     {                                                                                              \
-        sizeof(anykv_layout_options), 16, NULL, 0, 0, 1                                            \
+        sizeof(anykv_layout_options), 16, NULL, 0, 0, 1, NULL                                      \
     }
 
 /* Writes every error of a layout, a line each, into text (at most text_bytes, always terminated);
@@ -361,7 +378,6 @@ ANYKV_API anykv_status anykv_layout_identity(const anykv_layout *layout, uint8_t
  * gathered from rows of the model, solved once, saved, and given to every layout of that model.  A
  * calibration never changes; layouts share it. */
 
-typedef struct anykv_calibration anykv_calibration;
 typedef struct anykv_moments anykv_moments;
 
 /* Moments of layers[0 … count), whose index is the layer's number in the model; geometry, source and

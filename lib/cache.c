@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Caches: making and destroying them. */
 #include "cache.h"
+#include "maps.h"
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -89,6 +90,21 @@ static void free_step(anykv_cache *cache, struct anykv_step *step)
     akv_free(cache->context, step->kinds);
     akv_free(cache->context, step->appended);
     akv_free(cache->context, step->image);
+}
+
+/* Means, matrices and angles. */
+static anykv_status fill_maps(anykv_cache *cache)
+{
+    const uint64_t bytes = cache->plan.maps_bytes;
+    if (bytes == 0)
+        return ANYKV_OK;
+    uint8_t *image = akv_alloc(cache->context, bytes, 1);
+    if (!image)
+        return ANYKV_E_MEMORY;
+    akv_maps_of_layout(cache->layout, image);
+    anykv_status status = akv_queue_put(cache->device->queue, akv_maps_span(cache), image);
+    akv_free(cache->context, image);
+    return status;
 }
 
 /* The lists of tiles that every seal reads, and the sticky flags. */
@@ -201,6 +217,8 @@ static anykv_status make_parts(anykv_cache *cache)
         status = fill_fixed(cache);
     if (!status)
         status = fill_ladder(cache);
+    if (!status)
+        status = fill_maps(cache);
     return status;
 }
 

@@ -34,7 +34,8 @@ struct akv_plan {
     bool staged;         /* host rows go through the staging area */
     /* The fixed device memory: offsets of its parts. */
     uint64_t step_bytes; /* descriptors of one open step, all layer groups */
-    uint64_t moves_at, seal_at, lower_at, gather_at, flags_at, scratch_at, staging_at;
+    uint64_t moves_at, seal_at, lower_at, gather_at, flags_at, maps_at, scratch_at, staging_at;
+    uint64_t maps_bytes; /* means, matrices and angles; 0: no layer has any */
     uint64_t scratch_bytes, staging_bytes;
     uint64_t device_bytes; /* sum of the above */
     uint64_t fixed_bytes;  /* with the pinned staging area */
@@ -176,6 +177,14 @@ static inline struct akv_span akv_fixed_span(const anykv_cache *cache, uint64_t 
 }
 /* Takes the lock for a call that uses or evicts blocks; the policy's time is read before. */
 void akv_cache_enter(anykv_cache *cache);
+/* The argument `maps` of a launch; absent where no layer has any. */
+static inline struct akv_span akv_maps_span(const anykv_cache *cache)
+{
+    const struct akv_span none = {NULL, 0, 0};
+    return cache->plan.maps_bytes
+               ? akv_fixed_span(cache, cache->plan.maps_at, cache->plan.maps_bytes)
+               : none;
+}
 AKV_PRINTF(2, 3) void akv_explain(anykv_cache *cache, const char *format, ...);
 
 /* ---- launch.c: the engine's launches, parameters filled in ---- */

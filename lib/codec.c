@@ -3,6 +3,8 @@
  *
  * Where device memory is host memory the kernels work on the caller's rows and bytes in place;
  * elsewhere both go through device buffers that the codec keeps and lets grow. */
+#include "calibration.h"
+#include "maps.h"
 #include "objects.h"
 
 /* A device buffer and a host buffer, each kept at the largest size that was wanted. */
@@ -16,6 +18,8 @@ struct anykv_codec {
     anykv_device *device;
     anykv_codec_options options;
     struct buffer rows, tile;
+    struct akv_mem *maps;  /* means and matrices of its layer and side, or NULL */
+    uint32_t heads;        /* that the calibration has from options.head on */
     struct akv_mem *flags; /* where kernels say what they saw, on devices of their own memory */
     uint32_t saw;          /* the same on devices that share the host's */
 };
@@ -33,9 +37,17 @@ static anykv_status check_options(anykv_context *context, const anykv_codec_opti
     if (options->format < ANYKV_F32 || options->format > ANYKV_N2)
         return akv_fail(context, ANYKV_E_ARG, "codec options.format: %d is not a format",
                         (int)options->format);
-    if (options->transform != ANYKV_TRANSFORM_NONE && options->transform != ANYKV_TRANSFORM_ROTATE)
+    if (options->transform < ANYKV_TRANSFORM_NONE || options->transform > ANYKV_TRANSFORM_MATRIX)
         return akv_fail(context, ANYKV_E_ARG, "codec options.transform: %d is not a transform",
                         (int)options->transform);
+    if (options->transform >= ANYKV_TRANSFORM_CENTRE && !options->calibration)
+        return akv_fail(context, ANYKV_E_ARG, "codec options.calibration: NULL with transform %d",
+                        (int)options->transform);
+    if (options->side > 1)
+        return akv_fail(context, ANYKV_E_ARG,
+                        "codec options.side: %u is neither 0 (keys) nor 1 (values)", options->side);
+    if (options->transform == ANYKV_TRANSFORM_CENTRE && options->side == 1)
+        return akv_fail(context, ANYKV_E_ARG, "codec options.transform: centre is for keys only");
     if (options->search != 0 && options->search != 1)
         return akv_fail(context, ANYKV_E_ARG, "codec options.search: %d is neither 0 nor 1",
                         options->search);
@@ -51,12 +63,65 @@ static akv_encode_params make_params(const anykv_codec *codec, const akv_rows *r
                                      uint32_t tokens)
 {
     akv_u32 flags = 0, format = (akv_u32)codec->options.format;
-    if (!akv_format_raw(format) && codec->options.transform == ANYKV_TRANSFORM_ROTATE)
-        flags |= AKV_FLAG_ROTATE;
+    if (!akv_format_raw(format) && codec->options.transform != ANYKV_TRANSFORM_NONE)
+        flags |= codec->maps ? AKV_FLAG_MAP : AKV_FLAG_ROTATE;
     if (akv_format_codebook(format) && codec->options.search)
         flags |= AKV_FLAG_SEARCH;
-    akv_encode_params params = {*rows, tokens, codec->options.head_dim, format, flags, 0, 0};
+    akv_encode_params params = {*rows, tokens, codec->options.head_dim,
+                                format, flags,  0,
+                                codec->options.position};
     return params;
+}
+
+/* Means and matrices to the device; a layer that the calibration does not have is rotated. */
+static anykv_status make_maps(anykv_codec *codec)
+{
+    const anykv_codec_options *options = &codec->options;
+    anykv_context *context = codec->device->context;
+    struct akv_maps_side side;
+    struct akv_maps maps;
+    codec->heads = UINT32_MAX;
+    if (options->transform < ANYKV_TRANSFORM_CENTRE ||
+        !akv_calibration_find(options->calibration, options->layer))
+        return ANYKV_OK;
+    akv_maps_calibrated(options->calibration, options->layer, options->side, options->transform,
+                        &side);
+    if (side.dim != options->head_dim)
+        return akv_fail(context, ANYKV_E_DATA,
+                        "codec options.head_dim: %u, the calibration's layer %u has %u",
+                        options->head_dim, options->layer, side.dim);
+    if (options->head >= side.heads)
+        return akv_fail(context, ANYKV_E_DATA,
+                        "codec options.head: %u, the calibration's layer %u has %u heads",
+                        options->head, options->layer, side.heads);
+    const size_t row = (size_t)options->head * side.dim;
+    side.heads -= options->head;
+    side.mean = side.mean ? side.mean + row : NULL;
+    side.matrix = side.matrix ? side.matrix + row * side.dim : NULL;
+    side.inverse = side.inverse ? side.inverse + row * side.dim : NULL;
+    codec->heads = side.heads;
+    akv_maps_begin(&maps, NULL, 1);
+    akv_maps_add(&maps, 0, &side);
+    uint8_t *image = akv_alloc(context, maps.bytes, 1);
+    if (!image)
+        return ANYKV_E_MEMORY;
+    akv_maps_begin(&maps, image, 1);
+    akv_maps_add(&maps, 0, &side);
+    anykv_status status =
+        akv_mem_alloc(codec->device->device, maps.bytes, AKV_MEM_DEVICE, &codec->maps);
+    if (!status)
+        status = akv_queue_put(codec->device->queue,
+                               (struct akv_span){codec->maps, 0, maps.bytes}, image);
+    akv_free(context, image);
+    return status;
+}
+
+anykv_status anykv_codec_set_position(anykv_codec *codec, uint32_t position)
+{
+    if (!codec)
+        return akv_fail(NULL, ANYKV_E_ARG, "codec: NULL");
+    codec->options.position = position;
+    return ANYKV_OK;
 }
 
 anykv_status anykv_codec_create(anykv_device *device, const anykv_codec_options *options,
@@ -76,14 +141,17 @@ anykv_status anykv_codec_create(anykv_device *device, const anykv_codec_options 
         return ANYKV_E_MEMORY;
     codec->device = device;
     codec->options = checked;
+    status = make_maps(codec);
     akv_rows rows = {checked.head_dim, checked.head_dim, AKV_F32, 1};
     akv_encode_params params = make_params(codec, &rows, 1);
-    status = akv_kernel_prepare(device->device, AKV_K_ENCODE, &params);
+    if (!status)
+        status = akv_kernel_prepare(device->device, AKV_K_ENCODE, &params);
     if (!status)
         status = akv_kernel_prepare(device->device, AKV_K_DECODE, &params);
     if (!status && !in_place(codec))
         status = akv_mem_alloc(device->device, sizeof codec->saw, AKV_MEM_DEVICE, &codec->flags);
     if (status) {
+        akv_mem_free(codec->maps);
         akv_free(context, codec);
         return status;
     }
@@ -104,6 +172,7 @@ void anykv_codec_destroy(anykv_codec *codec)
     free_buffer(codec, &codec->rows);
     free_buffer(codec, &codec->tile);
     akv_mem_free(codec->flags);
+    akv_mem_free(codec->maps);
     akv_free(codec->device->context, codec);
 }
 
@@ -168,6 +237,10 @@ static anykv_status check_call(const anykv_codec *codec, const anykv_view *rows,
     if (heads == 0 || heads > AKV_MAX_HEADS)
         return akv_fail(context, ANYKV_E_ARG, "codec heads: %u is not between 1 and %u", heads,
                         AKV_MAX_HEADS);
+    if (heads > codec->heads)
+        return akv_fail(context, ANYKV_E_SHAPE,
+                        "codec heads: %u, the calibration has %u from head %u on", heads,
+                        codec->heads, codec->options.head);
     uint64_t wanted;
     anykv_status status = packed_bytes(codec, (uint64_t)tokens * heads, &wanted);
     if (status)
@@ -210,6 +283,12 @@ static anykv_status rows_span(anykv_codec *codec, const anykv_view *view, uint32
     return status ? status : want_mem(codec, &codec->rows, bytes, span);
 }
 
+static struct akv_span maps_span(const anykv_codec *codec)
+{
+    const struct akv_span none = {NULL, 0, 0};
+    return codec->maps ? (struct akv_span){codec->maps, 0, codec->maps->bytes} : none;
+}
+
 /* ---- encode, decode ---- */
 
 anykv_status anykv_codec_encode(anykv_codec *codec, const anykv_view *view, uint32_t tokens,
@@ -243,6 +322,7 @@ anykv_status anykv_codec_encode(anykv_codec *codec, const anykv_view *view, uint
     launch.arg[0] = rows;
     launch.arg[1] = tile;
     launch.arg[2] = flags;
+    launch.arg[3] = maps_span(codec);
     bool dense = akv_view_dense(view, heads, codec->options.head_dim);
     if (rows_staged && !dense)
         akv_view_pack(view, tokens, heads, codec->options.head_dim, codec->rows.host);
@@ -285,6 +365,7 @@ anykv_status anykv_codec_decode(anykv_codec *codec, const void *packed, uint64_t
     struct akv_launch launch = {.kernel = AKV_K_DECODE, .params = &params};
     launch.arg[0] = tile;
     launch.arg[1] = rows;
+    launch.arg[2] = maps_span(codec);
     bool dense = akv_view_dense(view, heads, codec->options.head_dim);
     if (tile_staged)
         status = akv_queue_put(queue, tile, packed);

@@ -72,6 +72,7 @@ static anykv_status gather_piece(const anykv_seq *seq, uint32_t layer, uint32_t 
     akv_fill_gather(cache->layout, layer, side, &params);
     params.blocks = blocks;
     params.first_row = first % size;
+    params.position = from * size;
     params.tokens = count;
     struct akv_stage stage = {.cache = cache};
     struct akv_span span;
@@ -92,6 +93,7 @@ static anykv_status gather_piece(const anykv_seq *seq, uint32_t layer, uint32_t 
     akv_launch_init(cache, &launch, AKV_K_GATHER, &params);
     launch.arg[0] = akv_fixed_span(cache, cache->plan.gather_at, blocks * sizeof entries[0]);
     launch.arg[1] = span;
+    launch.arg[2] = akv_maps_span(cache);
     status = akv_queue_put(cache->device->queue, launch.arg[0], entries);
     if (!status)
         status = akv_kernel_launch(cache->device->queue, &launch);

@@ -75,6 +75,8 @@ void akv_fill_attend(const struct akv_plan *plan, const anykv_layout *layout, ui
     params->out = plain_rows(params->q_heads, group->v_dim);
     params->k_flags = group->rotate[0];
     params->v_flags = group->rotate[1];
+    params->k_map = place->map[0];
+    params->v_map = place->map[1];
     params->flags = plan->options.flags & ANYKV_CACHE_PRECISE ? AKV_ATTEND_PRECISE : 0;
     params->window = layout->layers[layer].window;
     params->scale = 1.0f / sqrtf((float)group->k_dim);
@@ -133,6 +135,7 @@ void akv_fill_gather(const anykv_layout *layout, uint32_t layer, uint32_t side,
     }
     params->order = side == 0 ? AKV_ORDER_ROW : AKV_ORDER_QUAD;
     params->flags = group->rotate[side];
+    params->map = place->map[side];
     params->dim = side == 0 ? group->k_dim : group->v_dim;
     params->block_tokens = layout->options.block_tokens;
     params->rows = plain_rows(group->kv_heads, params->dim);
@@ -190,6 +193,7 @@ anykv_status akv_enqueue_seal(anykv_cache *cache, uint32_t group, uint32_t count
     launch.arg[1] =
         akv_fixed_span(cache, cache->plan.moves_at, (uint64_t)count * sizeof cache->moves[0]);
     launch.arg[2] = akv_fixed_span(cache, cache->plan.flags_at, 4);
+    launch.arg[3] = akv_maps_span(cache);
     return akv_kernel_launch(cache->device->queue, &launch);
 }
 
@@ -279,6 +283,8 @@ anykv_status akv_enqueue_lower(anykv_cache *cache, uint32_t group, uint32_t from
         launch.arg[1] =
             akv_fixed_span(cache, cache->plan.moves_at, (uint64_t)count * sizeof cache->moves[0]);
         launch.arg[2] = akv_fixed_span(cache, cache->plan.flags_at, 4);
+        if (from == AKV_KIND_HOT)
+            launch.arg[3] = akv_maps_span(cache);
         status = akv_kernel_launch(cache->device->queue, &launch);
     }
     return status;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Layouts: layer groups, block geometry, identity. */
 #include "layout.h"
+#include "calibration.h"
 #include "layout_check.h"
 
 static bool same_group(const anykv_layer *a, const anykv_layer *b)
@@ -11,6 +12,27 @@ static bool same_group(const anykv_layer *a, const anykv_layer *b)
 static uint32_t format_of(const struct akv_group *group, uint32_t kind, uint32_t side)
 {
     return kind == 0 ? group->hot_type : group->format[side];
+}
+
+static uint32_t flags_of(anykv_transform transform)
+{
+    return transform == ANYKV_TRANSFORM_NONE     ? 0
+           : transform == ANYKV_TRANSFORM_ROTATE ? AKV_FLAG_ROTATE
+                                                 : AKV_FLAG_MAP;
+}
+
+/* Numbers the records of the layers whose transforms have constants. */
+static void place_maps(anykv_layout *layout)
+{
+    layout->map_count = 0;
+    for (uint32_t l = 0; l < layout->count; l++) {
+        struct akv_place *place = &layout->places[l];
+        for (uint32_t side = 0; side < 2; side++)
+            if (!place->owner)
+                place->map[side] = layout->places[layout->layers[l].source].map[side];
+            else if (layout->groups[place->group].rotate[side] & AKV_FLAG_MAP)
+                place->map[side] = layout->map_count++ * (uint32_t)sizeof(akv_map);
+    }
 }
 
 /* Group record of a layer, without its number of layers. */
@@ -25,8 +47,8 @@ static void describe_group(struct akv_group *group, const anykv_layer *layer, ui
     group->hot_type = (uint32_t)layer->hot_type;
     const anykv_transform transform[2] = {layer->k_transform, layer->v_transform};
     for (uint32_t side = 0; side < 2; side++)
-        if (transform[side] == ANYKV_TRANSFORM_ROTATE && !akv_format_raw(group->format[side]))
-            group->rotate[side] = AKV_FLAG_ROTATE;
+        if (!akv_format_raw(group->format[side]))
+            group->rotate[side] = flags_of(transform[side]);
     group->sealable = group->format[0] != group->hot_type || group->format[1] != group->hot_type;
     for (uint32_t kind = 0; kind < 2; kind++) {
         for (uint32_t side = 0; side < 2; side++)
@@ -68,6 +90,7 @@ static void make_groups(anykv_layout *layout)
         }
         group->layers++;
     }
+    place_maps(layout);
     for (uint32_t g = 0; g < layout->group_count; g++) {
         struct akv_group *group = &layout->groups[g];
         group->block_bytes[0] = group->layers * group->layer_bytes[0];
@@ -81,12 +104,11 @@ void akv_layout_transform(anykv_layout *layout, uint32_t g)
         const anykv_layer *layer = &layout->layers[l];
         if (!layout->places[l].owner || layout->places[l].group != g)
             continue;
-        const anykv_transform transform[2] = {layer->k_transform, layer->v_transform};
-        for (uint32_t side = 0; side < 2; side++)
-            layout->groups[g].rotate[side] =
-                transform[side] == ANYKV_TRANSFORM_ROTATE ? AKV_FLAG_ROTATE : 0;
-        return; /* the group's layers are alike */
+        layout->groups[g].rotate[0] = flags_of(layer->k_transform);
+        layout->groups[g].rotate[1] = flags_of(layer->v_transform);
+        break; /* the group's layers are alike */
     }
+    place_maps(layout);
 }
 
 void akv_layout_tiles(const anykv_layout *layout, uint32_t layer, uint32_t from, uint32_t to,
@@ -98,6 +120,8 @@ void akv_layout_tiles(const anykv_layout *layout, uint32_t layer, uint32_t from,
     tiles->src_v = place->offset[from][1];
     tiles->dst_k = place->offset[to][0];
     tiles->dst_v = place->offset[to][1];
+    tiles->k_map = place->map[0];
+    tiles->v_map = place->map[1];
 }
 
 static akv_digest identify(const anykv_layout *layout)
@@ -158,6 +182,9 @@ anykv_status anykv_layout_create(anykv_context *context, const anykv_layer *laye
     anykv_status status = akv_options(context, "layout options", &checked, sizeof checked, options);
     if (!status)
         status = akv_layout_check(context, layers, count, &checked, NULL, 0);
+    if (!status && checked.calibration)
+        status = akv_calibration_fits(checked.calibration, layers, count, checked.weights,
+                                      checked.weights_bytes);
     if (status)
         return status;
     anykv_layout *layout = akv_alloc(context, 1, sizeof *layout);
@@ -167,6 +194,8 @@ anykv_status anykv_layout_create(anykv_context *context, const anykv_layer *laye
     layout->options = checked;
     memcpy(layout->weights, checked.weights, checked.weights_bytes);
     layout->options.weights = layout->weights;
+    if (checked.calibration)
+        layout->options.calibration = akv_calibration_hold(checked.calibration);
     status = copy_layers(layout, layers, count);
     if (status) {
         anykv_layout_destroy(layout);
@@ -192,6 +221,8 @@ void anykv_layout_destroy(anykv_layout *layout)
     akv_free(layout->context, layout->groups);
     akv_free(layout->context, layout->places);
     akv_free(layout->context, layout->turns);
+    if (layout->options.calibration) /* this layout's hold */
+        anykv_calibration_destroy((anykv_calibration *)(uintptr_t)layout->options.calibration);
     akv_free(layout->context, layout);
 }
 

@@ -18,7 +18,7 @@ struct akv_group {
     uint32_t kv_heads, k_dim, v_dim;
     uint32_t format[2]; /* of sealed tiles: keys, values */
     uint32_t hot_type;
-    uint32_t rotate[2];        /* AKV_FLAG_ROTATE or 0, of sealed tiles */
+    uint32_t rotate[2];        /* of sealed tiles: AKV_FLAG_ROTATE, AKV_FLAG_MAP or 0 */
     bool sealable;             /* sealing changes something */
     uint32_t tile_bytes[2][2]; /* [kind][side] */
     uint32_t layer_bytes[2];   /* [kind] */
@@ -31,6 +31,7 @@ struct akv_place {
     uint32_t group;
     uint32_t offset[AKV_POOL_KINDS][2]; /* [kind][side] of head 0's tile in the block */
     uint32_t format[AKV_POOL_KINDS][2]; /* 0: the group does not use the kind */
+    uint32_t map[2];                      /* of AKV_FLAG_MAP: where its record stands (maps.h) */
     bool owner;
 };
 
@@ -45,6 +46,7 @@ struct anykv_layout {
     struct akv_group *groups;
     uint32_t group_count;
     struct akv_place *places; /* [count] */
+    uint32_t map_count;       /* records of maps */
 };
 
 /* Sets the transform of quantised kinds in a group whose sealed formats are raw. */

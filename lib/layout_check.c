@@ -51,11 +51,18 @@ static void check_format(struct report *report, uint32_t l, const char *field, a
             (int)ANYKV_F32, (int)ANYKV_N2);
 }
 
-static void check_transform(struct report *report, uint32_t l, const char *field,
-                            anykv_transform transform)
+static void check_transform(struct report *report, uint32_t l, const char *field, uint32_t side,
+                            anykv_transform transform, const anykv_layout_options *options)
 {
+    if (transform >= ANYKV_TRANSFORM_CENTRE && transform <= ANYKV_TRANSFORM_MATRIX) {
+        if (side == 1 && transform == ANYKV_TRANSFORM_CENTRE)
+            say(report, "layers[%u].%s: 2 (centre) is for keys only", l, field);
+        else if (!options->calibration)
+            say(report, "layers[%u].%s: %d needs options.calibration", l, field, (int)transform);
+        return;
+    }
     if (transform != ANYKV_TRANSFORM_NONE && transform != ANYKV_TRANSFORM_ROTATE)
-        say(report, "layers[%u].%s: %d is neither 0 (none) nor 1 (rotate)", l, field,
+        say(report, "layers[%u].%s: %d is none of 0 (none) to 3 (matrix)", l, field,
             (int)transform);
 }
 
@@ -98,7 +105,8 @@ static void check_source(struct report *report, const anykv_layer *layers, uint3
             layer->window, source->window, layer->source);
 }
 
-static void check_layer(struct report *report, const anykv_layer *layers, uint32_t l)
+static void check_layer(struct report *report, const anykv_layer *layers, uint32_t l,
+                        const anykv_layout_options *options)
 {
     const anykv_layer *layer = &layers[l];
     const bool kv_heads_fit = layer->kv_heads >= 1 && layer->kv_heads <= AKV_LAYER_HEADS;
@@ -119,8 +127,8 @@ static void check_layer(struct report *report, const anykv_layer *layers, uint32
     check_format(report, l, "v_format", layer->v_format);
     if (layer->hot_type < ANYKV_F32 || layer->hot_type > ANYKV_BF16)
         say(report, "layers[%u].hot_type: %d is none of F32, F16, BF16", l, (int)layer->hot_type);
-    check_transform(report, l, "k_transform", layer->k_transform);
-    check_transform(report, l, "v_transform", layer->v_transform);
+    check_transform(report, l, "k_transform", 0, layer->k_transform, options);
+    check_transform(report, l, "v_transform", 1, layer->v_transform, options);
     if (layer->rope_pairs > layer->k_dim / 2)
         say(report, "layers[%u].rope_pairs: %u is more than half of k_dim, %u", l,
             layer->rope_pairs, layer->k_dim);
@@ -176,7 +184,7 @@ anykv_status akv_layout_check(anykv_context *context, const anykv_layer *layers,
         say(&report, "count: %u is not between 1 and %u", count, AKV_MAX_LAYERS);
     else if (layers) {
         for (uint32_t l = 0; l < count; l++)
-            check_layer(&report, layers, l);
+            check_layer(&report, layers, l, options);
         if (report.errors == 0)
             check_block_bytes(&report, layers, count, options->block_tokens);
     }

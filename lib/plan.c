@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Exact bytes of a cache before it is made: fixed memory, chunks, slabs. */
 #include "cache.h"
+#include "maps.h"
 
 #define CHUNK_BLOCKS 32u    /* largest blocks in a chunk at most, in pools of few chunks */
 #define CHUNKS_MANY  65536u /* more chunks would only cost bookkeeping */
@@ -144,6 +145,11 @@ static anykv_status place_fixed(anykv_device *device, const anykv_layout *layout
     anykv_status status = attend_scratch(device, layout, plan);
     if (status)
         return status;
+    plan->maps_bytes = akv_maps_of_layout(layout, NULL);
+    if (plan->maps_bytes > UINT32_MAX)
+        return akv_fail(device->context, ANYKV_E_ARG,
+                        "calibration: the layout's means and matrices take %llu bytes, the limit is %u",
+                        (unsigned long long)plan->maps_bytes, UINT32_MAX);
     plan->staged = !(info->caps & AKV_CAP_HOST_MEMORY);
     plan->staging_bytes = plan->staged ? staging_need(plan, layout, align) : 0;
     uint64_t at = AKV_OPEN_STEPS * plan->step_bytes;
@@ -157,6 +163,8 @@ static anykv_status place_fixed(anykv_device *device, const anykv_layout *layout
     at += round_up(AKV_GATHER_BLOCKS * 4, align);
     plan->flags_at = at;
     at += align;
+    plan->maps_at = at;
+    at += round_up(plan->maps_bytes, align);
     plan->scratch_at = at;
     at += round_up(plan->scratch_bytes, align);
     plan->staging_at = at;

@@ -86,6 +86,7 @@ static anykv_status seal_group(anykv_step *step, uint32_t group)
                 akv_pool_set_tenant(&cache->pool, cache->move_to[count], seq->tenant);
                 cache->moves[count].src = akv_pool_address(&cache->pool, group, block->entry);
                 cache->moves[count].dst = akv_pool_address(&cache->pool, group, to->entry);
+                cache->moves[count].position = i * akv_block_tokens(cache);
                 if (++count == AKV_MOVES) {
                     anykv_status status = flush(cache, group, count);
                     if (status)

@@ -170,6 +170,7 @@ static anykv_status attend(anykv_step *step, uint32_t layer, const anykv_view *q
     struct akv_stage stage = {.cache = cache};
     struct akv_launch record = {.kernel = AKV_K_ATTEND, .params = &params};
     record.arg[0] = descriptor(step, g);
+    record.arg[7] = akv_maps_span(cache);
     if (cache->plan.scratch_bytes)
         record.arg[6] = akv_fixed_span(cache, cache->plan.scratch_at, cache->plan.scratch_bytes);
     anykv_status status = akv_stage_rows(&stage, "q", q, step->tokens, params.q_heads, params.k_dim,

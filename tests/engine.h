@@ -25,15 +25,23 @@ static inline anykv_layer engine_layer(uint32_t kv_heads, uint32_t dim, uint32_t
     return layer;
 }
 
-static inline anykv_layout *engine_layout(anykv_context *context, const anykv_layer *layers,
-                                          uint32_t count)
+static inline anykv_layout *engine_layout_with(anykv_context *context, const anykv_layer *layers,
+                                               uint32_t count,
+                                               const anykv_calibration *calibration)
 {
     anykv_layout_options options = ANYKV_LAYOUT_OPTIONS_INIT;
     options.weights = "test";
     options.weights_bytes = 4;
+    options.calibration = calibration;
     anykv_layout *layout;
     OK(anykv_layout_create(context, layers, count, &options, &layout));
     return layout;
+}
+
+static inline anykv_layout *engine_layout(anykv_context *context, const anykv_layer *layers,
+                                          uint32_t count)
+{
+    return engine_layout_with(context, layers, count, NULL);
 }
 
 static inline anykv_cache_options engine_options(uint64_t budget_bytes)

@@ -120,12 +120,18 @@ static inline uint32_t model_match(struct model *model, const uint64_t *seeds, u
 /* ---- comparing rows ---- */
 
 /* What decoding of an encoded row gives, by the codec. */
-static inline void model_coded(struct model *model, const struct akv_group *group, uint32_t side,
+static inline void model_coded(struct model *model, uint32_t layer, uint32_t side, uint32_t first,
                                float *rows, uint32_t tokens)
 {
+    const anykv_layout *layout = model->engine.layout;
+    const struct akv_group *group = &layout->groups[layout->places[layer].group];
     anykv_codec_options options = ANYKV_CODEC_OPTIONS_INIT;
     options.format = (anykv_format)group->format[side];
-    options.transform = group->rotate[side] ? ANYKV_TRANSFORM_ROTATE : ANYKV_TRANSFORM_NONE;
+    options.transform = side ? layout->layers[layer].v_transform : layout->layers[layer].k_transform;
+    options.calibration = layout->options.calibration;
+    options.layer = layer;
+    options.side = side;
+    options.position = first;
     options.head_dim = side ? group->v_dim : group->k_dim;
     anykv_codec *codec;
     OK(anykv_codec_create(model->engine.device, &options, &codec));
@@ -154,7 +160,7 @@ static inline void model_check_block(struct model *model, struct model_seq *seq,
     float *want = malloc(count * sizeof *want), *have = malloc(count * sizeof *have);
     engine_rows(seq->seeds + first, tokens, owner, (int)side, group->kv_heads, dim, want);
     if (kind == AKV_KIND_SEALED && !akv_format_raw(group->format[side]))
-        model_coded(model, group, side, want, tokens);
+        model_coded(model, owner, side, first, want, tokens);
     const anykv_view view = anykv_view_host(have, ANYKV_F32, group->kv_heads, dim);
     OK(anykv_seq_gather(seq->seq, layer, (int)side, first, tokens, &view));
     if (kind >= AKV_KIND_RUNG) {
