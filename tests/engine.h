@@ -56,6 +56,22 @@ static inline anykv_cache_options engine_options(uint64_t budget_bytes)
     return options;
 }
 
+/* Scores for ANYKV_POLICY_CALLER: the key decides. */
+static inline void engine_score(void *user, const anykv_candidate *candidates, uint32_t count,
+                                float *scores)
+{
+    (void)user;
+    for (uint32_t i = 0; i < count; i++)
+        scores[i] = (float)candidates[i].key[0];
+}
+
+/* The number-th policy, all of them in turn. */
+static inline void engine_policy(anykv_cache_options *options, uint64_t number)
+{
+    options->policy = (anykv_policy)(ANYKV_POLICY_LRU + number % ANYKV_POLICY_CALLER);
+    options->score = options->policy == ANYKV_POLICY_CALLER ? engine_score : NULL;
+}
+
 /* Makes the CPU look like a device with memory of its own, so that host rows are staged. */
 static inline void engine_hide_host_memory(anykv_device *device)
 {

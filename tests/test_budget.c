@@ -234,6 +234,49 @@ static uint64_t need_of(const anykv_seq *seq, uint32_t count)
     return bytes;
 }
 
+/* What a caller says of a sequence before it lets it go. */
+static void random_hint(anykv_seq *seq, uint64_t *random)
+{
+    switch (house_random(random) % 6) {
+    case 0:
+        OK(anykv_seq_done(seq));
+        break;
+    case 1:
+        OK(anykv_seq_expect(seq, house_random(random) % 100));
+        break;
+    case 2:
+        OK(anykv_seq_retain(seq, house_random(random) % 100, 64, house_random(random) % 101, 1e-3));
+        break;
+    case 3:
+        OK(anykv_seq_lease(seq, 1e-5 * (1 + house_random(random) % 100)));
+        break;
+    default:
+        break;
+    }
+}
+
+/* A chain of four blocks that is pinned and not used: it must stay whatever happens. */
+static void pin_chain(void)
+{
+    anykv_seq *seq = engine_seq(engine.cache);
+    engine_run(seq, 90000, 64);
+    OK(anykv_seq_pin(seq, 1));
+    anykv_seq_destroy(seq);
+}
+
+static void check_pinned(uint64_t seed, uint32_t step)
+{
+    uint32_t tokens[65];
+    uint64_t matched;
+    for (uint32_t i = 0; i < 65; i++)
+        tokens[i] = 90000 + i;
+    anykv_seq_options options = ANYKV_SEQ_OPTIONS_INIT;
+    options.flags = ANYKV_SEQ_PUBLIC;
+    OK(anykv_cache_lookup(engine.cache, &options, tokens, 65, &matched));
+    cr_assert(matched == 64, "seed %llu step %u: %llu of the pinned tokens are left",
+              (unsigned long long)seed, step, (unsigned long long)matched);
+}
+
 static void random_use(uint64_t seed, uint32_t steps)
 {
     uint64_t random = seed;
@@ -245,7 +288,9 @@ static void random_use(uint64_t seed, uint32_t steps)
     const uint64_t normal =
         least.minimum_bytes + least.hot_block_bytes * (10 + seed % 40) + seed * 977;
     options.budget_bytes = normal;
+    engine_policy(&options, seed);
     OK(anykv_cache_create(engine.device, engine.layout, &options, &engine.cache));
+    pin_chain();
     anykv_seq *seqs[SEQS] = {NULL};
     uint64_t refusals = 0, resized = 0;
     for (uint32_t step = 0; step < steps; step++) {
@@ -253,6 +298,7 @@ static void random_use(uint64_t seed, uint32_t steps)
         if (!seqs[which]) {
             seqs[which] = engine_seq(engine.cache);
         } else if (kind == 0) {
+            random_hint(seqs[which], &random);
             anykv_seq_destroy(seqs[which]);
             seqs[which] = NULL;
         } else if (kind == 1) {
@@ -288,6 +334,7 @@ static void random_use(uint64_t seed, uint32_t steps)
             }
         }
         check_ledger(seed, step);
+        check_pinned(seed, step);
         if (step % 16 == 0)
             audit(engine.cache, "random use");
     }

@@ -485,6 +485,7 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
     options.sinks = model_below(model, 2) * 4;
     options.recent = model_below(model, 3) * 24;
     options.max_seq_tokens = MODEL_TOKENS;
+    engine_policy(&options, seed);
     if (what & WITH_LADDER) {
         options.error_budget = 0.6f;
         options.ladder_blocks = model_below(model, 2) * 8;

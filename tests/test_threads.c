@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Many threads on one cache: steps, lookups, matches, forks, hints, statistics, eviction. */
+#include "engine.h"
+#include <stdatomic.h>
+
+#define THREADS 64u
+#define SEQS    3u
+
+static struct engine engine;
+static atomic_uint steps, matches, refusals;
+
+struct worker {
+    akv_thread thread;
+    uint32_t number;
+    uint32_t rounds;
+    uint64_t random;
+    anykv_seq *seqs[SEQS];
+    char failure[200]; /* "" if none: assertions belong to the main thread */
+};
+
+static bool expect(struct worker *worker, const char *what, anykv_status status, bool may_refuse)
+{
+    if (status == ANYKV_OK)
+        return true;
+    /* Four steps may be open, and the budget is small. */
+    if (may_refuse && (status == ANYKV_E_BUSY || status == ANYKV_E_BUDGET))
+        atomic_fetch_add(&refusals, 1);
+    else if (!worker->failure[0])
+        snprintf(worker->failure, sizeof worker->failure, "thread %u: %s: %s", worker->number, what,
+                 anykv_error_detail());
+    return false;
+}
+
+/* Threads share the tokens of four chains. */
+static void tokens_of(const struct worker *worker, uint32_t first, uint32_t count, uint32_t *tokens)
+{
+    for (uint32_t i = 0; i < count; i++)
+        tokens[i] = worker->number % 4 * 10000 + first + i;
+}
+
+static void begin(struct worker *worker, uint32_t which)
+{
+    anykv_seq_options options = ANYKV_SEQ_OPTIONS_INIT;
+    uint32_t tokens[200];
+    uint64_t matched;
+    options.flags = ANYKV_SEQ_PUBLIC;
+    tokens_of(worker, 0, 200, tokens);
+    if (!expect(worker, "create", anykv_seq_create(engine.cache, &options, &worker->seqs[which]),
+                false))
+        return;
+    if (expect(worker, "match", anykv_seq_match(worker->seqs[which], tokens, 200, &matched), false))
+        atomic_fetch_add(&matches, matched != 0);
+}
+
+static void step(struct worker *worker, anykv_seq *seq)
+{
+    uint32_t tokens[40];
+    uint64_t seeds[40] = {0}, length = 0;
+    const uint32_t count = 1 + house_random(&worker->random) % 40;
+    anykv_step *open;
+    expect(worker, "length", anykv_seq_length(seq, &length), false);
+    if (length + count > 500 ||
+        !expect(worker, "begin", anykv_step_begin(engine.cache, &seq, &count, 1, &open), true))
+        return;
+    tokens_of(worker, (uint32_t)length, count, tokens);
+    if (house_random(&worker->random) % 8 == 0) {
+        anykv_step_cancel(open);
+        return;
+    }
+    expect(worker, "append", engine_append(open, seeds), false);
+    expect(worker, "end", anykv_step_end(open, NULL, tokens), false);
+    atomic_fetch_add(&steps, 1);
+}
+
+static void hint(struct worker *worker, anykv_seq *seq)
+{
+    switch (house_random(&worker->random) % 5) {
+    case 0:
+        expect(worker, "done", anykv_seq_done(seq), false);
+        break;
+    case 1:
+        expect(worker, "retain", anykv_seq_retain(seq, 0, 64, 60, 1e-3), false);
+        break;
+    case 2:
+        expect(worker, "lease", anykv_seq_lease(seq, 1e-3), false);
+        break;
+    case 3:
+        expect(worker, "expect", anykv_seq_expect(seq, 0.1), false);
+        break;
+    default:
+        expect(worker, "pin", anykv_seq_pin(seq, 1), false);
+        expect(worker, "unpin", anykv_seq_pin(seq, 0), false);
+    }
+}
+
+static void look(struct worker *worker)
+{
+    anykv_seq_options options = ANYKV_SEQ_OPTIONS_INIT;
+    uint32_t tokens[200];
+    uint64_t matched = 0;
+    char text[256];
+    options.flags = ANYKV_SEQ_PUBLIC;
+    tokens_of(worker, 0, 200, tokens);
+    expect(worker, "lookup", anykv_cache_lookup(engine.cache, &options, tokens, 200, &matched),
+           false);
+    anykv_stats stats = {.size = sizeof stats};
+    expect(worker, "stats", anykv_cache_stats(engine.cache, &stats), false);
+    if (stats.used_bytes > stats.budget_bytes && !worker->failure[0])
+        snprintf(worker->failure, sizeof worker->failure, "%llu bytes of %llu",
+                 (unsigned long long)stats.used_bytes, (unsigned long long)stats.budget_bytes);
+    expect(worker, "explain", anykv_cache_explain(engine.cache, text, sizeof text), false);
+}
+
+static void *work(void *argument)
+{
+    struct worker *worker = argument;
+    for (uint32_t round = 0; round < worker->rounds; round++) {
+        const uint32_t which = house_random(&worker->random) % SEQS;
+        anykv_seq *seq = worker->seqs[which];
+        const uint32_t kind = house_random(&worker->random) % 10;
+        if (!seq) {
+            begin(worker, which);
+        } else if (kind == 0) {
+            anykv_seq_destroy(seq);
+            worker->seqs[which] = NULL;
+        } else if (kind == 1) {
+            const uint32_t other = (which + 1) % SEQS;
+            if (!worker->seqs[other])
+                expect(worker, "fork", anykv_seq_fork(seq, &worker->seqs[other]), false);
+        } else if (kind == 2) {
+            hint(worker, seq);
+        } else if (kind == 3 && house_random(&worker->random) % 8 == 0) {
+            expect(worker, "trim_memory", anykv_cache_trim_memory(engine.cache), false);
+        } else if (kind < 6) {
+            look(worker);
+        } else {
+            step(worker, seq);
+        }
+    }
+    for (uint32_t i = 0; i < SEQS; i++)
+        anykv_seq_destroy(worker->seqs[i]);
+    return NULL;
+}
+
+static void mix(anykv_policy policy, uint32_t rounds)
+{
+    static struct worker workers[THREADS];
+    const anykv_layer layer = engine_layer(1, 64, 0);
+    anykv_cache_options options = engine_options(2u << 20);
+    options.recent = 16;
+    engine_policy(&options, (uint64_t)policy - ANYKV_POLICY_LRU);
+    engine_start(&engine, &layer, 1, &options, 0);
+    memset(workers, 0, sizeof workers);
+    atomic_store(&steps, 0);
+    atomic_store(&matches, 0);
+    atomic_store(&refusals, 0);
+    for (uint32_t i = 0; i < THREADS; i++) {
+        workers[i].number = i;
+        workers[i].rounds = rounds;
+        workers[i].random = 77 + i;
+        OK(akv_thread_start(NULL, &workers[i].thread, work, &workers[i]));
+    }
+    for (uint32_t i = 0; i < THREADS; i++)
+        akv_thread_join(&workers[i].thread);
+    for (uint32_t i = 0; i < THREADS; i++)
+        cr_expect(!workers[i].failure[0], "%s", workers[i].failure);
+    const anykv_stats stats = engine_stats(engine.cache);
+    printf("# policy %d: %u steps, %u matches, %u refusals, %llu evicted\n", (int)policy,
+           atomic_load(&steps), atomic_load(&matches), atomic_load(&refusals),
+           (unsigned long long)stats.blocks_evicted);
+    cr_expect(atomic_load(&steps) > THREADS && atomic_load(&matches) > 0);
+    cr_expect(stats.sequences == 0 && stats.blocks_evicted > 0);
+    audit(engine.cache, "after all threads");
+    engine_stop(&engine);
+}
+
+Test(threads, adaptive, .timeout = 300)
+{
+    mix(ANYKV_POLICY_ADAPTIVE, 150);
+}
+
+Test(threads, gittins, .timeout = 300)
+{
+    mix(ANYKV_POLICY_GITTINS, 60);
+}
+
+Test(threads, caller, .timeout = 300)
+{
+    mix(ANYKV_POLICY_CALLER, 60);
+}
