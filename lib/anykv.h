@@ -519,6 +519,68 @@ typedef struct anykv_cache_options {
             0.88f, 64, 0, NULL                                                                     \
     }
 
+/* Ways of use.  What each sets (the other options stay):
+ *
+ *     mode         sinks recent sequences step tokens  tokens  error budget  watermarks  ladder_blocks
+ *     inference        4    128        64        2048  131072          0.06  0.90, 0.88             64
+ *     training         4    all        64        2048  131072  0: all exact           -              0
+ *     bulk             4     32       256        8192  131072          0.35  0.98, 0.95            256
+ *     streaming        4    256        16        2048 1048576          0.35  0.80, 0.70             16
+ *     interactive      4    256        16        2048  131072          0.06  0.85, 0.80              8
+ *
+ * Training keeps all rows at the hot type and sets ANYKV_CACHE_PRECISE; bulk wants the most sequences in
+ * a budget; streaming keeps room for what comes; interactive bounds the pause at a step's end. */
+typedef enum anykv_mode {
+    ANYKV_MODE_INFERENCE = 1,
+    ANYKV_MODE_TRAINING = 2,
+    ANYKV_MODE_BULK = 3,
+    ANYKV_MODE_STREAMING = 4,
+    ANYKV_MODE_INTERACTIVE = 5
+} anykv_mode;
+/* Sets a mode's options in options made by the initialiser macro.  E_ARG: unknown mode, size not set.
+ * Thread: free. */
+ANYKV_API anykv_status anykv_cache_options_mode(anykv_mode mode, anykv_cache_options *options);
+/* "inference" …; E_ARG for an unknown name.  Thread: free. */
+ANYKV_API anykv_status anykv_mode_parse(const char *name, anykv_mode *mode_out);
+
+/* Configurations of the engine that anykv replaces: a flat YAML or JSON text of its 33 field names
+ * (max_tokens, cache_strategy, quantization_bits …).  Every field is accepted, mapped to something else
+ * or refused, by name; nothing is dropped silently. */
+#define ANYKV_CONFIG_NAME  40u
+#define ANYKV_CONFIG_VALUE 128u
+typedef enum anykv_verdict {
+    ANYKV_ACCEPTED = 1,
+    ANYKV_MAPPED = 2,
+    ANYKV_REFUSED = 3
+} anykv_verdict;
+typedef struct anykv_config_field {
+    char name[ANYKV_CONFIG_NAME];
+    char value[ANYKV_CONFIG_VALUE];
+    anykv_verdict verdict;
+    char note[108]; /* what it became, or why not */
+} anykv_config_field;
+typedef struct anykv_config {
+    size_t size;
+    anykv_layer layer;       /* one layer's record; the original has one for all */
+    uint32_t block_tokens;   /* for the layout's options */
+    uint32_t threads;        /* for the options of a CPU device */
+    anykv_mode mode;
+    uint32_t accepted, mapped, refused; /* fields */
+    anykv_cache_options options;
+} anykv_config;
+#define ANYKV_CONFIG_INIT                                                                          \
+    {                                                                                              \
+        sizeof(anykv_config), ANYKV_LAYER_INIT, 16, ANYKV_THREADS_ALL, ANYKV_MODE_INFERENCE, 0, 0, \
+            0, ANYKV_CACHE_OPTIONS_INIT                                                            \
+    }
+/* context may be NULL.  report: a record for each field of the text, in its order; count_in_out: room
+ * (64 always do), then their number; E_SHAPE: too little, the need is written.  Refused fields are no
+ * failure: config_out->refused counts them.  E_DATA: the text is no such configuration, with the line.
+ * Thread: free. */
+ANYKV_API anykv_status anykv_config_import(anykv_context *context, const char *text, size_t bytes,
+                                           anykv_config *config_out, anykv_config_field *report,
+                                           uint32_t *count_in_out);
+
 typedef struct anykv_estimate {
     size_t size;
     uint64_t fixed_bytes;  /* descriptors, scratch, staging: held whatever the pool holds */

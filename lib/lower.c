@@ -7,7 +7,7 @@
  * attend to counted four times; then the longest unused.  All under the cache's lock. */
 #include "cache.h"
 
-#define STALE       256u /* serials after which the candidates are looked for anew */
+#define SCAN        64u /* blocks that looking for candidates may cost a step, on average */
 #define LIVE_WEIGHT 4u /* cached blocks that no sequence attends to are cheaper to lower */
 
 /* ---- which ---- */
@@ -156,7 +156,7 @@ anykv_status akv_lower_blocks(anykv_cache *cache, const uint32_t *need, uint32_t
     if (!ladder->on)
         return ANYKV_OK;
     const uint32_t recent = mark_recent(cache);
-    if (cache->serial - ladder->collected > STALE)
+    if ((uint64_t)(cache->serial - ladder->collected) * SCAN > pool->block_capacity)
         ladder->next = ladder->count = 0;
     uint32_t count = 0, group = 0, from = 0, to = 0;
     bool fresh = false, skipped = false;

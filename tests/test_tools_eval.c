@@ -202,3 +202,16 @@ Test(eval, head_size_that_the_library_does_not_have)
     write_dump(48, 1, "F16", "");
     cr_expect(run_eval("N4", rows, &count) == 2 && count == 0);
 }
+
+/* At 40 % of the F16 bytes of real rows, lower precision costs less than dropping blocks. */
+Test(eval, the_ladder_beats_eviction, .timeout = 120)
+{
+    const char *data = getenv("ANYKV_TEST_DATA");
+    if (!data)
+        cr_skip_test("ANYKV_TEST_DATA is not set");
+    char path[4096], command[] = "eval", budget[] = "--budget", share[] = "40";
+    char device[] = "--device", cpu[] = "cpu";
+    snprintf(path, sizeof path, "%s/smollm2-code.safetensors", data);
+    char *arguments[] = {command, budget, share, device, cpu, path, NULL};
+    cr_expect(akv_tool_eval(6, arguments) == 0);
+}

@@ -2,6 +2,7 @@
 /* `anykv eval`: what formats do to a real model's attention. */
 #include "device_option.h"
 #include "dump_model.h"
+#include "eval_budget.h"
 #include "eval_pareto.h"
 #include "eval_evict.h"
 #include "eval_reference.h"
@@ -493,12 +494,29 @@ static int run(struct eval *eval, const char *path, const char *device, const ch
 
 #define UNSET UINT64_MAX /* of an option whose default depends on others */
 
+static int run_budget(const char *path, const char *device, uint32_t percent, uint32_t sinks,
+                      uint32_t recent, bool layers, bool json)
+{
+    struct akv_tool tool = {0};
+    const int go = akv_tool_open(&tool, "eval", device, NULL);
+    if (go != AKV_CLI_GO)
+        return go;
+    bool good = false;
+    const anykv_status status =
+        akv_eval_budget(&tool, path, percent, sinks, recent, layers, json, &good);
+    const int code = status ? akv_cli_status("eval", path, status)
+                     : good ? AKV_EXIT_GOOD
+                            : AKV_EXIT_FAILED;
+    akv_tool_close(&tool);
+    return code;
+}
+
 int akv_tool_eval(int argc, char **argv)
 {
     static struct akv_text_list formats, transforms, evict, keep;
     const char *device = "auto", *path = NULL, *calibration = NULL, *pareto = NULL;
     const char *compress = NULL;
-    uint64_t sinks = UNSET, recent = UNSET;
+    uint64_t sinks = UNSET, recent = UNSET, budget = 0;
     bool json = false, layers = false;
     const struct akv_cli_option options[] = {
         {"formats", AKV_CLI_TEXT_LIST, &formats, 0, 0, "LIST",
@@ -525,6 +543,9 @@ int akv_tool_eval(int argc, char **argv)
          "(here 4 and 32) tokens always stay"},
         {"keep", AKV_CLI_TEXT_LIST, &keep, 0, 0, "LIST",
          "shares of the tokens that stay (default: 0.75,0.5,0.25)"},
+        {"budget", AKV_CLI_U64, &budget, 1, 100, "PERCENT",
+         "compare the precision ladder with eviction in a cache of that share\n"
+         "of the file's F16 bytes (--sinks and --recent: here 4 and 128)"},
         {"compress", AKV_CLI_TEXT, &compress, 0, 0, "METHOD", NULL},
         AKV_DEVICE_OPTION(device),
         AKV_JSON_OPTION(json),
@@ -565,6 +586,9 @@ int akv_tool_eval(int argc, char **argv)
                               (uint32_t)(recent == UNSET ? 32 : recent), layers, json);
     if (keep.count != 0)
         return akv_cli_wrong("eval", "--keep: needs --evict");
+    if (budget != 0)
+        return run_budget(path, device, (uint32_t)budget, (uint32_t)(sinks == UNSET ? 4 : sinks),
+                          (uint32_t)(recent == UNSET ? 128 : recent), layers, json);
     sinks = sinks == UNSET ? 0 : sinks;
     recent = recent == UNSET ? 0 : recent;
     if (transforms.count == 0)

@@ -17,7 +17,7 @@ static int usage(FILE *out)
           "budget.\n\nCommands:\n",
           out);
     for (const struct command *command = commands; command->name != NULL; command++)
-        fprintf(out, "  %-11s%s\n", command->name, command->about);
+        fprintf(out, "  %-14s%s\n", command->name, command->about);
     fputs("\n  --help    show this text; `anykv COMMAND --help` shows a command's options\n"
           "  --version show the version\n\n"
           "Exit status: 0 done and good, 1 the check failed, 2 wrong use, 3 a required device or "
@@ -63,6 +63,8 @@ static const struct command commands[] = {
     {"verify", akv_tool_verify, "compare every kernel's bytes with the scalar reference"},
     {"eval", akv_tool_eval, "measure formats on the keys and values of a real model"},
     {"calibrate", akv_tool_calibrate, "make the calibration of a model from its keys and queries"},
+    {"import-config", akv_tool_import_config,
+     "say what becomes of a configuration of the original engine"},
     {"replay", akv_tool_replay, "replay a request trace through the prefix index and the policy"},
     {NULL, NULL, NULL},
 };

@@ -10,6 +10,7 @@ int akv_tool_verify(int argc, char **argv);
 int akv_tool_bench(int argc, char **argv);
 int akv_tool_calibrate(int argc, char **argv);
 int akv_tool_eval(int argc, char **argv);
+int akv_tool_import_config(int argc, char **argv);
 int akv_tool_replay(int argc, char **argv);
 
 #endif
