@@ -99,9 +99,22 @@ check "q4 is better than q3" below "$(field N4 kld)" "$(field N3 kld)"
 check "the drawing has its points" sh -c "[ \$(grep -c '<circle' '$work/kld.svg') = 4 ] && grep -q '</svg>' '$work/kld.svg'"
 
 # ---- dump: what eval and calibrate read ----
-check "dump" "$llama" dump "$model" "$text" "$work/dump.safetensors" --tokens 320 --queries 256 --layers 0,7 --device cpu
+check "dump" "$llama" dump "$model" "$top_srcdir/tests/data/workshop.txt" "$work/dump.safetensors" \
+    --tokens 320 --queries 256 --device cpu
 check "anykv eval reads the dump" "$ANYKV" eval "$work/dump.safetensors" --formats q4 --device cpu
 check "anykv calibrate reads the dump" "$ANYKV" calibrate "$work/dump.safetensors" -o "$work/calibration"
+
+check "kld with that calibration" sh -c "'$llama' kld '$model' '$text' --ctx 384 --chunks 1 --device cpu --json \
+    --kv q8,q4 --calibration '$work/calibration' >'$work/kld'"
+check "calibrated q8 stays below 0.001" below "$(field I8 kld)" 0.001
+check "calibrated q4 stays below 0.01" below "$(field N4 kld)" 0.01
+exit_is 2 "a transform without its calibration" 'needs --calibration' "$llama" kld m t --transforms matrix
+
+# ---- a budget that F16 does not fit into: the precision ladder keeps it, and says what it does ----
+head -c 3500 "$text" | tail -c 2600 >"$work/prompt"
+run budget -p "$(cat "$work/prompt")" -n 8 --kv F16 --budget 60% --device cpu
+check "the ladder steps down" grep -Eq 'lowered [0-9]+ blocks' "$work/budget.figures"
+check "within the budget" awk '/^llama: cache/ { ok = $3 <= $5 } END { exit !ok }' "$work/budget.figures"
 
 # ---- the same prompt twice, forks ----
 check "prefix" sh -c "'$llama' prefix '$model' '$text' --tokens 330 --kv F16 --device cpu >'$work/prefix'"

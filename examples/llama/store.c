@@ -70,6 +70,7 @@ static int make_layout(struct store *s, const struct machine *machine,
         layers[i] = layer;
     }
     anykv_layout_options names = ANYKV_LAYOUT_OPTIONS_INIT;
+    names.calibration = machine->calibration;
     names.weights = m->identity;
     names.weights_bytes = sizeof m->identity;
     if (status == 0)
