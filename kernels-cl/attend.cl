@@ -131,6 +131,35 @@ __kernel SHAPE void akv_k_combine(__global const uchar *step, ulong step_at, __g
 }
 #endif
 
+#if defined(AKV_ATTEND) && defined(AKV_MAP)
+static inline akv_u32 first_of(__global const akv_map *map, akv_u32 pair)
+{
+    return map->rope == AKV_ROPE_HALF ? pair : pair * 2u;
+}
+static inline akv_u32 second_of(__global const akv_map *map, akv_u32 pair)
+{
+    return map->rope == AKV_ROPE_HALF ? pair + map->pairs : pair * 2u + 1u;
+}
+/* One product of a query with its head's mean, pair by pair: x goes with cosines, y with sines. */
+static inline float2 meet_pair(__global const uchar *maps, __global const akv_map *map, akv_u32 mean,
+                               akv_u32 pair, float first, float second)
+{
+    float a = akv_map_f16(maps, mean, first_of(map, pair)), b = akv_map_f16(maps, mean, second_of(map, pair));
+    return (float2)(first * a + second * b, second * a - first * b);
+}
+/* The same turned to a position. */
+static inline float2 turn_pair(float2 met, akv_turn turn)
+{
+    return (float2)(met.x * turn.c + met.y * turn.s, met.y * turn.c - met.x * turn.s);
+}
+/* What a turned pair adds t positions later. */
+static inline float add_pair(float sum, float2 turned, __global const float *table, akv_u32 pair, akv_u32 t)
+{
+    sum = MULTIPLY_ADD(turned.x, table[pair * 32u + t], sum);
+    return MULTIPLY_ADD(turned.y, table[pair * 32u + 16u + t], sum);
+}
+#endif
+
 #if defined(AKV_ATTEND) && defined(AKV_CPU_SHAPE)
 /* ---- CPU shape: a work-item does everything, run after run of 16 positions ---- */
 static inline void raw_row(float *x, __global const uchar *tile, akv_u32 format, akv_u32 dim, akv_u32 t)
@@ -192,6 +221,14 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
     float query[2][R][AKV_MAX_HEAD_DIM], sum[2][R][AKV_MAX_HEAD_DIM], x[4 * AKV_MAX_HEAD_DIM];
     float s[R][RUN];
     akv_softmax all[R];
+#ifdef AKV_MAP
+    float2 met[R][AKV_MAX_HEAD_DIM / 2];
+    float rest[R], regain[R][RUN];
+    maps += maps_at;
+    __global const akv_map *k_map = akv_map_at(maps, p.k_map), *v_map = akv_map_at(maps, p.v_map);
+    const bool has_mean = (p.k_flags & AKV_FLAG_MAP) && k_map->mean;
+    __global const float *angles = (__global const float *)(maps + (has_mean ? k_map->table : 0u));
+#endif
     akv_u32 number = (akv_u32)get_group_id(2), kv = (akv_u32)get_group_id(1), r, d, t, run;
     step += step_at;
     mask += mask_at;
@@ -214,6 +251,28 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
         }
         if (p.k_flags & AKV_FLAG_ROTATE)
             rotate_back(query[1][r], p.k_dim);
+#ifdef AKV_MAP
+        if ((p.k_flags & AKV_FLAG_MAP) && akv_map_rotates(k_map))
+            rotate_back(query[1][r], p.k_dim);
+        if ((p.k_flags & AKV_FLAG_MAP) && k_map->transform == AKV_TRANSFORM_MATRIX)
+            for (d = 0u; d < p.k_dim; d++) {
+                __global const float *row =
+                    (__global const float *)(maps + akv_map_inverse_row(k_map, kv, p.k_dim, d));
+                float y = 0.0f;
+                for (t = 0u; t < p.k_dim; t++)
+                    y = MULTIPLY_ADD(row[t], query[0][r][t], y);
+                query[1][r][d] = y;
+            }
+        if (has_mean) {
+            akv_u32 mean = k_map->mean + kv * p.k_dim * 2u;
+            for (d = 0u; d < k_map->pairs; d++)
+                met[r][d] = meet_pair(maps, k_map, mean, d, query[0][r][first_of(k_map, d)],
+                                      query[0][r][second_of(k_map, d)]);
+            rest[r] = 0.0f;
+            for (d = 2u * k_map->pairs; d < p.k_dim; d++)
+                rest[r] += query[0][r][d] * akv_map_f16(maps, mean, d);
+        }
+#endif
         for (d = 0u; d < p.v_dim; d++)
             sum[0][r][d] = sum[1][r][d] = 0.0f;
         all[r] = akv_softmax_empty();
@@ -233,6 +292,19 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
         __global const uchar *tile = block + BY_KIND(p.tiles.k_offset, kind) +
                                      kv * akv_tile_bytes(format, tokens, p.k_dim);
         side = akv_format_raw(format) ? 0u : 1u;
+#ifdef AKV_MAP
+        for (r = 0u; r < rows; r++)
+            for (t = 0u; t < RUN; t++)
+                regain[r][t] = has_mean && side ? rest[r] : 0.0f;
+        for (d = 0u; has_mean && side && d < k_map->pairs; d++) {
+            akv_turn turn = akv_rope_at(akv_map_turns(maps, k_map, d), position);
+            for (r = 0u; r < rows; r++) {
+                float2 turned = turn_pair(met[r][d], turn);
+                for (t = 0u; t < RUN; t++)
+                    regain[r][t] = add_pair(regain[r][t], turned, angles, d, t);
+            }
+        }
+#endif
         for (t = 0u; t < RUN; t++) {
             akv_u32 at = position + t;
             if (at < begin || at >= end) {
@@ -249,7 +321,11 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
                 akv_u32 i = (first_row + r) / c.repeat;
                 bool seen = at >= akv_attend_first(c.length + i, p.window) &&
                             at < akv_attend_end(c.length, c.count, i, p.flags);
-                s[r][t] = seen ? score_of(product(query[side][r], x, p.k_dim), &p, &c, mask, i, at)
+                float dot = product(query[side][r], x, p.k_dim);
+#ifdef AKV_MAP
+                dot += regain[r][t];
+#endif
+                s[r][t] = seen ? score_of(dot, &p, &c, mask, i, at)
                                : akv_minus_infinity();
             }
         }
@@ -290,6 +366,20 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
         akv_u32 i = (first_row + r) / c.repeat, head = kv * c.repeat + (first_row + r) % c.repeat;
         if (p.v_flags & AKV_FLAG_ROTATE)
             rotate_back(sum[1][r], p.v_dim);
+#ifdef AKV_MAP
+        if ((p.v_flags & AKV_FLAG_MAP) && akv_map_rotates(v_map))
+            rotate_back(sum[1][r], p.v_dim);
+        if ((p.v_flags & AKV_FLAG_MAP) && v_map->transform == AKV_TRANSFORM_MATRIX)
+            for (t = 0u; t < p.v_dim; t++) {
+                __global const float *row =
+                    (__global const float *)(maps + akv_map_inverse_row(v_map, kv, p.v_dim, t));
+                for (d = 0u; d < p.v_dim; d++)
+                    sum[0][r][d] = MULTIPLY_ADD(sum[1][r][t], row[d], sum[0][r][d]);
+            }
+        if ((p.v_flags & AKV_FLAG_MAP) && v_map->transform == AKV_TRANSFORM_MATRIX)
+            for (d = 0u; d < p.v_dim; d++)
+                sum[1][r][d] = 0.0f;
+#endif
         if (c.parts > 1u) {
             __global float *to = slot_of(scratch + scratch_at, &p, &c, i, head, part, slots);
             to[0] = all[r].m;
@@ -341,7 +431,12 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
 #define BATCH    8 /* runs that are looked up at a time; a multiple of RUNS */
 #define SCORES   ((R * T + WG - 1) / WG) /* scores of a work-item */
 #define PARTIALS (R * T * (KS + 1))      /* one more: neighbours use different banks */
-#define SHARED   (PARTIALS > R * VD ? PARTIALS : R * VD)
+#ifdef AKV_MAP
+#define LEAST    (RUNS * R * KD > 2 * R * VD ? RUNS * R * KD : 2 * R * VD)
+#else
+#define LEAST    (R * VD)
+#endif
+#define SHARED   (PARTIALS > LEAST ? PARTIALS : LEAST)
 
 /* Formats of kinds 0 and 1 are known to the compiler where the build says so. */
 #ifdef AKV_TWO_KINDS
@@ -351,7 +446,8 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
 #define K_FORMAT(kind) (p.tiles.k_format[kind])
 #define V_FORMAT(kind) (p.tiles.v_format[kind])
 #endif
-#define HELD 0x80000000u
+#define HELD   0x80000000u
+#define TURNED (AKV_FLAG_ROTATE | AKV_FLAG_MAP)
 
 /* Codebooks as floats, one after the other: N5, N4, N3, N2. */
 static inline akv_u32 book_start(akv_u32 format)
@@ -560,6 +656,9 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
     __local float score[R * T], weight[R * T];
     __local float keep[R], top[R], whole_m[R], whole_l[R];
     __local float book[64];
+#ifdef AKV_MAP
+    __local float met[R * KD], rest[R]; /* products with the mean, pair by pair */
+#endif
     __local ulong run_block[BATCH];
     __local uint run_info[BATCH];
     const akv_u32 item = (akv_u32)get_local_id(0), number = (akv_u32)get_group_id(2);
@@ -604,6 +703,43 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
     barrier(CLK_LOCAL_MEM_FENCE);
     if (p.k_flags & AKV_FLAG_ROTATE)
         rotate_local(query + R * KD, KD, item);
+#ifdef AKV_MAP
+    maps += maps_at;
+    __global const akv_map *k_map = akv_map_at(maps, p.k_map), *v_map = akv_map_at(maps, p.v_map);
+    const bool has_mean = (p.k_flags & AKV_FLAG_MAP) && k_map->mean;
+    __global const float *angles = (__global const float *)(maps + (has_mean ? k_map->table : 0u));
+    const akv_u32 pairs = has_mean ? k_map->pairs : 0u;
+    float regain[SCORES];
+    if ((p.k_flags & AKV_FLAG_MAP) && akv_map_rotates(k_map))
+        rotate_local(query + R * KD, KD, item);
+    if ((p.k_flags & AKV_FLAG_MAP) && k_map->transform == AKV_TRANSFORM_MATRIX) {
+        for (i = item; i < R * KD; i += WG) {
+            __global const float *row =
+                (__global const float *)(maps + akv_map_inverse_row(k_map, kv, KD, i % KD));
+            float y = 0.0f;
+            for (d = 0u; d < KD; d++)
+                y = MULTIPLY_ADD(row[d], query[i / KD * KD + d], y);
+            query[R * KD + i] = y;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    if (has_mean) {
+        akv_u32 mean = k_map->mean + kv * KD * 2u;
+        for (i = item; i < R * pairs; i += WG) {
+            __local const float *row = query + i / pairs * KD;
+            float2 pair = meet_pair(maps, k_map, mean, i % pairs, row[first_of(k_map, i % pairs)],
+                                    row[second_of(k_map, i % pairs)]);
+            met[i * 2u] = pair.x;
+            met[i * 2u + 1u] = pair.y;
+        }
+        if (item < R) {
+            rest[item] = 0.0f;
+            for (d = 2u * pairs; d < KD; d++)
+                rest[item] += query[item * KD + d] * akv_map_f16(maps, mean, d);
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+#endif
 
     /* Some row sees [begin, end), all rows see [all_begin, all_end). */
     akv_u32 i0 = first_row / c.repeat, i1 = (first_row + rows - 1u) / c.repeat;
@@ -634,8 +770,8 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
                 if (entry != AKV_NO_BLOCK) {
                     akv_u32 kind = entry >> 28;
                     info = HELD | kind | position % tokens << 8;
-                    info |= akv_format_raw(K_FORMAT(kind)) || !(p.k_flags & AKV_FLAG_ROTATE) ? 0u : 16u;
-                    info |= akv_format_raw(V_FORMAT(kind)) || !(p.v_flags & AKV_FLAG_ROTATE) ? 0u : 32u;
+                    info |= akv_format_raw(K_FORMAT(kind)) || !(p.k_flags & TURNED) ? 0u : 16u;
+                    info |= akv_format_raw(V_FORMAT(kind)) || !(p.v_flags & TURNED) ? 0u : 32u;
                     run_block[item] = block_at(&p.pool, entry);
                 }
                 run_info[item] = info;
@@ -666,8 +802,28 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
                     if (item + i * WG < R * T)
                         score[item + i * WG] = part_l[i];
                 barrier(CLK_LOCAL_MEM_FENCE);
+#ifdef AKV_MAP
+                if (open == 2u && (p.v_flags & AKV_FLAG_MAP) &&
+                    v_map->transform == AKV_TRANSFORM_MATRIX) {
+                    for (i = item; i < R * VD; i += WG) {
+                        float y = 0.0f;
+                        for (d = 0u; d < VD; d++) {
+                            __global const float *row =
+                                (__global const float *)(maps + akv_map_inverse_row(v_map, kv, VD, d));
+                            y = MULTIPLY_ADD(shared[i / VD * VD + d], row[i % VD], y);
+                        }
+                        shared[R * VD + i] = y;
+                    }
+                    barrier(CLK_LOCAL_MEM_FENCE);
+                    for (i = item; i < R * VD; i += WG)
+                        shared[i] = shared[R * VD + i];
+                    barrier(CLK_LOCAL_MEM_FENCE);
+                } else if (open == 2u && (!(p.v_flags & AKV_FLAG_MAP) || akv_map_rotates(v_map)))
+                    rotate_local(shared, VD, item);
+#else
                 if (open == 2u)
                     rotate_local(shared, VD, item);
+#endif
                 for (i = item; i < R * VD; i += WG) {
                     akv_softmax_factors f = akv_softmax_between(whole_m[i / VD], top[i / VD]);
                     total[i] = total[i] * f.keep + (f.take != 0.0f ? shared[i] * f.take : 0.0f);
@@ -702,6 +858,31 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
                         mine[r * KE + d] =
                             k_slice * KE + d < KD ? query[(loaded * R + r) * KD + k_slice * KE + d] : 0.0f;
             }
+#ifdef AKV_MAP
+            /* What scores regain of the mean: queries turned to each run, then to each position. */
+            for (i = 0u; i < SCORES; i++)
+                regain[i] = 0.0f;
+            if (has_mean && (type & 1u)) {
+                for (i = item; i < RUNS * R * pairs; i += WG) {
+                    akv_u32 row = i / pairs, pair = i % pairs, from = (row % R * pairs + pair) * 2u;
+                    float2 turned =
+                        turn_pair((float2)(met[from], met[from + 1u]),
+                                  akv_rope_at(akv_map_turns(maps, k_map, pair), chunk * T + row / R * RUN));
+                    shared[i * 2u] = turned.x;
+                    shared[i * 2u + 1u] = turned.y;
+                }
+                barrier(CLK_LOCAL_MEM_FENCE);
+                for (i = 0u; i < SCORES; i++) {
+                    akv_u32 at = AKV_MIN(item + i * WG, (akv_u32)(R * T - 1));
+                    __local const float *turned = shared + (at % T / RUN * R + at / T) * pairs * 2u;
+                    regain[i] = rest[at / T];
+                    for (d = 0u; d < pairs; d++)
+                        regain[i] = add_pair(regain[i], (float2)(turned[d * 2u], turned[d * 2u + 1u]), angles,
+                                             d, at % RUN);
+                }
+                barrier(CLK_LOCAL_MEM_FENCE);
+            }
+#endif
             /* Products of slices. */
             for (n = k_lane; n < T && k_lane < KL; n += KL) {
                 run at = run_of(run_block[at_run + n / RUN], run_info[at_run + n / RUN]);
@@ -746,6 +927,9 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
                         float product = 0.0f;
                         for (d = 0u; d < KS; d++)
                             product += shared[at * (KS + 1) + d];
+#ifdef AKV_MAP
+                        product += regain[i];
+#endif
                         s = score_of(product, &p, &c, mask, token, position);
                     }
                 }

@@ -108,6 +108,10 @@ __kernel SHAPE void akv_k_gather(__global const uchar *table, ulong table_at, __
         float x[ROW_MAX];
         for (i = 0u; i < akv_padded_dim(dim) / 32u; i++)
             load_group(x + i * 32u, tile, FORMAT_OR(row.format), ORDER, p.block_tokens, dim, row.t, i);
+#ifdef AKV_MAP
+        const origin o = origin_of(maps + maps_at, p.map, row.head, p.position + p.first_row + row.number);
+        map_back(x, dim, &o);
+#endif
         if (p.flags & AKV_FLAG_ROTATE)
             rotate_back(x, dim);
         store_row(x, rows, row.to, p.rows.dtype, dim);
@@ -143,7 +147,11 @@ __kernel SHAPE void akv_k_gather(__global const uchar *table, ulong table_at, __
 #endif
     }
 #ifndef AKV_RAW_ONLY
-    __local float swap[EXCHANGE * WG];
+    __local float swap[SWAP * WG];
+#ifdef AKV_MAP
+    const origin o = origin_of(maps + maps_at, p.map, row.head, p.position + p.first_row + row.number);
+    map_group_back(x, &at, mine && row.format != 0u && !stored, dim, &o, swap);
+#endif
     if (p.flags & AKV_FLAG_ROTATE) {
         float factor = akv_rotate_read_factor(dim);
         rotate_groups(x, &at, dim, swap);

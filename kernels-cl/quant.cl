@@ -15,11 +15,32 @@
 #define ORDER AKV_ORDER_ROW
 #endif
 
+#ifdef AKV_MAP
+#define ORIGIN     , const origin *o
+#define PASS(name) , name
+#else
+#define ORIGIN
+#define PASS(name)
+#endif
+
 #ifdef AKV_CPU_SHAPE
+/* A row as it is quantised. */
+#ifdef AKV_MAP
+#define READ_ROW(saw, x, base, first, dtype, dim, flags, o)                                            \
+    {                                                                                                  \
+        float row_[ROW_MAX];                                                                           \
+        saw |= map_store(row_, base, first, dtype, dim, o);                                            \
+        take_row(x, row_, dim);                                                                        \
+    }
+#else
+#define READ_ROW(saw, x, base, first, dtype, dim, flags, o)                                            \
+    saw |= read_row(x, base, first, dtype, dim, flags);
+#endif
+
 /* Row t of a ROW tile. */
 static inline akv_u32 write_row(__global const uchar *base, akv_u64 first, akv_u32 dtype, akv_u32 format,
                                 akv_u32 tokens, akv_u32 dim, akv_u32 t, akv_u32 flags,
-                                __global uchar *tile)
+                                __global uchar *tile ORIGIN)
 {
     ROW_VALUES(x);
     ROW_CODES(code);
@@ -27,7 +48,7 @@ static inline akv_u32 write_row(__global const uchar *base, akv_u64 first, akv_u
     if (akv_format_raw(format)) {
         copy_row(tile, (akv_u64)t * dim, format, base, first, dtype, 0u, dim);
     } else {
-        saw = read_row(x, base, first, dtype, dim, flags);
+        READ_ROW(saw, x, base, first, dtype, dim, flags, o)
         encode_row(x, format, AKV_ORDER_ROW, SEARCH, tokens, dim, t, tile, code);
         put_row(tile, format, tokens, dim, t, code);
     }
@@ -53,19 +74,23 @@ static inline void put_unit(__global uchar *tile, akv_u32 format, akv_u32 tokens
 /* My group of a row that is to be stored, rotated or not. */
 static inline akv_u32 read_group(float *x, const place *at, bool mine, __global const uchar *base,
                                  akv_u64 first, akv_u32 dtype, akv_u32 dim, akv_u32 flags, akv_u32 wide,
-                                 __local float *swap)
+                                 __local float *swap ORIGIN)
 {
     akv_u32 saw = 0u, i, begin = at->group * 32u, count = AKV_MIN(32u, dim - begin);
     for (i = 0u; i < 32u; i++)
         x[i] = 0.0f;
     if (mine)
         saw = load_mine(x, base, first + begin, dtype, count, wide);
+#ifdef AKV_MAP
+    map_group_store(x, at, mine, dim, o, swap);
+#else
     if (flags & AKV_FLAG_ROTATE) {
         float factor = akv_rotate_store_factor(dim);
         rotate_groups(x, at, dim, swap);
         for (i = 0u; i < 32u; i++)
             x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * factor)));
     }
+#endif
     return saw;
 }
 /* My group of row t of a tile, encoded in its order. */
@@ -111,11 +136,15 @@ __kernel SHAPE void akv_k_encode(__global const uchar *rows, ulong rows_at, __gl
     packed += packed_at;
 #ifdef AKV_CPU_SHAPE
     akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, r;
-    for (r = first; r < AKV_MIN(first + ROWS_PER_ITEM, count); r++)
+    for (r = first; r < AKV_MIN(first + ROWS_PER_ITEM, count); r++) {
+#ifdef AKV_MAP
+        const origin o = origin_of(maps + maps_at, p.map, r % heads, p.position + r / heads);
+#endif
         saw |= write_row(rows, akv_page_source(&p.rows, r / heads, r % heads), p.rows.dtype, format, count, dim,
-                         r, p.flags, packed);
+                         r, p.flags, packed PASS(&o));
+    }
 #else
-    __local float swap[EXCHANGE * WG];
+    __local float swap[SWAP * WG];
     const place at = place_of(dim, false);
     float x[32];
     akv_u8 code[32];
@@ -127,7 +156,10 @@ __kernel SHAPE void akv_k_encode(__global const uchar *rows, ulong rows_at, __gl
             copy_row(packed, (akv_u64)r * dim, format, rows, from, p.rows.dtype, at.group * 32u,
                      AKV_MIN(32u, dim - at.group * 32u));
     } else {
-        saw = read_group(x, &at, mine, rows, from, p.rows.dtype, dim, p.flags, wide, swap);
+#ifdef AKV_MAP
+        const origin o = origin_of(maps + maps_at, p.map, r % heads, p.position + r / heads);
+#endif
+        saw = read_group(x, &at, mine, rows, from, p.rows.dtype, dim, p.flags, wide, swap PASS(&o));
         amax = share_amax(akv_amax(x, 32u, 0u), &at, format, swap);
         scale = akv_scale_of(x, amax, format, SEARCH);
         akv_group_codes(x, scale, format, code);
@@ -167,12 +199,16 @@ __kernel SHAPE void akv_k_decode(__global const uchar *packed, ulong packed_at, 
         }
         for (g = 0u; g < akv_padded_dim(dim) / 32u; g++)
             load_group(x + g * 32u, packed, format, AKV_ORDER_ROW, count, dim, r, g);
+#ifdef AKV_MAP
+        const origin o = origin_of(maps + maps_at, p.map, r % heads, p.position + r / heads);
+        map_back(x, dim, &o);
+#endif
         if (p.flags & AKV_FLAG_ROTATE)
             rotate_back(x, dim);
         store_row(x, rows, to, p.rows.dtype, dim);
     }
 #else
-    __local float swap[EXCHANGE * WG];
+    __local float swap[SWAP * WG];
     const place at = place_of(dim, false);
     float x[32];
     akv_u32 r = (akv_u32)get_group_id(0) * at.rows + at.row, begin = at.group * 32u, i;
@@ -188,6 +224,10 @@ __kernel SHAPE void akv_k_decode(__global const uchar *packed, ulong packed_at, 
         x[i] = 0.0f;
     if (mine)
         load_group(x, packed, format, AKV_ORDER_ROW, count, dim, r, at.group);
+#ifdef AKV_MAP
+    const origin o = origin_of(maps + maps_at, p.map, r % heads, p.position + r / heads);
+    map_group_back(x, &at, mine, dim, &o, swap);
+#endif
     if (p.flags & AKV_FLAG_ROTATE) {
         float factor = akv_rotate_read_factor(dim);
         rotate_groups(x, &at, dim, swap);
@@ -223,7 +263,7 @@ __kernel SHAPE void akv_k_rotate(__global const uchar *in, ulong in_at, __global
         store_row(x, out, (akv_u64)r * dim, AKV_F32, dim);
     }
 #else
-    __local float swap[EXCHANGE * WG];
+    __local float swap[SWAP * WG];
     const place at = place_of(dim, false);
     float x[32];
     akv_u32 r = (akv_u32)get_group_id(0) * at.rows + at.row, begin = at.group * 32u, i;
@@ -262,7 +302,7 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
 #ifdef AKV_CPU_SHAPE
     akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, end = AKV_MIN(first + ROWS_PER_ITEM, count);
 #else
-    __local float swap[EXCHANGE * WG];
+    __local float swap[SWAP * WG];
     const place at = place_of(dim, ORDER == AKV_ORDER_QUAD);
     akv_u32 first = (akv_u32)get_group_id(0) * at.rows + at.row, end = count;
 #endif
@@ -275,6 +315,10 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
     __global const uchar *src = slab_at(move[m].src, SLAB_NAMES) + src_at;
     __global uchar *tile = slab_at(move[m].dst, SLAB_NAMES) + dst_at;
     akv_u32 t = row % tokens;
+#ifdef AKV_MAP
+    origin o = origin_of(maps + maps_at, side ? layer[l].v_map : layer[l].k_map, head,
+                         move[m].position + t);
+#endif
 #ifdef AKV_CPU_SHAPE
     for (; first < end; first += 4u, t += 4u) { /* a run of rows never leaves its tile */
 #ifdef AKV_QUAD
@@ -283,7 +327,10 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
             ROW_CODES(code[4]);
             akv_u32 i;
             for (i = 0u; i < 4u; i++) {
-                saw |= read_row(x, src, (akv_u64)(t + i) * dim, p.hot_type, dim, how);
+#ifdef AKV_MAP
+                o.position = move[m].position + t + i;
+#endif
+                READ_ROW(saw, x, src, (akv_u64)(t + i) * dim, p.hot_type, dim, how, &o)
                 encode_row(x, format, AKV_ORDER_QUAD, SEARCH, tokens, dim, t + i, tile, code[i]);
             }
             for (i = 0u; i < akv_padded_dim(dim) / 8u; i++)
@@ -295,8 +342,12 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
         }
 #endif
         akv_u32 r;
-        for (r = t; r < t + 4u; r++)
-            saw |= write_row(src, (akv_u64)r * dim, p.hot_type, format, tokens, dim, r, how, tile);
+        for (r = t; r < t + 4u; r++) {
+#ifdef AKV_MAP
+            o.position = move[m].position + r;
+#endif
+            saw |= write_row(src, (akv_u64)r * dim, p.hot_type, format, tokens, dim, r, how, tile PASS(&o));
+        }
     }
 #else
     float x[32];
@@ -307,7 +358,7 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
             copy_row(tile, (akv_u64)t * dim, format, src, (akv_u64)t * dim, p.hot_type, begin,
                      AKV_MIN(32u, dim - begin));
     } else {
-        saw = read_group(x, &at, mine, src, (akv_u64)t * dim, p.hot_type, dim, how, wide, swap);
+        saw = read_group(x, &at, mine, src, (akv_u64)t * dim, p.hot_type, dim, how, wide, swap PASS(&o));
         write_group(x, &at, mine, format, tokens, dim, t, tile, swap);
     }
     if (mine && t + 1u == tokens && at.group == 0u)
@@ -333,7 +384,7 @@ __kernel SHAPE void akv_k_reencode(__global const uchar *layers, ulong layers_at
 #ifdef AKV_CPU_SHAPE
     akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, end = AKV_MIN(first + ROWS_PER_ITEM, count);
 #else
-    __local float swap[EXCHANGE * WG];
+    __local float swap[SWAP * WG];
     const place at = place_of(dim, ORDER == AKV_ORDER_QUAD);
     akv_u32 first = (akv_u32)get_group_id(0) * at.rows + at.row, end = count;
 #endif

@@ -104,6 +104,7 @@ static anykv_codec *codec_for(anykv_device *device, anykv_format format, anykv_t
 }
 
 #define TOKENS 21u
+#define GPU_BOUND 0.004 /* f16 operands of matrix units */
 #define HEADS  2u
 
 static void check_codec(anykv_device *device, const anykv_calibration *calibration,
@@ -227,11 +228,11 @@ struct house_of_maps {
 };
 
 /* Two layers of one group, of which the second one has other numbers. */
-static void build(struct house_of_maps *h, const struct shape *shape, uint32_t mask, uint32_t flags,
-                  anykv_format format)
+static void build(struct house_of_maps *h, anykv_context *context, anykv_device *device,
+                  const struct shape *shape, uint32_t flags, anykv_format format)
 {
-    h->engine.context = house_context();
-    h->engine.device = device_at(h->engine.context, mask);
+    h->engine.context = context;
+    h->engine.device = device;
     for (uint32_t l = 0; l < 2; l++) {
         h->layers[l] = layer_of(shape, h->turns);
         h->layers[l].k_format = h->layers[l].v_format = format;
@@ -355,20 +356,60 @@ static void check_attention(struct house_of_maps *h, anykv_seq *seq, double boun
     }
 }
 
+/* Ends with the device and the context closed. */
+static void check_cache(anykv_context *context, anykv_device *device, const struct shape *shape,
+                        uint32_t flags, anykv_format format, double bound, const char *what)
+{
+    struct house_of_maps h;
+    build(&h, context, device, shape, flags, format);
+    anykv_seq *seq = engine_seq(h.engine.cache);
+    engine_run(seq, 0, 624);
+    check_tile(&h, seq, 0, 1);
+    check_tile(&h, seq, 1, 33);
+    check_attention(&h, seq, bound, what);
+    anykv_seq_destroy(seq);
+    tear_down(&h);
+}
+
 Test(maps, cache_packs_as_the_codec_and_attends_to_whole_rows)
 {
     for (size_t v = 0; v < sizeof levels / sizeof levels[0]; v++)
         for (size_t s = 0; s < SHAPES; s++)
             for (uint32_t precise = 0; precise < 2; precise++) {
-                struct house_of_maps h;
-                build(&h, &shapes[s], levels[v].mask, precise ? ANYKV_CACHE_PRECISE : 0,
-                      s % 2 ? ANYKV_I8 : ANYKV_N4);
-                anykv_seq *seq = engine_seq(h.engine.cache);
-                engine_run(seq, 0, 624);
-                check_tile(&h, seq, 0, 1);
-                check_tile(&h, seq, 1, 33);
-                check_attention(&h, seq, precise || v == 0 ? 2e-5 : 0.02, levels[v].name);
-                anykv_seq_destroy(seq);
-                tear_down(&h);
+                anykv_context *context = house_context();
+                anykv_device *device = device_at(context, levels[v].mask);
+                check_cache(context, device, &shapes[s], precise ? ANYKV_CACHE_PRECISE : 0,
+                            s % 2 ? ANYKV_I8 : ANYKV_N4, precise || v == 0 ? 2e-5 : 0.02,
+                            levels[v].name);
             }
+}
+
+/* The same on a GPU runtime, where there is one. */
+static void on_runtime(const char *name)
+{
+    for (size_t s = 0; s < 2; s++) {
+        anykv_context *context = house_context();
+        anykv_device *device;
+        if (anykv_device_open(context, name, NULL, &device) != ANYKV_OK) {
+            printf("# skipped: %s\n", anykv_error_detail());
+            anykv_context_destroy(context);
+            return;
+        }
+        uint64_t turns[AKV_MAX_HEAD_DIM / 2];
+        const anykv_layer layer = layer_of(&shapes[s], turns);
+        anykv_calibration *calibration = maps_calibration(context, &layer, 1, 7 + s);
+        check_codec(device, calibration, ANYKV_N4, 0, 4000000000u, name);
+        if (shapes[s].v == ANYKV_TRANSFORM_MATRIX)
+            check_codec(device, calibration, ANYKV_N4, 1, 77, name);
+        anykv_calibration_destroy(calibration);
+        check_cache(context, device, &shapes[s], 0, ANYKV_N4, GPU_BOUND, name);
+    }
+}
+Test(maps, opencl)
+{
+    on_runtime("opencl");
+}
+Test(maps, cuda)
+{
+    on_runtime("cuda");
 }

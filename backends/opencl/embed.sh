@@ -43,11 +43,11 @@ list=
 printf '/* Written by embed.sh from lib/kernel and kernels-cl: do not edit. */\n#include "cl.h"\n\n'
 # Word splitting of the lists is meant.
 # shellcheck disable=SC2046,SC2086
-program quant $(headers $arithmetic) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/vector.cl kernels-cl/quant.cl
+program quant $(headers $arithmetic) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/map.cl kernels-cl/vector.cl kernels-cl/quant.cl
 # shellcheck disable=SC2046,SC2086
-program page $(headers $arithmetic) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/page.cl
+program page $(headers $arithmetic) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/map.cl kernels-cl/page.cl
 # shellcheck disable=SC2046,SC2086
-program attend $(headers $arithmetic attend) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/attend.cl kernels-cl/attend_one.cl
+program attend $(headers $arithmetic attend) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/map.cl kernels-cl/attend.cl kernels-cl/attend_one.cl
 # shellcheck disable=SC2046,SC2086
-program evict $(headers $arithmetic attend evict) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/evict.cl
+program evict $(headers $arithmetic attend evict) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/map.cl kernels-cl/evict.cl
 printf '\nconst struct akv_cl_source akv_cl_sources[] = {\n%s    {NULL, NULL, 0},\n};\n' "$list"

@@ -20,11 +20,6 @@ void akv_cl_kernel_check(struct akv_device *base, enum akv_kernel_id kernel, con
     check_out->class_ = akv_kernels[kernel].class_;
     check_out->scratch_bytes = 0;
     check_out->reason = NULL;
-    if (akv_params_map(kernel, params)) {
-        check_out->supported = false;
-        check_out->reason = "means and matrices are not there yet on this backend";
-        return;
-    }
     if (kernel == AKV_K_ATTEND) {
         const akv_attend_params *p = params;
         struct akv_cl_attend shape = akv_cl_attend_shape(akv_cl_device(base), p);
@@ -36,9 +31,6 @@ anykv_status akv_cl_kernel_prepare(struct akv_device *base, enum akv_kernel_id k
                                    const void *params)
 {
     struct akv_cl_plan plans[AKV_CL_PLANS];
-    if (akv_params_map(kernel, params))
-        return akv_fail(base->context, ANYKV_E_UNSUPPORTED, "%s: means and matrices are not there yet",
-                        akv_kernels[kernel].name);
     uint32_t count = akv_cl_plans(akv_cl_device(base), kernel, params, plans);
     for (uint32_t i = 0; i < count; i++) {
         struct akv_cl_program *program;

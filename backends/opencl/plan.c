@@ -75,6 +75,12 @@ static bool two_kinds(const akv_u32 *formats)
     return true;
 }
 
+static void add_map(struct akv_cl_plan *plan, uint32_t flags)
+{
+    if (flags & AKV_FLAG_MAP)
+        add(plan, " -DAKV_MAP");
+}
+
 static void plan_seal(const akv_seal_params *p, uint32_t side, struct akv_cl_plan *plan)
 {
     begin(plan, "quant", "akv_k_seal", "AKV_SEAL");
@@ -84,6 +90,7 @@ static void plan_seal(const akv_seal_params *p, uint32_t side, struct akv_cl_pla
         plan->pass = AKV_CL_PASS_VALUES;
         add(plan, " -DAKV_QUAD");
     }
+    add_map(plan, side ? p->v_flags : p->k_flags);
     add_pool(plan, &p->pool);
 }
 
@@ -118,6 +125,7 @@ static void plan_gather(const akv_gather_params *p, struct akv_cl_plan *plan)
         add(plan, " -DAKV_QUAD");
     if (two_kinds(p->format))
         add(plan, " -DAKV_TWO_KINDS");
+    add_map(plan, p->flags);
     add_pool(plan, &p->pool);
 }
 
@@ -181,6 +189,7 @@ static uint32_t plan_attend(const struct akv_cl_device *device, const akv_attend
             add(plan, " -DAKV_TOKENS=16");
         if (one && device->nv_options)
             add(plan, " -cl-nv-maxrregcount=128");
+        add_map(plan, p->k_flags | p->v_flags);
         add_pool(plan, &p->pool);
         if (device->shape == AKV_CL_SHAPE_CPU)
             continue;
@@ -219,10 +228,12 @@ uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id ker
     case AKV_K_ENCODE:
         begin(plans, "quant", "akv_k_encode", "AKV_ENCODE");
         add_format(plans, encode->format, encode->dim, encode->flags);
+        add_map(plans, encode->flags);
         return 1;
     case AKV_K_DECODE:
         begin(plans, "quant", "akv_k_decode", "AKV_DECODE");
         add_format(plans, encode->format, encode->dim, 0);
+        add_map(plans, encode->flags);
         return 1;
     case AKV_K_ROTATE:
         begin(plans, "quant", "akv_k_rotate", "AKV_ROTATION");

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Means and matrices (map.h) in the two shapes; AKV_MAP: a launch has them. */
+#ifdef AKV_MAP
+/* Which map, which head of it, at which position. */
+typedef struct origin {
+    __global const uchar *maps;
+    akv_u32 map, head, position;
+} origin;
+static inline origin origin_of(__global const uchar *maps, akv_u32 map, akv_u32 head, akv_u32 position)
+{
+    origin o;
+    o.maps = maps;
+    o.map = map;
+    o.head = head;
+    o.position = position;
+    return o;
+}
+static inline float mean_of(const origin *o, akv_u32 dim, akv_u32 i)
+{
+    return akv_map_mean(o->maps, akv_map_at(o->maps, o->map), o->head, dim, o->position, i);
+}
+static inline float inverse_at(const origin *o, akv_u32 dim, akv_u32 j, akv_u32 i)
+{
+    __global const akv_map *map = akv_map_at(o->maps, o->map);
+    return akv_as_f32(akv_load_u32(o->maps + akv_map_inverse_row(map, o->head, dim, j) + i * 4u));
+}
+
+#ifdef AKV_CPU_SHAPE
+/* A row of the caller as it is quantised. */
+static inline akv_u32 map_store(float *y, __global const uchar *base, akv_u64 first, akv_u32 dtype,
+                                akv_u32 dim, const origin *o)
+{
+    __global const akv_map *map = akv_map_at(o->maps, o->map);
+    float x[ROW_MAX];
+    akv_u32 saw = load_sane(x, base, first, dtype, dim), i, j;
+    if (map->mean)
+        for (i = 0u; i < dim; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] - mean_of(o, dim, i))));
+    if (map->transform != AKV_TRANSFORM_MATRIX) {
+        for (i = 0u; i < dim; i++)
+            y[i] = x[i];
+        if (akv_map_rotates(map))
+            akv_rotate_store(y, dim);
+        return saw;
+    }
+    for (j = 0u; j < dim; j++)
+        y[j] = 0.0f;
+    for (i = 0u; i < dim; i++) {
+        akv_u32 row = akv_map_matrix_row(map, o->head, dim, i);
+        for (j = 0u; j < dim; j++)
+            y[j] = AKV_FMA(x[i], akv_map_f16(o->maps, row, j), y[j]);
+    }
+    for (j = 0u; j < dim; j++)
+        y[j] = akv_as_f32(akv_sane(akv_as_u32(y[j])));
+    return saw;
+}
+/* A decoded row as it was, in place. */
+static inline void map_back(float *x, akv_u32 dim, const origin *o)
+{
+    __global const akv_map *map = akv_map_at(o->maps, o->map);
+    akv_u32 i, j;
+    if (akv_map_rotates(map))
+        akv_rotate_read(x, dim);
+    if (map->transform == AKV_TRANSFORM_MATRIX) {
+        float y[ROW_MAX];
+        for (i = 0u; i < dim; i++) {
+            y[i] = x[i];
+            x[i] = 0.0f;
+        }
+        for (j = 0u; j < dim; j++)
+            for (i = 0u; i < dim; i++)
+                x[i] = AKV_FMA(y[j], inverse_at(o, dim, j, i), x[i]);
+    }
+    if (map->mean)
+        for (i = 0u; i < dim; i++)
+            x[i] = x[i] + mean_of(o, dim, i);
+}
+#else
+/* y: my group of a row times a matrix of rows, f16 (the storing side) or f32 (the inverse).  All
+ * work-items of the work-group come here, whatever their rows' maps say.  swap: 32 * WG floats. */
+static inline void multiply_groups(float *y, const float *x, const place *at, bool wanted, bool storing,
+                                   akv_u32 dim, const origin *o, __local float *swap)
+{
+    __global const akv_map *map = akv_map_at(o->maps, o->map);
+    akv_u32 begin = at->group * 32u, count = AKV_MIN(32u, dim - begin), i, k;
+    for (i = 0u; i < 32u; i++)
+        swap[i * WG + at->item] = x[i];
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (wanted) {
+        for (i = 0u; i < 32u; i++)
+            y[i] = 0.0f;
+        for (k = 0u; k < dim; k++) {
+            float v = swap[(k & 31u) * WG + at->item - at->group + (k >> 5)];
+            akv_u32 row = storing ? akv_map_matrix_row(map, o->head, dim, k) : 0u;
+            for (i = 0u; i < count; i++)
+                y[i] = AKV_FMA(v,
+                               storing ? akv_map_f16(o->maps, row, begin + i)
+                                       : inverse_at(o, dim, k, begin + i),
+                               y[i]);
+        }
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+}
+/* My group of a sane row as it is quantised, in place. */
+static inline void map_group_store(float *x, const place *at, bool mine, akv_u32 dim, const origin *o,
+                                   __local float *swap)
+{
+    __global const akv_map *map = akv_map_at(o->maps, o->map);
+    akv_u32 begin = at->group * 32u, count = AKV_MIN(32u, dim - begin), i;
+    bool matrix = mine && map->transform == AKV_TRANSFORM_MATRIX, rotates = mine && akv_map_rotates(map);
+    float y[32], factor = akv_rotate_store_factor(dim);
+    if (mine && map->mean)
+        for (i = 0u; i < count; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] - mean_of(o, dim, begin + i))));
+    for (i = 0u; i < 32u; i++)
+        y[i] = x[i];
+    rotate_groups(y, at, dim, swap);
+    for (i = 0u; i < 32u; i++)
+        y[i] = y[i] * factor;
+    multiply_groups(y, x, at, matrix, true, dim, o, swap);
+    for (i = 0u; i < 32u; i++)
+        x[i] = matrix || rotates ? akv_as_f32(akv_sane(akv_as_u32(y[i]))) : x[i];
+}
+/* My group of a decoded row as it was, in place. */
+static inline void map_group_back(float *x, const place *at, bool mine, akv_u32 dim, const origin *o,
+                                  __local float *swap)
+{
+    __global const akv_map *map = akv_map_at(o->maps, o->map);
+    akv_u32 begin = at->group * 32u, count = AKV_MIN(32u, dim - begin), i;
+    bool matrix = mine && map->transform == AKV_TRANSFORM_MATRIX, rotates = mine && akv_map_rotates(map);
+    float y[32], factor = akv_rotate_read_factor(dim);
+    for (i = 0u; i < 32u; i++)
+        y[i] = x[i];
+    rotate_groups(y, at, dim, swap);
+    for (i = 0u; i < 32u; i++)
+        y[i] = y[i] * factor;
+    multiply_groups(y, x, at, matrix, false, dim, o, swap);
+    for (i = 0u; i < 32u; i++)
+        x[i] = matrix || rotates ? y[i] : x[i];
+    if (mine && map->mean)
+        for (i = 0u; i < count; i++)
+            x[i] = x[i] + mean_of(o, dim, begin + i);
+}
+#endif
+#define SWAP 32
+#else
+#define SWAP EXCHANGE
+#endif
