@@ -57,6 +57,8 @@ void *akv_alloc(anykv_context *context, size_t count, size_t each)
     struct header header = {total, align, MAGIC_LIVE};
     memcpy(memory - sizeof header, &header, sizeof header);
     atomic_fetch_add_explicit(&live, 1, memory_order_relaxed);
+    if (context)
+        atomic_fetch_add_explicit(&context->host_bytes, total, memory_order_relaxed);
     return memory;
 }
 
@@ -84,6 +86,8 @@ void akv_free(anykv_context *context, void *memory)
     memcpy((uint8_t *)memory - sizeof freed, &freed, sizeof freed);
     void *raw = (uint8_t *)memory - header.offset;
     atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
+    if (context)
+        atomic_fetch_sub_explicit(&context->host_bytes, header.total, memory_order_relaxed);
     if (context && context->options.free)
         context->options.free(context->options.alloc_user, raw, header.total);
     else

@@ -154,6 +154,18 @@ typedef struct anykv_context_options {
         sizeof(anykv_context_options), NULL, NULL, NULL, NULL, NULL, ANYKV_LOG_WARNING             \
     }
 
+/* The last 64 failures of all threads that had the context at hand, oldest first; taken out.
+ * count_in_out: capacity, then the number; lost_out: overwritten before they were drained.
+ * Thread: free. */
+typedef struct anykv_error_record {
+    uint64_t sequence_number; /* of a context, from 1 */
+    uint64_t time_ns;         /* monotonic clock */
+    anykv_status status;
+    char text[236];
+} anykv_error_record;
+ANYKV_API anykv_status anykv_context_errors(anykv_context *context, anykv_error_record *records,
+                                            uint32_t *count_in_out, uint64_t *lost_out);
+
 /* Makes a context; options may be NULL.  E_ARG: one of alloc and free alone, log_level out of range;
  * E_MEMORY.  Thread: free. */
 ANYKV_API anykv_status anykv_context_create(const anykv_context_options *options,
@@ -511,12 +523,13 @@ typedef struct anykv_cache_options {
     uint32_t sensitivities;  /* 0, or 2 * layers */
     const float *sensitivity; /* [layers][2], keys and values: errors are that many times the ordinary
                                * ones, so that a sensitive layer keeps a larger format on each rung */
+    uint32_t events;         /* block events kept for anykv_cache_events; 0: none */
 } anykv_cache_options;
 #define ANYKV_CACHE_OPTIONS_INIT                                                                   \
     {                                                                                              \
         sizeof(anykv_cache_options), 0, 4, 128, 64, 2048, 131072, ANYKV_POLICY_ADAPTIVE, 0,        \
             NULL, NULL, NULL, NULL, 0.0f, {ANYKV_I8, ANYKV_N4, ANYKV_N2, (anykv_format)0}, 0.90f,  \
-            0.88f, 64, 0, NULL                                                                     \
+            0.88f, 64, 0, NULL, 0                                                                  \
     }
 
 /* Ways of use.  What each sets (the other options stay):
@@ -627,6 +640,16 @@ typedef struct anykv_stats {
      * ended at a block below the precision they accept. */
     uint64_t rung_blocks[4], rung_bytes[4];
     uint64_t blocks_lowered, lowered_bytes, blocks_restored, precision_misses;
+    uint64_t blocks_reused;       /* taken from the index by matches */
+    uint64_t blocks_new, bytes_new; /* taken from the pool */
+    uint64_t evicted_bytes;
+    /* Memory: device bytes allocated for blocks; those of chunks in use that no block takes; the
+     * device's (0: unknown); host memory of all objects of the context; device allocations that were
+     * refused once and tried again after the queue had run empty. */
+    uint64_t pool_bytes, fragmentation_bytes;
+    uint64_t device_bytes_total, device_bytes_free;
+    uint64_t host_bytes;
+    uint64_t device_retries;
 } anykv_stats;
 /* One consistent snapshot; set size first.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out);
@@ -641,8 +664,54 @@ ANYKV_API anykv_status anykv_cache_trim_memory(anykv_cache *cache);
  * and the sequences whose rows were not known to be complete are dead (E_DEAD), their names withdrawn.
  * E_TIMEOUT.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_wait(anykv_cache *cache, uint64_t timeout_ns);
-/* Why the last eviction, miss or refusal happened, as text; always terminated.  Thread: free. */
+/* Why the last eviction, step down, miss or refusal happened, as text; always terminated.  Thread:
+ * free. */
 ANYKV_API anykv_status anykv_cache_explain(anykv_cache *cache, char *text, size_t text_bytes);
+
+/* What happened to named blocks, in the field names of vLLM's KV events; each event is about one block
+ * of all layer groups.  LOWERED and RESTORED are our own: one layer group's block changed its kind. */
+typedef enum anykv_block_event_type {
+    ANYKV_BLOCK_STORED = 1,
+    ANYKV_BLOCK_REMOVED = 2,
+    ANYKV_ALL_BLOCKS_CLEARED = 3,
+    ANYKV_BLOCK_LOWERED = 4,
+    ANYKV_BLOCK_RESTORED = 5
+} anykv_block_event_type;
+typedef struct anykv_block_event {
+    uint64_t sequence_number; /* of a cache, from 1, without gaps */
+    uint64_t time_ns;         /* monotonic clock */
+    anykv_block_event_type type;
+    uint32_t block_size;      /* tokens */
+    uint8_t block_hash[32], parent_block_hash[32];
+    uint32_t has_parent;
+    uint32_t token_count;     /* STORED: block_size ids; else 0 */
+    int64_t lora_id;          /* from the sequence's extra bytes; -1: none */
+    uint32_t kind;            /* LOWERED, RESTORED: the new one, as in block tables */
+    char medium[12];          /* "GPU" or "CPU" */
+} anykv_block_event;
+/* Takes events out, oldest first.  token_ids (or NULL): [capacity][block_size].  count_in_out: capacity,
+ * then the number; lost_out: events overwritten before they were drained.  Thread: free. */
+ANYKV_API anykv_status anykv_cache_events(anykv_cache *cache, anykv_block_event *events,
+                                          uint32_t *token_ids, uint64_t *count_in_out,
+                                          uint64_t *lost_out);
+/* The statistics as text for Prometheus (names anykv_…), always terminated; needed_out: bytes with the
+ * terminator.  E_SHAPE: text_bytes (not 0) is less; the text is cut.  Thread: free. */
+ANYKV_API anykv_status anykv_cache_metrics(anykv_cache *cache, char *text, size_t text_bytes,
+                                           size_t *needed_out);
+
+/* What the last step_begin, step_end, match, lookup, set_budget or trim_memory of this thread did. */
+typedef struct anykv_call_info {
+    size_t size;
+    const char *call; /* "anykv_step_begin" …, NULL before the first; static */
+    anykv_status status;
+    uint64_t duration_ns; /* with the cache's lock held */
+    uint64_t tokens_asked, tokens_matched;
+    uint64_t blocks_reused, blocks_new, bytes_new;
+    uint64_t blocks_named, blocks_sealed;
+    uint64_t blocks_evicted, bytes_evicted, blocks_lowered, bytes_lowered, blocks_moved;
+} anykv_call_info;
+/* Set size first.  Thread: free. */
+ANYKV_API anykv_status anykv_call_info_last(anykv_call_info *info_out);
 
 /* ------------------------------------------------------------------------------------------------ */
 /* Sequences.  Thread: object (sequence), unless said otherwise. */

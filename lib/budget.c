@@ -12,7 +12,12 @@ uint32_t akv_cache_alloc(anykv_cache *cache, uint32_t group, uint32_t kind, uint
     *status_out = ANYKV_OK;
     if (id == AKV_NO_ID)
         *status_out = akv_fail(cache->context, ANYKV_E_INTERNAL, "pool: reserved room is gone");
-    else if (scrub && (*status_out = akv_enqueue_scrub(cache, id)) != ANYKV_OK) {
+    else {
+        cache->count.blocks_new++;
+        cache->count.bytes_new +=
+            cache->pool.class_[AKV_CLASS(group, kind)].block_bytes;
+    }
+    if (!*status_out && scrub && (*status_out = akv_enqueue_scrub(cache, id)) != ANYKV_OK) {
         /* Whose bytes stand there is no longer known. */
         akv_pool_set_tenant(&cache->pool, id, AKV_TENANT_MIXED);
         akv_pool_release(&cache->pool, id);
@@ -118,13 +123,21 @@ void akv_node_take(anykv_cache *cache, uint32_t node, uint32_t group)
 
 /* ---- eviction ---- */
 
+static void count_evicted(anykv_cache *cache, uint32_t id)
+{
+    const struct akv_block *block = akv_pool_block(&cache->pool, id);
+    cache->count.blocks_evicted++;
+    if (block->refs == 1)
+        cache->count.evicted_bytes += cache->pool.class_[akv_pool_class_of(block)].block_bytes;
+}
+
 /* Evicts one loose block, or the policy's next node; false: everything is in use. */
 static bool evict_one(anykv_cache *cache)
 {
     if (cache->loose_first != AKV_NO_ID) {
         const struct akv_block *block = &cache->pool.blocks[cache->loose_first];
+        count_evicted(cache, cache->loose_first);
         akv_node_take(cache, block->node, block->group);
-        cache->count.blocks_evicted++;
         akv_explain(cache, "evicted a cached block behind the windows of its users");
         return true;
     }
@@ -133,9 +146,11 @@ static bool evict_one(anykv_cache *cache)
         return false;
     for (uint32_t g = 0; g < cache->layout->group_count; g++) {
         if (akv_prefix_blocks(&cache->prefix, node)[g] != AKV_NO_ID)
-            cache->count.blocks_evicted++;
+            count_evicted(cache, akv_prefix_blocks(&cache->prefix, node)[g]);
         akv_node_take(cache, node, g);
     }
+    if (!cache->prefix.nodes[node].withdrawn)
+        akv_cache_event(cache, ANYKV_BLOCK_REMOVED, node, 0, NULL);
     akv_prefix_remove(&cache->prefix, node);
     akv_explain(cache, "evicted the cached block that policy %s puts first",
                 cache->prefix.evict.policy->name);
@@ -254,8 +269,14 @@ anykv_status anykv_cache_trim_memory(anykv_cache *cache)
     if (status)
         return status;
     akv_cache_enter(cache);
+    struct akv_call call;
+    akv_call_begin(cache, &call, "anykv_cache_trim_memory");
+    const bool some = cache->prefix.count != 0;
     while (evict_one(cache))
         continue;
+    if (some && cache->prefix.count == 0)
+        akv_cache_event(cache, ANYKV_ALL_BLOCKS_CLEARED, AKV_NO_ID, 0, NULL);
+    akv_call_end(cache, &call, ANYKV_OK);
     akv_mutex_unlock(&cache->lock);
     return ANYKV_OK;
 }
@@ -358,6 +379,8 @@ anykv_status anykv_cache_set_budget(anykv_cache *cache, uint64_t budget_bytes)
         return status;
     akv_mutex_lock(&cache->io);
     akv_cache_enter(cache);
+    struct akv_call call;
+    akv_call_begin(cache, &call, "anykv_cache_set_budget");
     uint32_t keep = 0, keep_chunks = 0;
     while (keep < cache->slabs && keep_chunks + slab_chunks(cache, keep) <= chunks)
         keep_chunks += slab_chunks(cache, keep++);
@@ -373,8 +396,20 @@ anykv_status anykv_cache_set_budget(anykv_cache *cache, uint64_t budget_bytes)
         status = empty_slabs(cache, keep, keep_chunks);
     else
         status = grow_pool(cache, chunks);
+    if (status == ANYKV_E_MEMORY && !shrink) {
+        /* Once more when the queue is empty: what was freed may still have been in use. */
+        akv_mutex_unlock(&cache->lock);
+        (void)akv_cache_drain(cache, UINT64_MAX);
+        akv_mutex_lock(&cache->lock);
+        cache->count.device_retries++;
+        status = grow_pool(cache, chunks);
+        if (status == ANYKV_E_MEMORY)
+            status = akv_device_short(cache, (chunks - cache->pool.present) *
+                                                 cache->plan.chunk_bytes);
+    }
     if (!status)
         cache->budget_bytes = budget_bytes;
+    akv_call_end(cache, &call, status);
     akv_mutex_unlock(&cache->lock);
     if (!status && shrink) {
         /* The doomed slabs are out of use; their memory goes when nothing reads it any more.  A

@@ -22,7 +22,35 @@ void akv_cache_enter(anykv_cache *cache)
     akv_prefix_clock(&cache->prefix, now);
 }
 
+anykv_status akv_device_short(anykv_cache *cache, uint64_t bytes)
+{
+    uint64_t total = 0, left = 0;
+    char why[160];
+    snprintf(why, sizeof why, "%s", anykv_error_detail());
+    (void)akv_device_memory(cache->device->device, &total, &left);
+    return akv_fail(cache->context, ANYKV_E_MEMORY,
+                    "budget_bytes: %llu bytes of device memory were refused twice; %llu of the "
+                    "device's %llu are free (%s)",
+                    (unsigned long long)bytes, (unsigned long long)left,
+                    (unsigned long long)total, why);
+}
+
 /* ---- parts, each undone by anykv_cache_destroy however far it came ---- */
+
+/* Device memory.  Refused for want of it, the call is made once more when the queue is empty: what
+ * was freed may still have been in use. */
+static anykv_status device_memory(anykv_cache *cache, uint64_t bytes, enum akv_mem_kind kind,
+                                  struct akv_mem **mem_out)
+{
+    struct akv_device *device = cache->device->device;
+    anykv_status status = akv_mem_alloc(device, bytes, kind, mem_out);
+    if (status != ANYKV_E_MEMORY)
+        return status;
+    (void)akv_queue_wait(cache->device->queue, UINT64_MAX);
+    cache->count.device_retries++;
+    status = akv_mem_alloc(device, bytes, kind, mem_out);
+    return status == ANYKV_E_MEMORY ? akv_device_short(cache, bytes) : status;
+}
 
 static anykv_status make_pool(anykv_cache *cache)
 {
@@ -45,7 +73,7 @@ static anykv_status make_pool(anykv_cache *cache)
     for (uint32_t left = plan->chunks, slab = 0; left; slab++) {
         const uint32_t chunks = left < plan->chunks_per_slab ? left : plan->chunks_per_slab;
         const uint64_t bytes = chunks * plan->chunk_bytes;
-        status = akv_mem_alloc(cache->device->device, bytes, AKV_MEM_DEVICE, &cache->slab[slab]);
+        status = device_memory(cache, bytes, AKV_MEM_DEVICE, &cache->slab[slab]);
         if (status)
             return status;
         cache->slab_bytes[slab] = bytes;
@@ -192,7 +220,6 @@ static anykv_status prepare_kernels(anykv_cache *cache)
 
 static anykv_status make_parts(anykv_cache *cache)
 {
-    struct akv_device *device = cache->device->device;
     anykv_context *context = cache->context;
     anykv_status status = akv_prefix_init(&cache->prefix, context, cache->layout->group_count,
                                           cache->plan.options.policy);
@@ -203,12 +230,15 @@ static anykv_status make_parts(anykv_cache *cache)
             akv_alloc(context, cache->layout->group_count * AKV_POOL_KINDS, sizeof *cache->need);
         status = cache->need ? ANYKV_OK : ANYKV_E_MEMORY;
     }
+    if (!status)
+        status = akv_events_init(&cache->events, context, cache->plan.options.events,
+                                 akv_block_tokens(cache));
     for (uint32_t slot = 0; slot < AKV_OPEN_STEPS && !status; slot++)
         status = make_step(cache, slot);
     if (!status)
-        status = akv_mem_alloc(device, cache->plan.device_bytes, AKV_MEM_DEVICE, &cache->fixed);
+        status = device_memory(cache, cache->plan.device_bytes, AKV_MEM_DEVICE, &cache->fixed);
     if (!status && cache->plan.staged)
-        status = akv_mem_alloc(device, cache->plan.staging_bytes, AKV_MEM_PINNED, &cache->pinned);
+        status = device_memory(cache, cache->plan.staging_bytes, AKV_MEM_PINNED, &cache->pinned);
     if (!status)
         status = make_pool(cache);
     if (!status)
@@ -297,6 +327,7 @@ void anykv_cache_destroy(anykv_cache *cache)
         akv_mem_free(cache->fixed);
     akv_pool_finish(&cache->pool);
     akv_ladder_finish(cache->context, &cache->ladder);
+    akv_events_finish(&cache->events, cache->context);
     akv_prefix_finish(&cache->prefix);
     akv_free(cache->context, cache->need);
     akv_mutex_destroy(&cache->lock);

@@ -11,6 +11,7 @@
  * held while waiting. */
 #ifndef AKV_CACHE_H
 #define AKV_CACHE_H
+#include "events.h"
 #include "ladder.h"
 #include "layout.h"
 #include "objects.h"
@@ -44,6 +45,8 @@ struct akv_plan {
 anykv_status akv_plan_make(anykv_device *device, anykv_layout *layout,
                            const anykv_cache_options *options, struct akv_plan *plan_out);
 /* The least budget that a cache can be made with. */
+/* E_MEMORY that says what was wanted and what the device has; `why` is the detail so far. */
+anykv_status akv_device_short(anykv_cache *cache, uint64_t bytes);
 uint64_t akv_plan_minimum(const struct akv_plan *plan, const anykv_layout *layout);
 /* Bytes of one step's descriptor of a group at the declared maxima, and most entries of its tables.
  */
@@ -70,6 +73,7 @@ struct anykv_seq {
     bool closed;     /* blocks were removed: names nothing further */
     bool dead;       /* a device failure hit its rows */
     uint8_t rungs;   /* that it accepts below the layout's formats */
+    int64_t lora_id; /* for events; -1: no extra bytes */
     bool done, pinned;
     bool destroyed;   /* by the caller, while in a step */
     bool told;        /* the policy knows of its request */
@@ -127,6 +131,7 @@ struct anykv_cache {
     struct akv_pool pool;
     struct akv_prefix prefix;
     struct akv_ladder ladder;
+    struct akv_block_events events;
     uint32_t loose_first, loose_last; /* cached blocks that go before any node */
     anykv_seq *seqs;
     uint64_t sequences_made;
@@ -186,6 +191,19 @@ static inline struct akv_span akv_maps_span(const anykv_cache *cache)
                : none;
 }
 AKV_PRINTF(2, 3) void akv_explain(anykv_cache *cache, const char *format, ...);
+
+/* ---- call.c: what a call did; under lock ---- */
+struct akv_call {
+    const char *name;
+    uint64_t start_ns;
+    anykv_stats before;
+};
+void akv_call_begin(const anykv_cache *cache, struct akv_call *call, const char *name);
+void akv_call_end(const anykv_cache *cache, const struct akv_call *call, anykv_status status);
+
+/* An event about a node's block; under lock. */
+void akv_cache_event(anykv_cache *cache, anykv_block_event_type type, uint32_t node,
+                     uint32_t kind, const anykv_seq *seq);
 
 /* ---- launch.c: the engine's launches, parameters filled in ---- */
 void akv_launch_init(const anykv_cache *cache, struct akv_launch *launch, enum akv_kernel_id kernel,

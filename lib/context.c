@@ -58,10 +58,16 @@ anykv_status anykv_context_create(const anykv_context_options *options, anykv_co
         return ANYKV_E_MEMORY;
     context->options = draft.options;
     status = akv_mutex_init(context, &context->lock);
+    if (!status) {
+        status = akv_mutex_init(context, &context->errors.lock);
+        if (status)
+            akv_mutex_destroy(&context->lock);
+    }
     if (status) {
         akv_free(&draft, context);
         return status;
     }
+    context->errors.ready = true;
     *context_out = context;
     return ANYKV_OK;
 }
@@ -72,6 +78,7 @@ void anykv_context_destroy(anykv_context *context)
         return;
     anykv_context draft = {.options = context->options};
     akv_free(context, context->devices);
+    akv_mutex_destroy(&context->errors.lock);
     akv_mutex_destroy(&context->lock);
     akv_free(&draft, context);
 }

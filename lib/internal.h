@@ -24,6 +24,9 @@
 /* ---- errors (status.c): records the detail for anykv_error_detail() on this thread, returns code ---- */
 anykv_status akv_fail(anykv_context *context, anykv_status code, const char *format, ...) AKV_PRINTF(3, 4);
 
+/* ---- ring of failures (errors.c); context may be NULL ---- */
+void akv_error_record(anykv_context *context, anykv_status code, const char *text);
+
 /* ---- log (log.c): levels of enum anykv_log_level; nothing is printed without a callback ---- */
 void akv_log(anykv_context *context, int level, const char *format, ...) AKV_PRINTF(3, 4);
 

@@ -125,6 +125,8 @@ static void commit(anykv_cache *cache, uint32_t kind, uint32_t count)
         akv_pool_set_idle(pool, id, idle);
         if (block->epoch < epoch)
             block->epoch = epoch;
+        if (block->node != AKV_NO_ID)
+            akv_cache_event(cache, ANYKV_BLOCK_LOWERED, block->node, akv_block_kind(block), NULL);
         cache->count.lowered_bytes += before - pool->class_[akv_pool_class_of(block)].block_bytes;
     }
     cache->count.blocks_lowered += count;

@@ -4,12 +4,25 @@
 #define AKV_OBJECTS_H
 #include "internal.h"
 #include "../backends/backend.h"
+#include <stdatomic.h>
+
+#define AKV_ERRORS 64u
+
+/* The last failures; the lock is a leaf. */
+struct akv_error_ring {
+    akv_mutex lock;
+    bool ready;
+    uint64_t next, drained; /* failures so far, and how many of them were drained */
+    anykv_error_record record[AKV_ERRORS];
+};
 
 struct anykv_context {
     anykv_context_options options;
     akv_mutex lock;                  /* guards the list of devices */
     struct akv_device_info *devices; /* NULL until the first question */
     uint32_t device_count;
+    atomic_uint_fast64_t host_bytes; /* relaxed: of akv_alloc with this context */
+    struct akv_error_ring errors;
 };
 
 /* One open device and its one queue.  Any thread may enqueue; the queue keeps the order of the

@@ -34,6 +34,8 @@ static anykv_status check_options(anykv_context *context, const anykv_cache_opti
         return akv_fail(context, ANYKV_E_ARG, "score: %s", options->score
                                                                ? "only ANYKV_POLICY_CALLER has one"
                                                                : "NULL with ANYKV_POLICY_CALLER");
+    if (options->events > 1u << 20)
+        return akv_fail(context, ANYKV_E_ARG, "events: %u is above %u", options->events, 1u << 20);
     if (options->flags & ~ANYKV_CACHE_PRECISE)
         return akv_fail(context, ANYKV_E_ARG, "flags: 0x%x has unknown bits", options->flags);
     return ANYKV_OK;

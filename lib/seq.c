@@ -179,6 +179,20 @@ static void free_seq(anykv_seq *seq)
     akv_free(context, seq);
 }
 
+/* A number for the extra bytes, for events; -1 without. */
+static int64_t lora_id_of(const anykv_seq_options *options)
+{
+    if (options->extra_bytes == 0)
+        return -1;
+    akv_sha256 state;
+    akv_sha256_init(&state);
+    akv_sha256_update(&state, options->extra, options->extra_bytes);
+    const akv_digest digest = akv_sha256_final(&state);
+    uint64_t id;
+    memcpy(&id, digest.byte, sizeof id);
+    return (int64_t)(id >> 1);
+}
+
 anykv_status anykv_seq_create(anykv_cache *cache, const anykv_seq_options *options,
                               anykv_seq **seq_out)
 {
@@ -197,6 +211,7 @@ anykv_status anykv_seq_create(anykv_cache *cache, const anykv_seq_options *optio
     seq->private_ = checked.flags & ANYKV_SEQ_PRIVATE;
     seq->gap = -1.0;
     seq->rungs = akv_seq_rungs(&checked);
+    seq->lora_id = lora_id_of(&checked);
     akv_mutex_lock(&cache->lock);
     seq->tenant = tenant_of(&checked, seq);
     link_seq(seq);
@@ -284,6 +299,7 @@ anykv_status anykv_seq_fork(anykv_seq *seq, anykv_seq **seq_out)
     copy->private_ = seq->private_;
     copy->told = true; /* one request with the first */
     copy->rungs = seq->rungs;
+    copy->lora_id = seq->lora_id;
     status = akv_seq_reserve(copy, seq->length);
     if (status) {
         free_seq(copy);

@@ -147,6 +147,8 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
     start_walk(&walk, cache, &seq->root, tokens, count, seq->rungs);
     run_walk(&walk, seq);
     akv_mutex_lock(&cache->lock);
+    struct akv_call call;
+    akv_call_begin(cache, &call, "anykv_seq_match");
     /* Between two turns of the lock blocks may have gone, or been lost; held nodes stay. */
     memset(walk.runs, 0, cache->layout->group_count * sizeof walk.runs[0]);
     const uint32_t found = walk.found;
@@ -176,11 +178,13 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
             struct akv_block *block = akv_pool_block(&cache->pool, id);
             block->least = block->least < seq->rungs ? block->least : seq->rungs;
             block->used_at = cache->serial;
+            cache->count.blocks_reused++;
         }
     }
     seq->closed = false;
     count_lookup(&walk, count);
     *matched_out = seq->length;
+    akv_call_end(cache, &call, ANYKV_OK);
     return akv_seq_leave(seq, ANYKV_OK);
 }
 
@@ -202,7 +206,10 @@ anykv_status anykv_cache_lookup(anykv_cache *cache, const anykv_seq_options *opt
     if (!(checked.flags & ANYKV_SEQ_PRIVATE))
         run_walk(&walk, NULL);
     akv_mutex_lock(&cache->lock);
+    struct akv_call call;
+    akv_call_begin(cache, &call, "anykv_cache_lookup");
     count_lookup(&walk, count);
+    akv_call_end(cache, &call, ANYKV_OK);
     akv_mutex_unlock(&cache->lock);
     *matched_out = (uint64_t)walk.best * akv_block_tokens(cache);
     return ANYKV_OK;
@@ -235,6 +242,7 @@ void akv_seq_publish(anykv_seq *seq)
             node = akv_prefix_insert(prefix, &key, parent, 0, false);
             assert(node != AKV_NO_ID); /* reserved */
             cache->count.blocks_named++;
+            akv_cache_event(cache, ANYKV_BLOCK_STORED, node, AKV_KIND_HOT, seq);
             /* The gap is that of the deepest block seen before, evicted ones included. */
             const double age = akv_evict_age(&prefix->evict, node);
             if (age >= 0.0)
@@ -252,6 +260,8 @@ void akv_seq_publish(anykv_seq *seq)
             if (is_better(cache, id, akv_prefix_blocks(prefix, node)[g])) {
                 akv_node_take(cache, node, g); /* its users keep it */
                 cache->count.blocks_restored++;
+                akv_cache_event(cache, ANYKV_BLOCK_RESTORED, node,
+                                akv_block_kind(akv_pool_block(&cache->pool, id)), seq);
             }
             if (akv_prefix_blocks(prefix, node)[g] == AKV_NO_ID)
                 akv_node_give(cache, node, g, id);

@@ -30,8 +30,13 @@ anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out)
         return akv_fail(cache->context, ANYKV_E_ARG,
                         "stats_out.size: %zu is not between %zu and %zu (set it first)", size,
                         sizeof size, sizeof *stats_out);
+    uint64_t total = 0, left = 0;
+    if (size > offsetof(anykv_stats, device_bytes_total))
+        (void)akv_device_memory(cache->device->device, &total, &left);
     akv_mutex_lock(&cache->lock);
     anykv_stats stats = cache->count;
+    stats.device_bytes_total = total;
+    stats.device_bytes_free = left;
     stats.size = size;
     stats.budget_bytes = cache->budget_bytes;
     stats.fixed_bytes = cache->plan.fixed_bytes;
@@ -39,6 +44,13 @@ anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out)
     stats.used_bytes = stats.fixed_bytes + akv_pool_used_bytes(&cache->pool);
     stats.peak_bytes = stats.fixed_bytes + cache->pool.used_bytes_peak;
     count_blocks(cache, &stats);
+    stats.fragmentation_bytes = akv_pool_used_bytes(&cache->pool) - stats.hot_bytes -
+                                stats.sealed_bytes - stats.rung_bytes[0] - stats.rung_bytes[1] -
+                                stats.rung_bytes[2] - stats.rung_bytes[3];
+    for (uint32_t slab = 0; slab < cache->slabs; slab++)
+        stats.pool_bytes += cache->slab_bytes[slab];
+    stats.host_bytes =
+        atomic_load_explicit(&cache->context->host_bytes, memory_order_relaxed);
     stats.saw = cache->saw;
     akv_mutex_unlock(&cache->lock);
     memcpy(stats_out, &stats, size);

@@ -49,6 +49,7 @@ anykv_status akv_fail(anykv_context *context, anykv_status code, const char *for
     va_end(arguments);
     memcpy(detail, text, sizeof detail);
     akv_log(context, ANYKV_LOG_DEBUG, "%s: %s", anykv_status_name(code), text);
+    akv_error_record(context, code, text);
     return code;
 }
 

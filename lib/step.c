@@ -334,7 +334,10 @@ anykv_status anykv_step_begin(anykv_cache *cache, anykv_seq *const *seqs, const 
     if (status)
         return status;
     akv_cache_enter(cache);
+    struct akv_call call;
+    akv_call_begin(cache, &call, "anykv_step_begin");
     status = begin(cache, seqs, counts, n, step_out);
+    akv_call_end(cache, &call, status);
     akv_mutex_unlock(&cache->lock);
     return status;
 }
@@ -446,6 +449,8 @@ anykv_status anykv_step_end(anykv_step *step, const uint32_t *accepted, const ui
         return akv_fail(NULL, ANYKV_E_ARG, "step: %s", step ? "not open" : "NULL");
     anykv_cache *cache = step->cache;
     akv_cache_enter(cache);
+    struct akv_call call;
+    akv_call_begin(cache, &call, "anykv_step_end");
     anykv_status status = ANYKV_OK;
     if (any_dead(step)) {
         status = abandon(step);
@@ -454,6 +459,7 @@ anykv_status anykv_step_end(anykv_step *step, const uint32_t *accepted, const ui
         if (!status)
             status = end(step, accepted, tokens);
     }
+    akv_call_end(cache, &call, status);
     akv_mutex_unlock(&cache->lock);
     return status;
 }

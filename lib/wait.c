@@ -17,8 +17,10 @@ static void withdraw_lost(anykv_cache *cache, uint32_t node)
 {
     const uint32_t *blocks = akv_prefix_blocks(&cache->prefix, node);
     for (uint32_t g = 0; g < cache->layout->group_count; g++)
-        if (lost(cache, blocks[g]))
+        if (lost(cache, blocks[g]) && !cache->prefix.nodes[node].withdrawn) {
+            akv_cache_event(cache, ANYKV_BLOCK_REMOVED, node, 0, NULL);
             akv_prefix_withdraw(&cache->prefix, node);
+        }
 }
 
 void akv_seq_kill(anykv_seq *seq)
