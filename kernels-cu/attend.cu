@@ -2,6 +2,7 @@
 /* Attention on CUDA for every format, size and parameter: tiles are decoded to floats in shared memory.
  * The formats and sizes that matter for speed have kernels of their own (attend_decode.cu).  BOUNDED. */
 #include "attend.cuh"
+#include "../lib/kernel/map.h"
 #include "../lib/kernel/rotate.h"
 #include "../lib/kernel/quant.h"
 #include "../lib/kernel/pack.h"
@@ -29,14 +30,49 @@ AKV_FN void decode_rows(const akv_u8 *tile, akv_u32 format, akv_u32 order, akv_u
     }
 }
 
-/* Shared memory: q [8][k_dim], o [8][v_dim], o of the packed pass [8][v_dim], rows [16][pitch]. */
+/* y = W x of COLUMNS rows (FORWARD), or x W, with the rows of an inverse; y is other memory. */
+template <bool FORWARD> AKV_FN void multiply_shared(float *y, const float *x, const float *w, akv_u32 dim)
+{
+    for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += THREADS) {
+        akv_u32 c = e / dim, i = e - c * dim;
+        float sum = 0.0f;
+        for (akv_u32 k = 0u; k < dim; k++)
+            sum += x[c * dim + k] * (FORWARD ? w[(akv_u64)i * dim + k] : w[(akv_u64)k * dim + i]);
+        y[e] = sum;
+    }
+    __syncthreads();
+}
+/* Queries times their head's mean, pair by pair: [8][pairs][2], first with cosines, then with sines. */
+AKV_FN void meet_mean(float *met, float *rest, const float *q, const akv_u8 *maps, const akv_map *map,
+                      akv_u32 head, akv_u32 dim)
+{
+    akv_u32 mean = map->mean + head * dim * 2u, pairs = map->pairs, half = map->rope == AKV_ROPE_HALF;
+    for (akv_u32 e = threadIdx.x; e < COLUMNS * pairs; e += THREADS) {
+        akv_u32 c = e / pairs, i = e - c * pairs;
+        akv_u32 first = half ? i : 2u * i, second = half ? i + pairs : 2u * i + 1u;
+        float m0 = akv_map_f16(maps, mean, first), m1 = akv_map_f16(maps, mean, second);
+        float q0 = q[c * dim + first], q1 = q[c * dim + second];
+        met[2u * e] = q0 * m0 + q1 * m1;
+        met[2u * e + 1u] = q1 * m0 - q0 * m1;
+    }
+    if (threadIdx.x < COLUMNS) {
+        float sum = 0.0f;
+        for (akv_u32 i = 2u * pairs; i < dim; i++)
+            sum += q[threadIdx.x * dim + i] * akv_map_f16(maps, mean, i);
+        rest[threadIdx.x] = sum;
+    }
+    __syncthreads();
+}
+
+/* Shared memory: q [8][k_dim], o [8][v_dim], o of the packed pass [8][v_dim], rows [16][pitch]; with maps the
+ * queries' products with the mean, and the same turned to a run, [8][k_dim] each. */
 extern "C" __global__ void __launch_bounds__(THREADS)
     akv_k_attend(const __grid_constant__ akv_attend_params p, const __grid_constant__ akv_cu_args a,
                  const __grid_constant__ akv_cu_plan plan, akv_u32 *counters)
 {
     extern __shared__ float memory[];
     __shared__ float score[ROWS][COLUMNS], m[COLUMNS], l[COLUMNS], m_packed[COLUMNS], l_packed[COLUMNS],
-        rescale[COLUMNS];
+        rescale[COLUMNS], rest[COLUMNS];
     attend_work w;
     if (!find_work(p, a, plan, w))
         return;
@@ -44,6 +80,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     akv_u32 pitch = AKV_MAX(p.k_dim, p.v_dim) + 1u;
     float *q = memory, *o = q + COLUMNS * p.k_dim, *o_packed = o + COLUMNS * p.v_dim;
     float *rows = o_packed + COLUMNS * p.v_dim;
+    float *met = rows + ROWS * pitch, *turned = met + COLUMNS * p.k_dim;
+    const akv_u8 *maps = a.arg[7];
+    const akv_map *k_map = p.k_flags & AKV_FLAG_MAP ? akv_map_at(maps, p.k_map) : 0;
+    const akv_map *v_map = p.v_flags & AKV_FLAG_MAP ? akv_map_at(maps, p.v_map) : 0;
     for (int pass = 0; pass < 2; pass++) { /* packed rows first, then raw ones */
         for (akv_u32 e = threadIdx.x; e < COLUMNS * p.k_dim; e += THREADS) {
             akv_u32 c = e / p.k_dim, column = w.tile * COLUMNS + c;
@@ -62,6 +102,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         __syncthreads();
         if (pass == 0 && (p.k_flags & AKV_FLAG_ROTATE))
             rotate_shared(q, COLUMNS, p.k_dim, akv_rotate_block(p.k_dim), akv_rotate_read_factor(p.k_dim));
+        bool mean = pass == 0 && k_map && k_map->mean;
+        if (mean)
+            meet_mean(met, rest, q, maps, k_map, w.head, p.k_dim);
+        if (pass == 0 && k_map && akv_map_rotates(k_map))
+            rotate_shared(q, COLUMNS, p.k_dim, akv_rotate_block(p.k_dim), akv_rotate_read_factor(p.k_dim));
+        if (pass == 0 && k_map && k_map->transform == AKV_TRANSFORM_MATRIX) {
+            multiply_shared<true>(turned, q, (const float *)(maps + akv_map_inverse_row(k_map, w.head, p.k_dim, 0u)),
+                                  p.k_dim);
+            for (akv_u32 e = threadIdx.x; e < COLUMNS * p.k_dim; e += THREADS)
+                q[e] = turned[e];
+            __syncthreads();
+        }
         for (akv_u32 at = w.first / ROWS * ROWS; at < w.last; at += ROWS) {
             akv_u32 entry = w.table[at / tokens - w.seq.first_block], kind = entry >> 28;
             if (entry == AKV_NO_BLOCK)
@@ -74,6 +126,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             const akv_u8 *block = akv_cu_at(a, akv_block_address(&p.pool, entry));
             decode_rows(block + p.tiles.k_offset[kind] + w.head * akv_tile_bytes(kf, tokens, p.k_dim), kf,
                         AKV_ORDER_ROW, tokens, p.k_dim, at % tokens, rows, pitch);
+            for (akv_u32 e = threadIdx.x; mean && e < COLUMNS * k_map->pairs; e += THREADS) {
+                akv_turn turn = akv_rope_at(akv_map_turns(maps, k_map, e % k_map->pairs), at);
+                turned[2u * e] = met[2u * e] * turn.c + met[2u * e + 1u] * turn.s;
+                turned[2u * e + 1u] = met[2u * e + 1u] * turn.c - met[2u * e] * turn.s;
+            }
             __syncthreads();
             if (kind != 0u && k_raw && (p.k_flags & AKV_FLAG_ROTATE)) /* to the rotated domain */
                 for (akv_u32 r = 0u; r < ROWS; r++)
@@ -89,6 +146,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                     for (int j = 0; j < 8; j++)
                         part[j] += q[c * p.k_dim + i + j] * rows[r * pitch + i + j];
                 float dot = ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+                if (mean) {
+                    const float *angles = (const float *)(maps + k_map->table), *x = turned + c * k_map->pairs * 2u;
+                    float sum = rest[c];
+                    for (akv_u32 i = 0u; i < k_map->pairs; i++)
+                        sum += x[2u * i] * angles[i * 32u + r] + x[2u * i + 1u] * angles[i * 32u + 16u + r];
+                    dot += sum;
+                }
                 score[r][c] = live && position >= lo && position <= hi
                                   ? finish_score(p, dot) +
                                         mask_bias(p, a, w.seq, w.tile * COLUMNS + c, (akv_u32)position)
@@ -127,6 +191,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (pass == 0) {
             if (p.v_flags & AKV_FLAG_ROTATE)
                 rotate_shared(o, COLUMNS, p.v_dim, akv_rotate_block(p.v_dim), akv_rotate_read_factor(p.v_dim));
+            if (v_map && akv_map_rotates(v_map))
+                rotate_shared(o, COLUMNS, p.v_dim, akv_rotate_block(p.v_dim), akv_rotate_read_factor(p.v_dim));
+            if (v_map && v_map->transform == AKV_TRANSFORM_MATRIX) {
+                multiply_shared<false>(o_packed, o,
+                                       (const float *)(maps + akv_map_inverse_row(v_map, w.head, p.v_dim, 0u)),
+                                       p.v_dim);
+                for (akv_u32 e = threadIdx.x; e < COLUMNS * p.v_dim; e += THREADS)
+                    o[e] = o_packed[e];
+                __syncthreads();
+            }
             for (akv_u32 e = threadIdx.x; e < COLUMNS * p.v_dim; e += THREADS)
                 o_packed[e] = o[e];
             if (threadIdx.x < COLUMNS) {

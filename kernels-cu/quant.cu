@@ -16,6 +16,7 @@
 struct stage {
     float x[32 * PITCH];
 };
+#include "map.cuh"
 
 /* Bits of an f16 as bits of an f32: the conversion of the hardware is exact and keeps subnormals. */
 AKV_FN akv_u32 half_bits(akv_u32 h)
@@ -147,13 +148,17 @@ template <int F, bool SEARCH> AKV_FN void encode(const akv_encode_params &p, con
             return token * p.rows.token_stride + (r - token * p.rows.heads) * p.rows.head_stride;
         },
         rows_vector(a.arg[0], p.rows, p.dim));
-    akv_u32 row = lane / groups, g = lane % groups;
+    akv_u32 row = lane / groups, g = lane % groups, rotate = p.flags & AKV_FLAG_ROTATE;
+    if (p.flags & AKV_FLAG_MAP) {
+        map_store(stages[warp].x, {a.arg[3], p.map, 0u, p.rows.heads, p.position, first}, p.dim, count);
+        rotate = akv_map_rotates(akv_map_at(a.arg[3], p.map));
+    }
     float x[32];
 #pragma unroll
     for (int i = 0; i < 32; i++)
         x[i] = row < count ? stages[warp].x[lane * PITCH + i] : 0.0f;
     akv_u8 code[32];
-    akv_u32 scale = quantise_group<F, SEARCH>(x, p.dim, p.flags & AKV_FLAG_ROTATE, lane, code);
+    akv_u32 scale = quantise_group<F, SEARCH>(x, p.dim, rotate, lane, code);
     if (row < count) {
         akv_row_put(a.arg[1], F, rows, p.dim, first + row, g, code);
         akv_u32 width = akv_scale_width(F) / 32u;
@@ -187,7 +192,8 @@ template <int F> AKV_FN void decode(const akv_decode_params &p, const akv_cu_arg
         for (int i = 0; i < 32; i++)
             x[i] = akv_code_value(F, code[i], unit);
     }
-    if (p.flags & AKV_FLAG_ROTATE) {
+    bool mapped = p.flags & AKV_FLAG_MAP;
+    if (mapped ? akv_map_rotates(akv_map_at(a.arg[2], p.map)) : p.flags & AKV_FLAG_ROTATE) {
         float factor = akv_rotate_read_factor(p.dim);
         rotate_groups(x, p.dim, lane);
 #pragma unroll
@@ -198,6 +204,8 @@ template <int F> AKV_FN void decode(const akv_decode_params &p, const akv_cu_arg
     for (int i = 0; i < 32; i++)
         stages[warp].x[lane * PITCH + i] = x[i];
     __syncwarp();
+    if (mapped)
+        map_back(stages[warp].x, {a.arg[2], p.map, 0u, p.rows.heads, p.position, first}, p.dim, count, ~0u);
     bool vector = rows_vector(a.arg[1], p.rows, p.dim);
     for (akv_u32 r = 0u; r < count; r++) {
         akv_u32 token = (first + r) / p.rows.heads;
@@ -343,7 +351,8 @@ template <int F> AKV_FN void put_quads(akv_u8 *dst, akv_u32 tokens, akv_u32 dim,
 /* seal: a thread block takes one tile (move, layer, kv head) of one side, 16 rows at a time. */
 template <int F, bool SEARCH>
 AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 tokens, akv_u32 dim,
-                      akv_u32 rotate, akv_u32 order, akv_u32 *flags, stage *stages, akv_u8 *codes)
+                      akv_u32 rotate, akv_u32 order, akv_u32 *flags, stage *stages, akv_u8 *codes,
+                      akv_cu_origin origin)
 {
     akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u;
     akv_u32 groups = akv_padded_dim(dim) / 32u, per = 32u / groups, saw = 0u;
@@ -353,6 +362,10 @@ AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 token
             saw |= stage_rows(
                 stages[warp], src, hot, dim, count,
                 [&](akv_u32 row) { return (akv_u64)(first + row) * dim; }, (dim & 7u) == 0u);
+            if (origin.maps) {
+                origin.number = first;
+                map_store(stages[warp].x, origin, dim, count);
+            }
             akv_u32 row = lane / groups, g = lane % groups;
             float x[32];
 #pragma unroll
@@ -386,9 +399,14 @@ template <int F, bool SEARCH, int SIDE> AKV_FN void seal(const akv_seal_params &
     const akv_u8 *src = akv_cu_at(a, m.src) + (SIDE ? l.src_v : l.src_k) +
                         head * akv_tile_bytes(p.hot_type, p.block_tokens, dim);
     akv_u8 *dst = akv_cu_at(a, m.dst) + (SIDE ? l.dst_v : l.dst_k) + head * akv_tile_bytes(F, p.block_tokens, dim);
-    seal_tile<F, SEARCH>(src, dst, p.hot_type, p.block_tokens, dim,
-                         (SIDE ? p.v_flags : p.k_flags) & AKV_FLAG_ROTATE,
-                         SIDE ? AKV_ORDER_QUAD : AKV_ORDER_ROW, (akv_u32 *)a.arg[2], stages, codes);
+    akv_u32 flags = SIDE ? p.v_flags : p.k_flags, rotate = flags & AKV_FLAG_ROTATE;
+    akv_cu_origin origin = {0, SIDE ? l.v_map : l.k_map, head, 1u, m.position, 0u};
+    if (flags & AKV_FLAG_MAP) {
+        origin.maps = a.arg[3];
+        rotate = akv_map_rotates(akv_map_at(origin.maps, origin.map));
+    }
+    seal_tile<F, SEARCH>(src, dst, p.hot_type, p.block_tokens, dim, rotate, SIDE ? AKV_ORDER_QUAD : AKV_ORDER_ROW,
+                         (akv_u32 *)a.arg[2], stages, codes, origin);
 }
 template <int SIDE> AKV_FN void seal_raw(const akv_seal_params &p, const akv_cu_args &a)
 {
@@ -573,7 +591,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __gr
             x[i] = akv_code_value(format,
                                   akv_code_get(tile, format, p.order, p.block_tokens, p.dim, t, g * 32u + i), unit);
     }
-    if (p.flags & AKV_FLAG_ROTATE) {
+    bool mapped = p.flags & AKV_FLAG_MAP;
+    if (mapped ? akv_map_rotates(akv_map_at(a.arg[2], p.map)) : p.flags & AKV_FLAG_ROTATE) {
         float factor = akv_rotate_read_factor(p.dim);
         rotate_groups(x, p.dim, lane);
 #pragma unroll
@@ -584,6 +603,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __gr
     for (int i = 0; i < 32; i++)
         stages[warp].x[lane * PITCH + i] = x[i];
     __syncwarp();
+    akv_u32 lanes = __ballot_sync(0xFFFFFFFFu, packed != 0u);
+    if (mapped)
+        map_back(stages[warp].x,
+                 {a.arg[2], p.map, 0u, p.rows.heads, p.position + p.first_row, (akv_u32)first}, p.dim, count,
+                 lanes);
     for (akv_u32 r = 0u; r < count; r++) {
         akv_u32 owner = r * groups, is_raw = __shfl_sync(0xFFFFFFFFu, raw, owner);
         akv_u32 from = __shfl_sync(0xFFFFFFFFu, format, owner), row_t = __shfl_sync(0xFFFFFFFFu, t, owner);

@@ -24,7 +24,8 @@ static void plan_attend(const struct akv_cuda_device *device, const akv_attend_p
 static uint32_t general_shared(const akv_attend_params *p)
 {
     uint32_t larger = p->k_dim > p->v_dim ? p->k_dim : p->v_dim;
-    return (COLUMNS * p->k_dim + 2u * COLUMNS * p->v_dim + 16u * (larger + 1u)) * (uint32_t)sizeof(float);
+    uint32_t means = akv_params_map(AKV_K_ATTEND, p) ? 2u * COLUMNS * p->k_dim : 0u;
+    return (COLUMNS * p->k_dim + 2u * COLUMNS * p->v_dim + 16u * (larger + 1u) + means) * (uint32_t)sizeof(float);
 }
 
 void akv_cuda_attend_check(struct akv_cuda_device *device, const akv_attend_params *p,
@@ -33,7 +34,15 @@ void akv_cuda_attend_check(struct akv_cuda_device *device, const akv_attend_para
     struct akv_cuda_plan plan;
     uint64_t units = (uint64_t)p->max_sequences * p->kv_heads * SPLIT_TILES;
     plan_attend(device, p, &plan);
-    if (general_shared(p) + 4096u > (uint32_t)device->shared_optin) {
+    bool mixed = false; /* raw rows that would have to be brought to the stored domain */
+    for (uint32_t kind = 1; kind < AKV_KINDS; kind++)
+        mixed |= p->tiles.k_format[kind] != 0 &&
+                 (((p->k_flags & AKV_FLAG_MAP) && akv_format_raw(p->tiles.k_format[kind])) ||
+                  ((p->v_flags & AKV_FLAG_MAP) && akv_format_raw(p->tiles.v_format[kind])));
+    if (mixed) {
+        check_out->supported = false;
+        check_out->reason = "attend: a raw format beside means and matrices on the same side";
+    } else if (general_shared(p) + 4096u > (uint32_t)device->shared_optin) {
         check_out->supported = false;
         check_out->reason = "attend: head size too large for this device's shared memory";
     } else if (units > AKV_CUDA_COUNTERS ||
@@ -85,6 +94,7 @@ static int find_fast(const struct akv_cuda_device *device, const akv_attend_para
     const akv_tile_map *t = &p->tiles;
     if (!device->decode || (uint32_t)device->shared_optin < DECODE_SHARED + 1024u || p->block_tokens != 16u ||
         p->k_dim != p->v_dim || (p->flags & (AKV_ATTEND_MASK | AKV_ATTEND_PRECISE)) ||
+        akv_params_map(AKV_K_ATTEND, p) ||
         t->k_format[0] != AKV_F16 || t->v_format[0] != AKV_F16)
         return -1;
     for (uint32_t kind = 2; kind < AKV_KINDS; kind++)

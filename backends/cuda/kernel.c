@@ -219,11 +219,6 @@ void akv_cuda_check(struct akv_device *base, enum akv_kernel_id kernel, const vo
     memset(check_out, 0, sizeof *check_out);
     check_out->supported = true;
     check_out->class_ = akv_kernels[kernel].class_;
-    if (akv_params_map(kernel, params)) {
-        check_out->supported = false;
-        check_out->reason = "means and matrices are not there yet on this backend";
-        return;
-    }
     if (kernel == AKV_K_ATTEND)
         akv_cuda_attend_check((struct akv_cuda_device *)base, params, check_out);
 }
@@ -233,9 +228,6 @@ anykv_status akv_cuda_prepare(struct akv_device *base, enum akv_kernel_id kernel
     struct akv_cuda_device *device = (struct akv_cuda_device *)base;
     struct akv_cuda_call calls[2];
     struct akv_cuda_plan plan;
-    if (akv_params_map(kernel, params))
-        return akv_fail(base->context, ANYKV_E_UNSUPPORTED, "%s: means and matrices are not there yet",
-                        akv_kernels[kernel].name);
     uint32_t count = make_calls(device, kernel, params, &plan, calls);
     for (uint32_t i = 0; i < count; i++) {
         CUfunction function;
