@@ -48,7 +48,7 @@ static void put_item(struct akv_evict *evict, struct akv_heap *heap, uint32_t at
                      struct akv_evict_item item)
 {
     *item_at(heap, at) = item;
-    evict->entry[item.id].place = (at + 1) | heap->mark;
+    evict->place[item.id] = (at + 1) | heap->mark;
 }
 
 static void sift_up(struct akv_evict *evict, struct akv_heap *heap, uint32_t at,
@@ -84,14 +84,33 @@ static void sift_down(struct akv_evict *evict, struct akv_heap *heap, uint32_t a
     put_item(evict, heap, at, item);
 }
 
+/* Closes the hole. */
+static void repair(struct akv_evict *evict, struct akv_heap *heap)
+{
+    if (!heap->hole)
+        return;
+    heap->hole = false;
+    sift_down(evict, heap, 0, *item_at(heap, --heap->count));
+}
+
 static void heap_add(struct akv_evict *evict, struct akv_heap *heap, uint64_t key, uint32_t id)
 {
     const struct akv_evict_item item = {key, id, 0};
-    sift_up(evict, heap, heap->count++, item);
+    if (heap->hole) {
+        heap->hole = false;
+        sift_down(evict, heap, 0, item);
+    } else
+        sift_up(evict, heap, heap->count++, item);
 }
 
-static void heap_remove(struct akv_evict *evict, struct akv_heap *heap, uint32_t at)
+static void heap_remove(struct akv_evict *evict, struct akv_heap *heap, uint32_t id)
 {
+    repair(evict, heap);
+    const uint32_t at = (evict->place[id] & ~MARK) - 1;
+    if (at == 0 && heap->count > 1) {
+        heap->hole = true;
+        return;
+    }
     const struct akv_evict_item last = *item_at(heap, --heap->count);
     if (at == heap->count)
         return;
@@ -136,6 +155,7 @@ void akv_evict_rekey(struct akv_evict *evict, struct akv_evict_part *part)
 static void work(struct akv_evict *evict, struct akv_evict_part *part)
 {
     struct akv_heap *old = &part->heap[!part->now];
+    repair(evict, old);
     for (uint32_t i = 0; i < REKEY_STEP && old->count; i++) {
         const uint32_t id = item_at(old, --old->count)->id;
         heap_add(evict, &part->heap[part->now], key_of(evict, part, id), id);
@@ -186,6 +206,10 @@ anykv_status akv_evict_reserve(struct akv_evict *evict, uint32_t capacity)
     if (!entry)
         return ANYKV_E_MEMORY;
     evict->entry = entry;
+    uint32_t *place = akv_resize(evict->context, evict->place, old, capacity, sizeof *place);
+    if (!place)
+        return ANYKV_E_MEMORY;
+    evict->place = place;
     if (evict->policy->id_bytes) {
         void *links =
             akv_resize(evict->context, evict->links, old, capacity, evict->policy->id_bytes);
@@ -263,8 +287,10 @@ void akv_evict_finish(struct akv_evict *evict)
     for (uint32_t p = 0; p < evict->parts; p++)
         free_part(evict, evict->part[p]);
     akv_free(evict->context, evict->entry);
+    akv_free(evict->context, evict->place);
     akv_free(evict->context, evict->links);
     evict->entry = NULL;
+    evict->place = NULL;
     evict->links = NULL;
     evict->capacity = evict->count = evict->parts = 0;
 }
@@ -272,7 +298,8 @@ void akv_evict_finish(struct akv_evict *evict)
 uint64_t akv_evict_host_bytes(const struct akv_evict *evict)
 {
     uint64_t bytes =
-        (uint64_t)evict->capacity * (sizeof(struct akv_evict_entry) + evict->policy->id_bytes);
+        (uint64_t)evict->capacity *
+        (sizeof(struct akv_evict_entry) + sizeof *evict->place + evict->policy->id_bytes);
     for (uint32_t p = 0; p < evict->parts; p++)
         bytes += sizeof(struct akv_evict_part) + evict->policy->state_bytes +
                  (uint64_t)evict->part[p]->room * sizeof(struct akv_evict_item) +
@@ -312,13 +339,13 @@ static uint64_t tag_of(uint64_t tag)
 void akv_evict_enter(struct akv_evict *evict, uint32_t id)
 {
     assert(id < evict->capacity);
-    struct akv_evict_entry *e = &evict->entry[id];
-    if (e->place != 0)
+    const struct akv_evict_entry *e = &evict->entry[id];
+    if (evict->place[id] != 0)
         return;
     struct akv_evict_part *part = part_of(evict, id);
     evict->count++;
     if (evict->policy->enter && plain(e)) {
-        e->place = LISTED;
+        evict->place[id] = LISTED;
         evict->policy->enter(evict, part, id);
     } else
         heap_add(evict, &part->heap[part->now], key_of(evict, part, id), id);
@@ -327,23 +354,22 @@ void akv_evict_enter(struct akv_evict *evict, uint32_t id)
 void akv_evict_leave(struct akv_evict *evict, uint32_t id)
 {
     assert(id < evict->capacity);
-    struct akv_evict_entry *e = &evict->entry[id];
-    const uint32_t place = e->place;
+    const uint32_t place = evict->place[id];
     if (place == 0)
         return;
     struct akv_evict_part *part = part_of(evict, id);
-    e->place = 0;
     evict->count--;
     if (place == LISTED)
         evict->policy->leave(evict, part, id);
     else
-        heap_remove(evict, &part->heap[place >= MARK], (place & ~MARK) - 1);
+        heap_remove(evict, &part->heap[place >= MARK], id);
+    evict->place[id] = 0;
 }
 
 /* Around a change of an entry's place in the order: takes a candidate out, and back in. */
 static bool take_out(struct akv_evict *evict, uint32_t id)
 {
-    const bool candidate = evict->entry[id].place != 0;
+    const bool candidate = evict->place[id] != 0;
     akv_evict_leave(evict, id);
     return candidate;
 }
@@ -437,6 +463,7 @@ void akv_evict_born(struct akv_evict *evict, uint32_t id, uint32_t part_number, 
     struct akv_evict_part *part = evict->part[part_number];
     struct akv_evict_entry *e = &evict->entry[id];
     struct akv_ghost ghost;
+    assert(evict->place[id] == 0);
     memset(e, 0, sizeof *e);
     e->part = (uint8_t)part_number;
     e->band = AKV_BAND_DEFAULT;
@@ -472,6 +499,11 @@ void akv_evict_gone(struct akv_evict *evict, uint32_t id, uint64_t tag, bool evi
     akv_ghosts_put(&part->ghosts, AKV_GHOST_BLOCK, ghost, NULL);
 }
 
+void akv_evict_prefetch(const struct akv_evict *evict, uint32_t id, uint64_t tag)
+{
+    akv_ghosts_prefetch(&part_of(evict, id)->ghosts, tag_of(tag));
+}
+
 void akv_evict_request(struct akv_evict *evict, uint32_t part)
 {
     if (evict->policy->request)
@@ -505,9 +537,11 @@ double akv_evict_age(const struct akv_evict *evict, uint32_t id)
 static uint32_t first_of(struct akv_evict *evict, struct akv_evict_part *part, uint64_t *key_out)
 {
     work(evict, part);
-    const struct akv_heap *heap = &part->heap[part->now], *old = &part->heap[!part->now];
+    struct akv_heap *heap = &part->heap[part->now], *old = &part->heap[!part->now];
     uint32_t best = AKV_NO_ID;
     uint64_t key = UINT64_MAX;
+    repair(evict, heap);
+    repair(evict, old);
     if (heap->count) {
         best = heap->base->id;
         key = heap->base->key;
@@ -606,12 +640,13 @@ uint32_t akv_evict_coldest(struct akv_evict *evict, uint32_t part_number, uint32
                            uint32_t *ids)
 {
     struct akv_evict_part *part = evict->part[part_number];
-    const struct akv_heap *heap = &part->heap[part->now];
+    struct akv_heap *heap = &part->heap[part->now];
     const uint64_t plain_keys = (uint64_t)AKV_BAND_DEFAULT << (AKV_KEY_BITS + 1) |
                                 (uint64_t)1 << AKV_KEY_BITS;
     most = most < AKV_COLDEST ? most : AKV_COLDEST;
     while (akv_evict_rekeying(part)) /* rare: then all at once */
         work(evict, part);
+    repair(evict, heap);
     if (!evict->policy->coldest)
         return heap_first(heap, UINT64_MAX, most, ids);
     uint32_t count = heap_first(heap, plain_keys, most, ids);

@@ -28,7 +28,6 @@ struct akv_evict_entry {
     double t;        /* seconds of the last touch */
     uint64_t stamp;  /* counts touches, or places in the line */
     float v;         /* policy's: a count */
-    uint32_t place;  /* where it stands among the candidates; 0: it is none */
     uint32_t word;   /* policy's */
     uint8_t part, band, flags, fan_out; /* fan_out: saturating */
 };
@@ -38,11 +37,14 @@ struct akv_evict_item {
     uint32_t id;
     uint32_t pad;
 };
-/* Four children a node.  Two heaps share an array, from its two ends. */
+/* Four children a node.  Two heaps share an array, from its two ends.  Where the first item was
+ * taken out a hole may stay until the next change: after an eviction that is mostly its parent,
+ * which belongs near there. */
 struct akv_heap {
     struct akv_evict_item *base;
     int32_t step;
-    uint32_t count;
+    uint32_t count; /* the hole included */
+    bool hole;
     uint32_t mark; /* bit 31 of `place` */
 };
 
@@ -65,6 +67,7 @@ struct akv_evict {
     uint64_t stamp;
     uint32_t capacity, count; /* ids 0 … capacity-1; candidates */
     struct akv_evict_entry *entry;
+    uint32_t *place; /* [capacity]: where it stands among the candidates; 0: it is none */
     void *links; /* [capacity * policy->id_bytes] */
     struct akv_evict_part *part[AKV_PARTS];
     uint32_t parts;
@@ -162,6 +165,8 @@ void akv_evict_end(struct akv_evict *evict, uint32_t part, uint64_t tag);
 /* Seconds since the last touch, ghosts' and ends' memory included; negative: never seen. */
 double akv_evict_age(const struct akv_evict *evict, uint32_t id);
 
+/* Starts the memory accesses that `gone` will need. */
+void akv_evict_prefetch(const struct akv_evict *evict, uint32_t id, uint64_t tag);
 /* The candidate of a part to go next, AKV_NO_ID if there is none; it stays a candidate. */
 uint32_t akv_evict_first(struct akv_evict *evict, uint32_t part);
 /* The same over all parts whose bit in `spared` is not set. */

@@ -17,6 +17,21 @@ static struct akv_ghost *bucket(const struct akv_ghosts *ghosts, enum akv_ghost_
     return sort == AKV_GHOST_BLOCK ? first : first + AKV_GHOST_BLOCKS;
 }
 
+void akv_ghosts_prefetch(const struct akv_ghosts *ghosts, uint64_t tag)
+{
+#if defined(__GNUC__)
+    uint32_t count;
+    if (ghosts->buckets == 0)
+        return;
+    const struct akv_ghost *entry = bucket(ghosts, AKV_GHOST_BLOCK, tag, &count);
+    __builtin_prefetch(entry, 1);
+    __builtin_prefetch(entry + AKV_GHOST_BUCKET / 2, 1);
+#else
+    (void)ghosts;
+    (void)tag;
+#endif
+}
+
 bool akv_ghosts_put(struct akv_ghosts *ghosts, enum akv_ghost_sort sort, struct akv_ghost ghost,
                     struct akv_ghost *pushed_out)
 {

@@ -35,6 +35,8 @@ const struct akv_ghost *akv_ghosts_find(const struct akv_ghosts *ghosts, enum ak
 /* Takes it out, as when the block is cached again. */
 bool akv_ghosts_take(struct akv_ghosts *ghosts, enum akv_ghost_sort sort, uint64_t tag,
                      struct akv_ghost *ghost_out);
+/* Starts the memory access that put, find and take will need. */
+void akv_ghosts_prefetch(const struct akv_ghosts *ghosts, uint64_t tag);
 static inline uint64_t akv_ghosts_bytes(const struct akv_ghosts *ghosts)
 {
     return ghosts->buckets * AKV_GHOST_BUCKET * sizeof(struct akv_ghost);

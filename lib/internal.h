@@ -82,6 +82,7 @@ anykv_status akv_thread_start(anykv_context *context, akv_thread *thread, void *
                               void *argument); /* all signals blocked in it */
 void akv_thread_join(akv_thread *thread);
 uint64_t akv_now_ns(void); /* monotonic */
+uint64_t akv_thread_ns(void); /* processor time of the calling thread, for measurements */
 uint32_t akv_cpu_count(void);
 
 /* ---- hash (hash.c): SHA-256 by nettle ---- */

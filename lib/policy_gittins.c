@@ -55,6 +55,7 @@ struct gittins {
     float index[LISTS];
     struct cell cell[CLASSES][AGES];
     struct akv_ghosts sample;
+    uint64_t mask; /* of tags that are in the sample */
     uint32_t requests, turn, calls;
     bool ranked;
 };
@@ -405,13 +406,13 @@ static uint32_t gittins_remember(struct akv_evict *evict, uint32_t id)
     return evict->entry[id].word;
 }
 
-/* One of so many blocks is followed, a power of two. */
-static uint64_t sample_mask(const struct akv_evict *evict)
+/* Is the block one of those that are followed?  One of so many is, a power of two. */
+static bool sampled(const struct akv_evict *evict, struct gittins *g, uint64_t tag)
 {
-    uint64_t mask = 0;
-    while ((uint64_t)evict->capacity * COVER > (mask + 1) * SAMPLE)
-        mask = mask * 2 + 1;
-    return mask;
+    while ((uint64_t)evict->capacity * COVER > (g->mask + 1) * SAMPLE)
+        g->mask = g->mask * 2 + 1;
+    /* The lowest bits choose places in other tables; these are independent of them. */
+    return (tag >> 8 & g->mask) == 0;
 }
 
 static void follow(struct akv_evict *evict, struct gittins *g, uint64_t tag, uint32_t class_)
@@ -436,8 +437,7 @@ static void gittins_touch(struct akv_evict *evict, uint32_t id, uint64_t tag)
     w.class_ = class_of(e, w);
     e->word = pack(w);
     e->stamp = evict->stamp;
-    /* The lowest bits choose the bucket of other tables; these are independent of them. */
-    if ((tag >> 8 & sample_mask(evict)) == 0)
+    if (sampled(evict, g, tag))
         follow(evict, g, tag, w.class_);
 }
 

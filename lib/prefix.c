@@ -395,7 +395,12 @@ void akv_prefix_expect(struct akv_prefix *prefix, uint32_t node, double when)
 uint32_t akv_prefix_victim(struct akv_prefix *prefix)
 {
     akv_prefix_clock(prefix, prefix->evict.now);
-    return akv_evict_victim(&prefix->evict, prefix->spared);
+    const uint32_t node = akv_evict_victim(&prefix->evict, prefix->spared);
+    if (node != AKV_NO_ID) { /* its removal needs all of these */
+        akv_evict_prefetch(&prefix->evict, node, tag64(prefix, node));
+        akv_prefix_prefetch(prefix, &prefix->nodes[node].key);
+    }
+    return node;
 }
 
 /* ---- lookup and change ---- */

@@ -329,7 +329,7 @@ static inline void audit_nodes(anykv_cache *cache, const char *when)
                   "%s: node %u: users %u/%u, children %u/%u, busy children %u/%u", when, node,
                   n->users, users[node], n->children, children[node], n->busy_children, busy[node]);
         const bool candidate = !akv_prefix_busy(prefix, node) && n->children == 0;
-        cr_assert((prefix->evict.entry[node].place != 0) == candidate, "%s: node %u as a candidate", when,
+        cr_assert((prefix->evict.place[node] != 0) == candidate, "%s: node %u as a candidate", when,
                   node);
         if (!n->withdrawn)
             cr_assert(akv_prefix_find(prefix, &n->key) == node, "%s: node %u is not found", when,

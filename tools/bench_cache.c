@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `anykv bench cache`: what the engine itself costs, through the public interface. */
 #include "bench.h"
+#include "bench_policy.h"
 #include "prefix.h"
 #include <stdio.h>
 
@@ -345,6 +346,23 @@ static anykv_status run_evict(struct rig *rig, anykv_seq *ignored, uint32_t size
 
 /* ---- rows of the table ---- */
 
+static void add_row(struct bench *b, const char *op, uint32_t size, const char *unit,
+                    uint32_t threads, double *ns, uint32_t count)
+{
+    struct akv_value values[COLUMNS] = {
+        akv_text("cache"),
+        akv_text(op),
+        akv_whole(size),
+        akv_text(unit),
+        akv_whole(threads),
+        akv_text(b->label),
+        akv_real(bench_median(ns, count)),
+        akv_real(bench_spread(ns, count)),
+    };
+    akv_progress_hide(&b->progress);
+    akv_report_row(b->report, values);
+}
+
 static anykv_status measure(struct rig *rig, anykv_seq *seq, const struct op *op)
 {
     struct bench *b = rig->b;
@@ -360,18 +378,7 @@ static anykv_status measure(struct rig *rig, anykv_seq *seq, const struct op *op
         status = op->run(rig, seq, op->size, &ns[r]);
     if (status != ANYKV_OK)
         return status;
-    struct akv_value values[COLUMNS] = {
-        akv_text("cache"),
-        akv_text(op->name),
-        akv_whole(op->size),
-        akv_text(op->unit),
-        akv_whole(rig->threads),
-        akv_text(b->label),
-        akv_real(bench_median(ns, count)),
-        akv_real(bench_spread(ns, count)),
-    };
-    akv_progress_hide(&b->progress);
-    akv_report_row(b->report, values);
+    add_row(b, op->name, op->size, op->unit, rig->threads, ns, count);
     return ANYKV_OK;
 }
 
@@ -457,14 +464,43 @@ static anykv_status bench_eviction(struct bench *b, uint32_t threads)
     return status;
 }
 
+/* The policies themselves, in an index without a cache. */
+static anykv_status bench_policies(struct bench *b)
+{
+    static const struct {
+        const char *op;
+        anykv_policy policy;
+        bool evictions;
+    } ops[] = {
+        {"touch_lru", ANYKV_POLICY_LRU, false},
+        {"touch_adaptive", ANYKV_POLICY_ADAPTIVE, false},
+        {"touch_gittins", ANYKV_POLICY_GITTINS, false},
+        {"evict_lru", ANYKV_POLICY_LRU, true},
+        {"evict_adaptive", ANYKV_POLICY_ADAPTIVE, true},
+        {"evict_gittins", ANYKV_POLICY_GITTINS, true},
+    };
+    double ns[BENCH_REPEATS_MAX];
+    const uint32_t count = (uint32_t)b->options.repeats;
+    anykv_status status = ANYKV_OK;
+    for (size_t i = 0; i < sizeof ops / sizeof ops[0] && status == ANYKV_OK; i++) {
+        if (!bench_chosen(b, ops[i].op))
+            continue;
+        bench_progress(b, ops[i].op);
+        status = bench_policy(b, ops[i].policy, ops[i].evictions, ns, count);
+        if (status == ANYKV_OK)
+            add_row(b, ops[i].op, 1u << 20, "blocks in the index", 1, ns, count);
+    }
+    return status;
+}
+
 anykv_status bench_cache(struct bench *b)
 {
     const struct akv_u64_list *threads = &b->options.threads;
     b->report = akv_report_begin(stdout, b->options.json, columns, COLUMNS);
     if (!b->report)
         return ANYKV_E_MEMORY;
-    akv_progress_begin(&b->progress, "bench cache", threads->count * 14u);
-    anykv_status status = ANYKV_OK;
+    akv_progress_begin(&b->progress, "bench cache", threads->count * 14u + 6u);
+    anykv_status status = bench_policies(b);
     for (uint32_t i = 0; i < threads->count && status == ANYKV_OK; i++) {
         uint32_t count = (uint32_t)threads->item[i];
         status = bench_model(b, count);

@@ -47,14 +47,14 @@ static void close_run(struct replay *replay)
 
 static void evict(struct replay *replay, uint64_t count)
 {
-    uint64_t start = akv_now_ns();
+    uint64_t start = akv_thread_ns();
     for (uint64_t i = 0; i < count; i++) {
         uint32_t victim = akv_prefix_victim(&replay->prefix);
         assert(victim != AKV_NO_ID); /* what is held is less than the capacity */
         akv_pool_release(&replay->pool, *akv_prefix_blocks(&replay->prefix, victim));
         akv_prefix_remove(&replay->prefix, victim);
     }
-    replay->run->eviction_ns += akv_now_ns() - start;
+    replay->run->eviction_ns += akv_thread_ns() - start;
     replay->run->evictions += count;
 }
 
@@ -122,9 +122,9 @@ static anykv_status one_request(struct replay *replay, uint32_t request)
     anykv_status status = insert(replay, ids, found, held, held == count && replay->trace->partial[request]);
     if (status != ANYKV_OK)
         return status;
-    uint64_t start = akv_now_ns();
+    uint64_t start = akv_thread_ns();
     akv_prefix_request(&replay->prefix, replay->nodes, held);
-    replay->run->touch_ns += akv_now_ns() - start;
+    replay->run->touch_ns += akv_thread_ns() - start;
     replay->run->touches += held;
     if (replay->done_hints)
         hint_done(replay, request, held);
