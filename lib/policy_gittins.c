@@ -24,7 +24,8 @@
 #define WORDS       ((LISTS + 63u) / 64u)
 #define SAMPLE      16384u /* blocks that are followed */
 #define COVER       32u    /* of all blocks so many times the capacity are sampled from */
-#define REQUESTS    500u
+#define REQUESTS    500u  /* between two rankings, the first so many; then four times as many */
+#define EARLY       32u
 #define FIRST       64u   /* requests before the first ranking that has learned something */
 #define TO_COUNT    10.0  /* weight of the count's classes against a class's own numbers */
 #define TO_ALL      50.0  /* weight of all classes against a count's */
@@ -56,8 +57,7 @@ struct gittins {
     struct cell cell[CLASSES][AGES];
     struct akv_ghosts sample;
     uint64_t mask; /* of tags that are in the sample */
-    uint32_t requests, turn, calls;
-    bool ranked;
+    uint32_t requests, turn, calls, rankings;
 };
 
 static struct word unpack(uint32_t word)
@@ -382,10 +382,11 @@ static void gittins_close(struct akv_evict *evict, struct akv_evict_part *part)
 static void gittins_request(struct akv_evict *evict, struct akv_evict_part *part)
 {
     struct gittins *g = part->state;
-    if (++g->requests < (g->ranked ? REQUESTS : FIRST))
+    const uint32_t wait = g->rankings == 0 ? FIRST : g->rankings < EARLY ? REQUESTS : 4 * REQUESTS;
+    if (++g->requests < wait)
         return;
     g->requests = 0;
-    g->ranked = true;
+    g->rankings += g->rankings < EARLY;
     learn(evict, g);
     rank_lists(g);
 }

@@ -270,6 +270,7 @@ static anykv_status run_match(struct rig *rig, anykv_seq *ignored, uint32_t size
 struct looker {
     struct rig *rig;
     uint32_t size, loops;
+    akv_mutex *mutex; /* around each lookup, to compare with; or NULL */
     anykv_status status;
 };
 
@@ -279,24 +280,28 @@ static void *look(void *argument)
     anykv_seq_options options = ANYKV_SEQ_OPTIONS_INIT;
     options.flags = ANYKV_SEQ_PUBLIC;
     uint64_t matched;
-    for (uint32_t i = 0; i < looker->loops && looker->status == ANYKV_OK; i++)
+    for (uint32_t i = 0; i < looker->loops && looker->status == ANYKV_OK; i++) {
+        if (looker->mutex)
+            akv_mutex_lock(looker->mutex);
         looker->status = anykv_cache_lookup(looker->rig->cache, &options, looker->rig->tokens,
                                             looker->size, &matched);
+        if (looker->mutex)
+            akv_mutex_unlock(looker->mutex);
+    }
     return NULL;
 }
 
-static anykv_status run_lookup(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
+static anykv_status look_all(struct rig *rig, uint32_t size, akv_mutex *mutex, double *ns_out)
 {
     enum { MOST = 64 };
     struct looker lookers[MOST];
     akv_thread threads[MOST];
     uint32_t count = AKV_MIN(rig->threads, MOST), started = 0;
     uint32_t loops = size > 4096 ? 1 : 100;
-    (void)seq;
     anykv_status status = ANYKV_OK;
     uint64_t start = akv_now_ns();
     for (uint32_t i = 0; i < count; i++)
-        lookers[i] = (struct looker){rig, size, loops, ANYKV_OK};
+        lookers[i] = (struct looker){rig, size, loops, mutex, ANYKV_OK};
     for (uint32_t i = 1; i < count && status == ANYKV_OK; i++) {
         status = akv_thread_start(rig->b->context, &threads[i], look, &lookers[i]);
         started += status == ANYKV_OK;
@@ -308,6 +313,25 @@ static anykv_status run_lookup(struct rig *rig, anykv_seq *seq, uint32_t size, d
     }
     *ns_out = (double)(akv_now_ns() - start) / ((double)loops * count);
     return status == ANYKV_OK ? lookers[0].status : status;
+}
+
+static anykv_status run_lookup(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
+{
+    (void)seq;
+    return look_all(rig, size, NULL, ns_out);
+}
+
+/* The same with one mutex around each lookup. */
+static anykv_status run_lookup_mutex(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
+{
+    akv_mutex mutex;
+    (void)seq;
+    anykv_status status = akv_mutex_init(rig->b->context, &mutex);
+    if (status != ANYKV_OK)
+        return status;
+    status = look_all(rig, size, &mutex, ns_out);
+    akv_mutex_destroy(&mutex);
+    return status;
 }
 
 static anykv_status run_fork(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
@@ -425,6 +449,7 @@ static anykv_status bench_index(struct bench *b, uint32_t threads)
         {"prefix_match", "tokens", LONG_TOKENS, run_match},
         {"lookup", "tokens", 1024, run_lookup},
         {"lookup", "tokens", LONG_TOKENS, run_lookup},
+        {"lookup_mutex", "tokens", 1024, run_lookup_mutex},
         {"fork", "tokens", LONG_TOKENS, run_fork},
     };
     struct rig rig = {.layers = 1, .kv_heads = 1, .q_heads = 1, .dim = 64, .threads = threads};
@@ -499,7 +524,7 @@ anykv_status bench_cache(struct bench *b)
     b->report = akv_report_begin(stdout, b->options.json, columns, COLUMNS);
     if (!b->report)
         return ANYKV_E_MEMORY;
-    akv_progress_begin(&b->progress, "bench cache", threads->count * 14u + 6u);
+    akv_progress_begin(&b->progress, "bench cache", threads->count * 15u + 6u);
     anykv_status status = bench_policies(b);
     for (uint32_t i = 0; i < threads->count && status == ANYKV_OK; i++) {
         uint32_t count = (uint32_t)threads->item[i];
