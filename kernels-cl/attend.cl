@@ -187,6 +187,12 @@ static inline void value_rows(float *x, __global const uchar *tile, akv_u32 form
             raw_row(x + i * AKV_MAX_HEAD_DIM, tile, format, dim, t + i);
         return;
     }
+    if (akv_format_blocks(format)) {
+        for (i = 0u; i < 4u; i++)
+            for (u = 0u; u < akv_padded_dim(dim) / 32u; u++)
+                akv_block_load(tile, format, dim, t + i, u, x + i * AKV_MAX_HEAD_DIM + u * 32u);
+        return;
+    }
     for (u = 0u; u < akv_padded_dim(dim) / 8u; u++) {
         akv_quad_get(tile, format, tokens, dim, t >> 2, u, code);
         for (i = 0u; i < 4u; i++)
@@ -466,6 +472,8 @@ static inline float code_float(akv_u32 format, akv_u32 code, __local const float
         return (float)((akv_i32)(code ^ 0x80u) - 128);
     if (format == AKV_N6)
         return (float)((akv_i32)code - 32);
+    if (format == AKV_E4M3)
+        return akv_as_f32(akv_f32_from_e4m3(code));
     return book[book_start(format) + code];
 }
 /* Exact, subnormals, infinities and NaN included. */
@@ -519,6 +527,11 @@ static inline void key_8(float *x, __global const uchar *tile, akv_u32 format, a
 {
     akv_u32 b0 = akv_format_plane0(format), b1 = akv_format_plane1(format), g = d / 32u, e = d % 32u, i;
     akv_u32 low, high = 0u;
+    if (akv_format_blocks(format)) {
+        for (i = 0u; i < 8u; i++)
+            x[i] = akv_block_element(tile, format, KD, t, g, e + i);
+        return;
+    }
     if (b0 == 8u) {
         uint2 w = *(__global const uint2 *)(tile + t * akv_padded_dim(KD) + d);
         for (i = 0u; i < 4u; i++) {
@@ -571,14 +584,19 @@ static inline void add_unit(float *sum, const float *weight, __global const ucha
                             akv_u32 tokens, akv_u32 t, akv_u32 u, bool careful, __local const float *book)
 {
     akv_u32 b0 = akv_format_plane0(format), b1 = akv_format_plane1(format), low[8], high[2], n, i, r;
-    unit_words(low, tile, b0, tokens, t >> 2, u);
-    if (b1)
+    bool blocks = akv_format_blocks(format);
+    if (!blocks)
+        unit_words(low, tile, b0, tokens, t >> 2, u);
+    if (!blocks && b1)
         unit_words(high, tile + akv_plane1_offset(format, tokens, VD), b1, tokens, t >> 2, u);
     for (n = 0u; n < 4u; n++) {
-        float unit = akv_code_unit(format, akv_scale_get(tile, format, AKV_ORDER_QUAD, tokens, VD, t + n,
-                                                         u * 8u / akv_scale_width(format)));
+        float unit = blocks ? 1.0f
+                            : akv_code_unit(format, akv_scale_get(tile, format, AKV_ORDER_QUAD, tokens, VD, t + n,
+                                                                  u * 8u / akv_scale_width(format)));
         float x[8], w[R];
-        for (i = 0u; i < 8u; i++) {
+        for (i = 0u; blocks && i < 8u; i++)
+            x[i] = akv_block_element(tile, format, VD, t + n, u / 4u, u % 4u * 8u + i);
+        for (i = 0u; !blocks && i < 8u; i++) {
             akv_u32 e = i * 4u + n;
             akv_u32 code = (low[e * b0 / 32u] >> (e * b0 % 32u)) & ((1u << b0) - 1u);
             if (b1)
@@ -903,7 +921,7 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
                     else
                         key_8(x + d, tile, format, tokens, t, from, book);
                 }
-                if (!akv_format_raw(format))
+                if (!akv_format_raw(format) && !akv_format_blocks(format))
                     unit = akv_code_unit(format,
                                          akv_scale_get(tile, format, AKV_ORDER_ROW, tokens, KD, t,
                                                        k_slice * KE / akv_scale_width(format)));

@@ -155,6 +155,10 @@ static inline void load_group(float *x, __global const uchar *tile, akv_u32 form
 {
     akv_u8 code[32];
     akv_u32 i, j, b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
+    if (akv_format_blocks(format)) {
+        akv_block_load(tile, format, dim, t, g, x);
+        return;
+    }
     akv_u32 scale = akv_scale_get(tile, format, order, tokens, dim, t, g * 32u / akv_scale_width(format));
     float unit = akv_code_unit(format, scale);
     if (order == AKV_ORDER_ROW && b0 == 8u) {

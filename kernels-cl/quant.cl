@@ -49,8 +49,12 @@ static inline akv_u32 write_row(__global const uchar *base, akv_u64 first, akv_u
         copy_row(tile, (akv_u64)t * dim, format, base, first, dtype, 0u, dim);
     } else {
         READ_ROW(saw, x, base, first, dtype, dim, flags, o)
-        encode_row(x, format, AKV_ORDER_ROW, SEARCH, tokens, dim, t, tile, code);
-        put_row(tile, format, tokens, dim, t, code);
+        if (akv_format_blocks(format)) {
+            put_blocks(x, format, dim, t, tile);
+        } else {
+            encode_row(x, format, AKV_ORDER_ROW, SEARCH, tokens, dim, t, tile, code);
+            put_row(tile, format, tokens, dim, t, code);
+        }
     }
     if (t + 1u == tokens)
         akv_tile_padding(tile, format, tokens, dim);
@@ -99,6 +103,13 @@ static inline void write_group(const float *x, const place *at, bool mine, akv_u
 {
     akv_u8 code[32];
     akv_u32 width = akv_scale_width(format), begin = at->group * 32u;
+    if (akv_format_blocks(format)) {
+        akv_u32 scales = akv_block_quantise(x, format, code);
+        if (mine)
+            akv_block_put(tile, format, dim, t, at->group, code, scales);
+        scrub(swap, at->item);
+        return;
+    }
     akv_u32 amax = share_amax(akv_amax(x, 32u, 0u), at, format, swap);
     akv_u32 scale = akv_scale_of(x, amax, format, SEARCH);
     akv_group_codes(x, scale, format, code);
@@ -147,8 +158,7 @@ __kernel SHAPE void akv_k_encode(__global const uchar *rows, ulong rows_at, __gl
     __local float swap[SWAP * WG];
     const place at = place_of(dim, false);
     float x[32];
-    akv_u8 code[32];
-    akv_u32 r = (akv_u32)get_group_id(0) * at.rows + at.row, amax, scale;
+    akv_u32 r = (akv_u32)get_group_id(0) * at.rows + at.row;
     bool mine = at.active && r < count;
     akv_u64 from = mine ? akv_page_source(&p.rows, r / heads, r % heads) : 0u;
     if (akv_format_raw(format)) {
@@ -160,16 +170,7 @@ __kernel SHAPE void akv_k_encode(__global const uchar *rows, ulong rows_at, __gl
         const origin o = origin_of(maps + maps_at, p.map, r % heads, p.position + r / heads);
 #endif
         saw = read_group(x, &at, mine, rows, from, p.rows.dtype, dim, p.flags, wide, swap PASS(&o));
-        amax = share_amax(akv_amax(x, 32u, 0u), &at, format, swap);
-        scale = akv_scale_of(x, amax, format, SEARCH);
-        akv_group_codes(x, scale, format, code);
-        if (mine) {
-            put_mine(packed, format, count, dim, r, at.group, code);
-            if (at.group * 32u % akv_scale_width(format) == 0u)
-                akv_scale_put(packed, format, AKV_ORDER_ROW, count, dim, r,
-                              at.group * 32u / akv_scale_width(format), scale);
-        }
-        scrub(swap, at.item);
+        write_group(x, &at, mine, format, count, dim, r, packed, swap);
     }
     if (mine && r + 1u == count && at.group == 0u)
         akv_tile_padding(packed, format, count, dim);
@@ -322,7 +323,7 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
 #ifdef AKV_CPU_SHAPE
     for (; first < end; first += 4u, t += 4u) { /* a run of rows never leaves its tile */
 #ifdef AKV_QUAD
-        if (!akv_format_raw(format)) {
+        if (!akv_format_raw(format) && !akv_format_blocks(format)) {
             ROW_VALUES(x);
             ROW_CODES(code[4]);
             akv_u32 i;
@@ -420,13 +421,17 @@ __kernel SHAPE void akv_k_reencode(__global const uchar *layers, ulong layers_at
                 for (i = 0u; i < akv_padded_dim(dim) / 32u; i++)
                     load_group(value + i * 32u, src, source, ORDER, tokens, dim, t + k, i);
             saw |= take_row(x, value, dim);
+            if (akv_format_blocks(format)) {
+                put_blocks(x, format, dim, t + k, tile);
+                continue;
+            }
             encode_row(x, format, ORDER, SEARCH, tokens, dim, t + k, tile, code[k]);
 #ifndef AKV_QUAD
             put_row(tile, format, tokens, dim, t + k, code[k]);
 #endif
         }
 #ifdef AKV_QUAD
-        for (i = 0u; i < akv_padded_dim(dim) / 8u; i++)
+        for (i = 0u; !akv_format_blocks(format) && i < akv_padded_dim(dim) / 8u; i++)
             put_unit(tile, format, tokens, dim, t >> 2, i, (const akv_u8 *)code[0], (const akv_u8 *)code[1],
                      (const akv_u8 *)code[2], (const akv_u8 *)code[3]);
 #endif

@@ -139,6 +139,15 @@ static inline uchar16 code_lanes(float16 x, akv_u32 scale, akv_u32 format, const
 {
     akv_u32 levels, j;
     akv_i32 kept;
+    if (format == AKV_E4M3) {
+        akv_reciprocal r = akv_reciprocal_of(akv_scale_value(format, scale));
+        float v[16];
+        akv_u8 c[16];
+        vstore16(fma(x, (float16)r.hi, x * r.lo), 0, v);
+        for (j = 0u; j < 16u; j++)
+            c[j] = v[j] == 0.0f ? 0 : (akv_u8)akv_e4m3_from_f32(akv_as_u32(v[j]));
+        return vload16(0, c);
+    }
     if (!akv_format_codebook(format)) {
         akv_reciprocal r = akv_reciprocal_of(akv_scale_value(format, scale));
         float limit = format == AKV_I8 ? 127.0f : 31.0f;
@@ -228,6 +237,19 @@ static inline void put_row(__global uchar *tile, akv_u32 format, akv_u32 tokens,
                         akv_row_step(b1, dim), code[2u * g], code[2u * g + 1u]);
     }
 }
+/* A row of a block format; x is as encode_row takes it. */
+static inline void put_blocks(const float16 *x, akv_u32 format, akv_u32 dim, akv_u32 t, __global uchar *tile)
+{
+    akv_u32 g;
+    for (g = 0u; g < akv_padded_dim(dim) / 32u; g++) {
+        akv_u8 block_code[32];
+        float v[32];
+        vstore16(x[2u * g], 0, v);
+        vstore16(x[2u * g + 1u], 1, v);
+        akv_u32 scales = akv_block_quantise(v, format, block_code);
+        akv_block_put(tile, format, dim, t, g, block_code, scales);
+    }
+}
 #elif defined(AKV_CPU_SHAPE)
 /* The same for devices whose compilers are not known to take such vectors well (Oclgrind 21.10 gives other
  * codes for N5 to N2): one element after the other. */
@@ -272,5 +294,15 @@ static inline void put_row(__global uchar *tile, akv_u32 format, akv_u32 tokens,
     akv_u32 g;
     for (g = 0u; g < akv_padded_dim(dim) / 32u; g++)
         akv_row_put(tile, format, tokens, dim, t, g, code + g * 32u);
+}
+/* A row of a block format; x is as encode_row takes it. */
+static inline void put_blocks(const float *x, akv_u32 format, akv_u32 dim, akv_u32 t, __global uchar *tile)
+{
+    akv_u32 g;
+    for (g = 0u; g < akv_padded_dim(dim) / 32u; g++) {
+        akv_u8 block_code[32];
+        akv_u32 scales = akv_block_quantise(x + 32u * g, format, block_code);
+        akv_block_put(tile, format, dim, t, g, block_code, scales);
+    }
 }
 #endif

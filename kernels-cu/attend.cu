@@ -6,6 +6,7 @@
 #include "../lib/kernel/rotate.h"
 #include "../lib/kernel/quant.h"
 #include "../lib/kernel/pack.h"
+#include "../lib/kernel/ggml.h"
 
 #define THREADS 128
 #define ROWS    16 /* positions decoded at a time */
@@ -21,12 +22,9 @@ AKV_FN void decode_rows(const akv_u8 *tile, akv_u32 format, akv_u32 order, akv_u
         }
         return;
     }
-    akv_u32 width = akv_scale_width(format);
     for (akv_u32 e = threadIdx.x; e < ROWS * dim; e += THREADS) {
         akv_u32 row = e / dim, i = e - row * dim;
-        akv_u32 scale = akv_scale_get(tile, format, order, tokens, dim, t + row, i / width);
-        x[row * pitch + i] = akv_code_value(format, akv_code_get(tile, format, order, tokens, dim, t + row, i),
-                                            akv_code_unit(format, scale));
+        x[row * pitch + i] = akv_tile_value(tile, format, order, tokens, dim, t + row, i);
     }
 }
 

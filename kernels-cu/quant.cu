@@ -9,6 +9,7 @@
 #include "../lib/kernel/rotate.h"
 #include "../lib/kernel/quant.h"
 #include "../lib/kernel/pack.h"
+#include "../lib/kernel/ggml.h"
 
 #define WARPS 4
 #define PITCH 33 /* floats between groups in shared memory: lanes hit different banks */
@@ -99,7 +100,7 @@ AKV_FN void rotate_groups(float *x, akv_u32 dim, akv_u32 lane)
     }
 }
 
-/* Scale and codes of the group that this lane holds; x is sane. */
+/* Scale (of a block format both of them) and codes of the group that this lane holds; x is sane. */
 template <int F, bool SEARCH>
 AKV_FN akv_u32 quantise_group(float *x, akv_u32 dim, akv_u32 rotate, akv_u32 lane, akv_u8 *code)
 {
@@ -111,9 +112,11 @@ AKV_FN akv_u32 quantise_group(float *x, akv_u32 dim, akv_u32 rotate, akv_u32 lan
         for (int i = 0; i < 32; i++)
             x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * factor)));
     }
+    if (akv_format_blocks(F))
+        return akv_block_quantise(x, F, code);
     akv_u32 amax = akv_amax(x, 32u, 0u);
-    if (F == AKV_I8 || F == AKV_N6) {
-        akv_u32 per = F == AKV_I8 ? 4u : 2u, first = lane - g + g / per * per, all = amax;
+    if (akv_scale_width(F) > 32u) {
+        akv_u32 per = akv_scale_width(F) / 32u, first = lane - g + g / per * per, all = amax;
         for (akv_u32 j = 0u; j < per; j++) {
             akv_u32 other = __shfl_sync(0xFFFFFFFFu, amax, AKV_MIN(first + j, lane - g + groups - 1u));
             all = AKV_MAX(all, other);
@@ -159,7 +162,9 @@ template <int F, bool SEARCH> AKV_FN void encode(const akv_encode_params &p, con
         x[i] = row < count ? stages[warp].x[lane * PITCH + i] : 0.0f;
     akv_u8 code[32];
     akv_u32 scale = quantise_group<F, SEARCH>(x, p.dim, rotate, lane, code);
-    if (row < count) {
+    if (row < count && akv_format_blocks(F)) {
+        akv_block_put(a.arg[1], F, p.dim, first + row, g, code, scale);
+    } else if (row < count) {
         akv_row_put(a.arg[1], F, rows, p.dim, first + row, g, code);
         akv_u32 width = akv_scale_width(F) / 32u;
         if (g % width == 0u)
@@ -182,7 +187,9 @@ template <int F> AKV_FN void decode(const akv_decode_params &p, const akv_cu_arg
 #pragma unroll
     for (int i = 0; i < 32; i++)
         x[i] = 0.0f;
-    if (row < count) {
+    if (row < count && akv_format_blocks(F)) {
+        akv_block_load(a.arg[0], F, p.dim, first + row, g, x);
+    } else if (row < count) {
         akv_u8 code[32];
         akv_row_get(a.arg[0], F, rows, p.dim, first + row, g, code);
         akv_u32 scale = akv_scale_get(a.arg[0], F, AKV_ORDER_ROW, rows, p.dim, first + row,
@@ -264,6 +271,13 @@ CODEC(n5, AKV_N5)
 CODEC(n4, AKV_N4)
 CODEC(n3, AKV_N3)
 CODEC(n2, AKV_N2)
+CODEC(e4m3, AKV_E4M3)
+CODEC(q8_0, AKV_Q8_0)
+CODEC(q5_1, AKV_Q5_1)
+CODEC(q5_0, AKV_Q5_0)
+CODEC(q4_1, AKV_Q4_1)
+CODEC(q4_0, AKV_Q4_0)
+CODEC(iq4_nl, AKV_IQ4_NL)
 CODEC_SEARCH(n5, AKV_N5)
 CODEC_SEARCH(n4, AKV_N4)
 CODEC_SEARCH(n3, AKV_N3)
@@ -322,6 +336,10 @@ AKV_FN void put_group(akv_u8 *dst, akv_u32 tokens, akv_u32 dim, akv_u32 order, a
                       const akv_u8 *code, akv_u32 scale, akv_u8 *codes)
 {
     akv_u32 width = akv_scale_width(F) / 32u, dp = akv_padded_dim(dim);
+    if (akv_format_blocks(F)) {
+        akv_block_put(dst, F, dim, base + at, g, code, scale);
+        return;
+    }
     if (order == AKV_ORDER_ROW) {
         akv_row_put(dst, F, tokens, dim, base + at, g, code);
     } else {
@@ -377,7 +395,7 @@ AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 token
             if (row < count)
                 put_group<F>(dst, tokens, dim, order, base, at + row, g, code, scale, codes);
         }
-        if (order == AKV_ORDER_QUAD)
+        if (order == AKV_ORDER_QUAD && !akv_format_blocks(F))
             put_quads<F>(dst, tokens, dim, base, codes);
     }
     if (threadIdx.x == 0u)
@@ -441,6 +459,13 @@ SEAL(n5, AKV_N5, false)
 SEAL(n4, AKV_N4, false)
 SEAL(n3, AKV_N3, false)
 SEAL(n2, AKV_N2, false)
+SEAL(e4m3, AKV_E4M3, false)
+SEAL(q8_0, AKV_Q8_0, false)
+SEAL(q5_1, AKV_Q5_1, false)
+SEAL(q5_0, AKV_Q5_0, false)
+SEAL(q4_1, AKV_Q4_1, false)
+SEAL(q4_0, AKV_Q4_0, false)
+SEAL(iq4_nl, AKV_IQ4_NL, false)
 SEAL(n5_search, AKV_N5, true)
 SEAL(n4_search, AKV_N4, true)
 SEAL(n3_search, AKV_N3, true)
@@ -472,16 +497,11 @@ AKV_FN void reencode_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 source, akv_u3
                 x[i] = 0.0f;
             if (row < count) {
                 akv_u32 raw = akv_format_raw(source);
-                float unit = 0.0f;
-                if (!raw)
-                    unit = akv_code_unit(source, akv_scale_get(src, source, order, tokens, dim, t,
-                                                               begin / akv_scale_width(source)));
                 for (int i = 0; i < 32; i++) {
                     akv_u32 bits = 0u;
                     if (begin + i < dim)
                         bits = raw ? akv_load_bits(src, (akv_u64)t * dim + begin + i, source)
-                                   : akv_as_u32(akv_code_value(
-                                         source, akv_code_get(src, source, order, tokens, dim, t, begin + i), unit));
+                                   : akv_as_u32(akv_tile_value(src, source, order, tokens, dim, t, begin + i));
                     saw |= akv_saw(bits);
                     x[i] = akv_as_f32(akv_sane(bits));
                 }
@@ -491,7 +511,7 @@ AKV_FN void reencode_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 source, akv_u3
             if (row < count)
                 put_group<F>(dst, tokens, dim, order, base, at + row, g, code, scale, codes);
         }
-        if (order == AKV_ORDER_QUAD)
+        if (order == AKV_ORDER_QUAD && !akv_format_blocks(F))
             put_quads<F>(dst, tokens, dim, base, codes);
     }
     if (threadIdx.x == 0u)
@@ -546,6 +566,13 @@ REENCODE(n5, AKV_N5, false)
 REENCODE(n4, AKV_N4, false)
 REENCODE(n3, AKV_N3, false)
 REENCODE(n2, AKV_N2, false)
+REENCODE(e4m3, AKV_E4M3, false)
+REENCODE(q8_0, AKV_Q8_0, false)
+REENCODE(q5_1, AKV_Q5_1, false)
+REENCODE(q5_0, AKV_Q5_0, false)
+REENCODE(q4_1, AKV_Q4_1, false)
+REENCODE(q4_0, AKV_Q4_0, false)
+REENCODE(iq4_nl, AKV_IQ4_NL, false)
 REENCODE(n5_search, AKV_N5, true)
 REENCODE(n4_search, AKV_N4, true)
 REENCODE(n3_search, AKV_N3, true)
@@ -584,12 +611,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __gr
     }
     akv_u32 raw = held && akv_format_raw(format), packed = held && !raw;
     if (packed) {
-        akv_u32 scale = akv_scale_get(tile, format, p.order, p.block_tokens, p.dim, t,
-                                      g / (akv_scale_width(format) / 32u));
-        float unit = akv_code_unit(format, scale);
         for (int i = 0; i < 32; i++)
-            x[i] = akv_code_value(format,
-                                  akv_code_get(tile, format, p.order, p.block_tokens, p.dim, t, g * 32u + i), unit);
+            x[i] = akv_tile_value(tile, format, p.order, p.block_tokens, p.dim, t, g * 32u + i);
     }
     bool mapped = p.flags & AKV_FLAG_MAP;
     if (mapped ? akv_map_rotates(akv_map_at(a.arg[2], p.map)) : p.flags & AKV_FLAG_ROTATE) {

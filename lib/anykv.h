@@ -97,7 +97,15 @@ typedef enum anykv_format {
     ANYKV_N5 = 6,   /* Gaussian codebooks, 8-bit scale for each 32: 5.25 */
     ANYKV_N4 = 7,   /* 4.25 */
     ANYKV_N3 = 8,   /* 3.25 */
-    ANYKV_N2 = 9    /* 2.25 */
+    ANYKV_N2 = 9,   /* 2.25 */
+    ANYKV_E4M3 = 10, /* OCP E4M3 codes, one fp16 scale for a row: 8 + 16/head_dim */
+    /* ggml's blocks of 32 elements, byte for byte. */
+    ANYKV_Q8_0 = 11,  /* 8.5 */
+    ANYKV_Q5_1 = 12,  /* 6.0 */
+    ANYKV_Q5_0 = 13,  /* 5.5 */
+    ANYKV_Q4_1 = 14,  /* 5.0 */
+    ANYKV_Q4_0 = 15,  /* 4.5 */
+    ANYKV_IQ4_NL = 16 /* 4.5 */
 } anykv_format;
 typedef anykv_format anykv_dtype; /* of rows: ANYKV_F32, ANYKV_F16, ANYKV_BF16 */
 
@@ -119,7 +127,8 @@ typedef enum anykv_rope {
 /* "N4", and the format of a name (any case); ANYKV_E_ARG for an unknown one.  Thread: free. */
 ANYKV_API const char *anykv_format_name(anykv_format format);
 ANYKV_API anykv_status anykv_format_parse(const char *name, anykv_format *format_out);
-/* "q4" → N4, N4; "I8/N4" → I8, N4; "F16" → F16, F16.  Profiles: q8 q6 q5 q4 q3 q2.  Thread: free. */
+/* "q4" → N4, N4; "I8/N4" → I8, N4; "F16" → F16, F16.  Profiles: lossless (BF16,
+ * BF16) q8 q6 q5 q4 q3 q2.  Thread: free. */
 ANYKV_API anykv_status anykv_format_pair_parse(const char *name, anykv_format *k_out,
                                                anykv_format *v_out);
 /* Bits an element takes in a row of head_dim elements, scales included; 0.0 for an unknown format. */

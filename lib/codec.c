@@ -34,7 +34,7 @@ static bool in_place(const anykv_codec *codec)
 static anykv_status check_options(anykv_context *context, const anykv_codec_options *options)
 {
     static const uint32_t dims[] = {64, 80, 96, 112, 128, 192, 256, 512, 576};
-    if (options->format < ANYKV_F32 || options->format > ANYKV_N2)
+    if (options->format < ANYKV_F32 || options->format > ANYKV_IQ4_NL)
         return akv_fail(context, ANYKV_E_ARG, "codec options.format: %d is not a format",
                         (int)options->format);
     if (options->transform < ANYKV_TRANSFORM_NONE || options->transform > ANYKV_TRANSFORM_MATRIX)

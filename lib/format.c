@@ -10,12 +10,15 @@ static const struct {
     {"F32", ANYKV_F32}, {"F16", ANYKV_F16}, {"BF16", ANYKV_BF16},
     {"I8", ANYKV_I8},   {"N6", ANYKV_N6},   {"N5", ANYKV_N5},
     {"N4", ANYKV_N4},   {"N3", ANYKV_N3},   {"N2", ANYKV_N2},
+    {"E4M3", ANYKV_E4M3}, {"Q8_0", ANYKV_Q8_0}, {"Q5_1", ANYKV_Q5_1}, {"Q5_0", ANYKV_Q5_0},
+    {"Q4_1", ANYKV_Q4_1}, {"Q4_0", ANYKV_Q4_0}, {"IQ4_NL", ANYKV_IQ4_NL},
 };
 
 static const struct {
     const char *name;
     anykv_format k, v;
 } profiles[] = {
+    {"lossless", ANYKV_BF16, ANYKV_BF16},
     {"q8", ANYKV_I8, ANYKV_I8}, {"q6", ANYKV_I8, ANYKV_N4}, {"q5", ANYKV_N5, ANYKV_N4},
     {"q4", ANYKV_N4, ANYKV_N4}, {"q3", ANYKV_N3, ANYKV_N3}, {"q2", ANYKV_N3, ANYKV_N2},
 };
@@ -23,7 +26,7 @@ static const struct {
 #define FORMAT_COUNT  (sizeof formats / sizeof formats[0])
 #define PROFILE_COUNT (sizeof profiles / sizeof profiles[0])
 
-_Static_assert(AKV_F32 == (int)ANYKV_F32 && AKV_N2 == (int)ANYKV_N2, "one numbering of formats");
+_Static_assert(AKV_F32 == (int)ANYKV_F32 && AKV_IQ4_NL == (int)ANYKV_IQ4_NL, "one numbering of formats");
 _Static_assert(FORMAT_COUNT == AKV_FORMATS - 1, "every format has a name");
 
 /* Whatever the locale: is text (of `length` characters) this name in any case? */
@@ -67,7 +70,9 @@ anykv_status anykv_format_parse(const char *name, anykv_format *format_out)
         return akv_fail(NULL, ANYKV_E_ARG, "%s: NULL", name ? "format_out" : "name");
     if (!find_format(name, strlen(name), format_out))
         return akv_fail(NULL, ANYKV_E_ARG,
-                        "format: \"%.32s\" is none of F32 F16 BF16 I8 N6 N5 N4 N3 N2", name);
+                        "format: \"%.32s\" is none of F32 F16 BF16 I8 N6 N5 N4 N3 N2 E4M3 "
+                        "Q8_0 Q5_1 Q5_0 Q4_1 Q4_0 IQ4_NL",
+                        name);
     return ANYKV_OK;
 }
 
@@ -82,9 +87,6 @@ anykv_status anykv_format_pair_parse(const char *name, anykv_format *k_out, anyk
             *v_out = profiles[i].v;
             return ANYKV_OK;
         }
-    if (same_name(name, length, "lossless"))
-        return akv_fail(NULL, ANYKV_E_UNSUPPORTED,
-                        "format pair: this version has no lossless packing; use BF16/BF16");
     const char *slash = strchr(name, '/');
     size_t k_length = slash ? (size_t)(slash - name) : length;
     const char *v_name = slash ? slash + 1 : name;
@@ -92,8 +94,8 @@ anykv_status anykv_format_pair_parse(const char *name, anykv_format *k_out, anyk
     if (!find_format(name, k_length, &k) || !find_format(v_name, strlen(v_name), &v))
         return akv_fail(
             NULL, ANYKV_E_ARG,
-            "format pair: \"%.32s\" is neither a profile (q8 q6 q5 q4 q3 q2) nor K/V of "
-            "F32 F16 BF16 I8 N6 N5 N4 N3 N2",
+            "format pair: \"%.32s\" is neither a profile (lossless q8 q6 q5 q4 q3 q2) nor K/V of "
+            "F32 F16 BF16 I8 N6 N5 N4 N3 N2 E4M3 Q8_0 Q5_1 Q5_0 Q4_1 Q4_0 IQ4_NL",
             name);
     *k_out = k;
     *v_out = v;
@@ -102,11 +104,13 @@ anykv_status anykv_format_pair_parse(const char *name, anykv_format *k_out, anyk
 
 double anykv_format_bits(anykv_format format, uint32_t head_dim)
 {
-    if (format < ANYKV_F32 || format > ANYKV_N2 || head_dim == 0 || head_dim > AKV_MAX_HEAD_DIM)
+    if (format < ANYKV_F32 || format > ANYKV_IQ4_NL || head_dim == 0 || head_dim > AKV_MAX_HEAD_DIM)
         return 0.0;
     akv_u32 number = (akv_u32)format;
     if (akv_format_raw(number))
         return 8.0 * akv_raw_bytes(number);
+    if (akv_format_blocks(number))
+        return 8.0 * akv_block_bytes(number) * (akv_padded_dim(head_dim) / 32u) / head_dim;
     akv_u32 codes =
         akv_padded_dim(head_dim) * (akv_format_plane0(number) + akv_format_plane1(number));
     akv_u32 scales = 8u * akv_scale_count(number, head_dim) * akv_scale_bytes(number);

@@ -46,9 +46,9 @@ static void check_dim(struct report *report, uint32_t l, const char *field, uint
 
 static void check_format(struct report *report, uint32_t l, const char *field, anykv_format format)
 {
-    if (format < ANYKV_F32 || format > ANYKV_N2)
+    if (format < ANYKV_F32 || format > ANYKV_IQ4_NL)
         say(report, "layers[%u].%s: %d is none of the formats %d to %d", l, field, (int)format,
-            (int)ANYKV_F32, (int)ANYKV_N2);
+            (int)ANYKV_F32, (int)ANYKV_IQ4_NL);
 }
 
 static void check_transform(struct report *report, uint32_t l, const char *field, uint32_t side,

@@ -2,6 +2,7 @@
 /* A made-up cache for attend kernels, and the answer in double precision. */
 #include "attend_case.h"
 #include "../lib/kernel/attend.h"
+#include "../lib/kernel/ggml.h"
 #include "../lib/kernel/pack.h"
 #include "../lib/kernel/quant.h"
 #include "../lib/kernel/rotate.h"
@@ -84,7 +85,16 @@ static void put_row(const struct attend_case *c, uint8_t *tile, uint32_t format,
         akv_rotate_store(x, dim);
     uint32_t pad = akv_padded_dim(dim), width = akv_scale_width(format), scale = 0;
     double y[AKV_MAX_HEAD_DIM + 32] = {0};
+    for (uint32_t i = dim; i < pad; i++)
+        x[i] = 0.0f;
     for (uint32_t g = 0; g < pad / 32u; g++) {
+        if (akv_format_blocks(format)) {
+            uint32_t scales = akv_block_quantise(x + g * 32u, format, code);
+            akv_block_put(tile, format, dim, t, g, code, scales);
+            for (uint32_t i = 0; i < 32; i++)
+                y[g * 32u + i] = (double)akv_block_element(tile, format, dim, t, g, i);
+            continue;
+        }
         if (g * 32u % width == 0) {
             uint32_t n = AKV_MIN(width, pad - g * 32u);
             scale = akv_scale_of(x + g * 32u, akv_amax(x + g * 32u, n, 0), format, c->search);

@@ -73,13 +73,32 @@ static uint32_t pick_scale(struct source *s, uint32_t format, int end)
     return (0x2000u + below(s, 0x2000u)) & ((bits(s) & 1u) ? 0x7F80u : 0xFFFFu);
 }
 
+/* The largest integer of a format that is no codebook's. */
+static uint32_t top_of(uint32_t format)
+{
+    switch (format) {
+    case AKV_N6:
+    case AKV_Q5_1:
+        return 31u;
+    case AKV_Q4_1:
+        return 15u;
+    case AKV_Q5_0:
+        return 16u;
+    case AKV_Q4_0:
+        return 8u;
+    case AKV_E4M3:
+        return 448u;
+    default:
+        return 127u;
+    }
+}
 /* Elements of one scale: its largest fixes the scale, the others are levels and ties under it. */
 static void ties(struct source *s, uint32_t format, int end, uint32_t count, float *x)
 {
     uint32_t scale = pick_scale(s, format, end), hot = below(s, count);
     float unit = akv_code_unit(format, scale);
     int codebook = akv_format_codebook(format) != 0;
-    uint32_t limit = format == AKV_I8 ? 127u : 31u, levels = codebook ? akv_levels(format) : 0u;
+    uint32_t limit = top_of(format), levels = codebook ? akv_levels(format) : 0u;
     const akv_u8 *c = akv_codebook + (codebook ? levels - 2u : 0u);
 
     for (uint32_t i = 0; i < count; i++) {
@@ -88,6 +107,12 @@ static void ties(struct source *s, uint32_t format, int end, uint32_t count, flo
             uint32_t j = below(s, levels);
             int tie = (bits(s) & 3u) == 0 && j + 1u < levels;
             value = tie ? (float)(c[j] + c[j + 1u]) * (unit * 0.5f) : (float)c[j] * unit;
+        } else if (format == AKV_E4M3) {
+            uint32_t j = below(s, 0x7Eu);
+            value = akv_as_f32(akv_f32_from_e4m3(j));
+            if (bits(s) & 1u)
+                value = (value + akv_as_f32(akv_f32_from_e4m3(j + 1u))) * 0.5f;
+            value *= unit;
         } else {
             uint32_t j = below(s, limit);
             value = ((float)j + ((bits(s) & 1u) ? 0.5f : 0.0f)) * unit;

@@ -9,7 +9,8 @@
 
 static const uint32_t dims[] = {64, 80, 96, 112, 128, 192, 256, 512, 576};
 #define DIMS (sizeof dims / sizeof *dims)
-static const char *const names[] = {"", "F32", "F16", "BF16", "I8", "N6", "N5", "N4", "N3", "N2"};
+static const char *const names[] = {"", "F32", "F16", "BF16", "I8", "N6", "N5", "N4", "N3", "N2",
+                                    "E4M3", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL"};
 
 #define GUARD 64u
 #define FILL  0xC5
@@ -112,7 +113,7 @@ Test(codec_golden, golden_bytes)
     const char *path = getenv("ANYKV_GOLDEN_WRITE");
     FILE *file = path ? fopen(path, "w") : NULL;
     size_t count = 0;
-    for (uint32_t format = AKV_I8; format <= AKV_N2; format++)
+    for (uint32_t format = AKV_I8; format < AKV_FORMATS; format++)
         for (uint32_t flags = 0; flags < (akv_format_codebook(format) ? 4u : 2u); flags++)
             for (size_t d = 0; d < DIMS; d++, count++) {
                 char keys[65], values[65];

@@ -396,7 +396,7 @@ Test(format, names)
     REFUSED(ANYKV_E_ARG, "name", anykv_format_parse(NULL, &format));
     REFUSED(ANYKV_E_ARG, "format_out", anykv_format_parse("N4", NULL));
     cr_expect_str_eq(anykv_format_name((anykv_format)0), "?");
-    cr_expect_str_eq(anykv_format_name((anykv_format)10), "?");
+    cr_expect_str_eq(anykv_format_name((anykv_format)17), "?");
 }
 
 Test(format, pairs)
@@ -408,7 +408,8 @@ Test(format, pairs)
                  {"q5", ANYKV_N5, ANYKV_N4},       {"Q4", ANYKV_N4, ANYKV_N4},
                  {"q3", ANYKV_N3, ANYKV_N3},       {"q2", ANYKV_N3, ANYKV_N2},
                  {"I8/N4", ANYKV_I8, ANYKV_N4},    {"F16", ANYKV_F16, ANYKV_F16},
-                 {"bf16/n6", ANYKV_BF16, ANYKV_N6}};
+                 {"bf16/n6", ANYKV_BF16, ANYKV_N6}, {"lossless", ANYKV_BF16, ANYKV_BF16},
+                 {"iq4_nl/Q8_0", ANYKV_IQ4_NL, ANYKV_Q8_0}};
     anykv_format k = ANYKV_F32, v = ANYKV_F32;
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
         OK(anykv_format_pair_parse(pairs[i].name, &k, &v));
@@ -419,7 +420,6 @@ Test(format, pairs)
     static const char *const wrong[] = {"", "/", "N4/", "/N4", "N4/N4/N4", "q7", "N4 /N4"};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
         REFUSED(ANYKV_E_ARG, "neither a profile", anykv_format_pair_parse(wrong[i], &k, &v));
-    REFUSED(ANYKV_E_UNSUPPORTED, "lossless", anykv_format_pair_parse("lossless", &k, &v));
     REFUSED(ANYKV_E_ARG, "name", anykv_format_pair_parse(NULL, &k, &v));
     REFUSED(ANYKV_E_ARG, "k_out", anykv_format_pair_parse("q4", NULL, &v));
     REFUSED(ANYKV_E_ARG, "v_out", anykv_format_pair_parse("q4", &k, NULL));
@@ -433,14 +433,16 @@ Test(format, bits)
         double bits;
     } at_128[] = {{ANYKV_F32, 32},   {ANYKV_F16, 16},  {ANYKV_BF16, 16},
                   {ANYKV_I8, 8.125}, {ANYKV_N6, 6.25}, {ANYKV_N5, 5.25},
-                  {ANYKV_N4, 4.25},  {ANYKV_N3, 3.25}, {ANYKV_N2, 2.25}};
+                  {ANYKV_N4, 4.25},  {ANYKV_N3, 3.25}, {ANYKV_N2, 2.25},
+                  {ANYKV_E4M3, 8.125}, {ANYKV_Q8_0, 8.5}, {ANYKV_Q5_1, 6.0}, {ANYKV_Q5_0, 5.5},
+                  {ANYKV_Q4_1, 5.0}, {ANYKV_Q4_0, 4.5}, {ANYKV_IQ4_NL, 4.5}};
     for (size_t i = 0; i < sizeof at_128 / sizeof at_128[0]; i++)
         cr_expect(anykv_format_bits(at_128[i].format, 128) == at_128[i].bits, "%s: %g",
                   anykv_format_name(at_128[i].format), anykv_format_bits(at_128[i].format, 128));
     cr_expect(anykv_format_bits(ANYKV_I8, 64) == 8.25);
     cr_expect(anykv_format_bits(ANYKV_N4, 80) == 96.0 * 4.25 / 80.0, "padding counts");
     cr_expect(anykv_format_bits((anykv_format)0, 128) == 0.0);
-    cr_expect(anykv_format_bits((anykv_format)10, 128) == 0.0);
+    cr_expect(anykv_format_bits((anykv_format)17, 128) == 0.0);
     cr_expect(anykv_format_bits(ANYKV_N4, 0) == 0.0);
     cr_expect(anykv_format_bits(ANYKV_N4, UINT32_MAX) == 0.0);
 }

@@ -47,7 +47,7 @@ Test(layout, each_field_of_a_layer)
     LAYER_REFUSED("layers[1].v_dim: 0", layer->v_dim = 0);
     LAYER_REFUSED("layers[1].window", layer->window = 0x80000000u);
     LAYER_REFUSED("layers[1].k_format: 0", layer->k_format = (anykv_format)0);
-    LAYER_REFUSED("layers[1].v_format: 10", layer->v_format = (anykv_format)10);
+    LAYER_REFUSED("layers[1].v_format: 17", layer->v_format = (anykv_format)17);
     LAYER_REFUSED("layers[1].hot_type: 4", layer->hot_type = (anykv_dtype)4);
     LAYER_REFUSED("layers[1].k_transform: 2", layer->k_transform = (anykv_transform)2);
     LAYER_REFUSED("layers[1].v_transform: -1", layer->v_transform = (anykv_transform)-1);

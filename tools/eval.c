@@ -74,8 +74,7 @@ static const char *const default_pairs[] = {"q8", "q6", "q5", "q4", "q3", "q2"};
 /* Names that the command's interface reserves and that this version does not compute. */
 static bool known_elsewhere(const char *name)
 {
-    static const char *const names[] = {"Q8_0", "Q5_1",   "Q5_0", "Q4_1",    "Q4_0",
-                                        "E4M3", "IQ4_NL", "BX16", "lossless"};
+    static const char *const names[] = {"BX16"};
     size_t length = strcspn(name, "/");
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if ((strlen(names[i]) == length && strncasecmp(names[i], name, length) == 0) ||

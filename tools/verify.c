@@ -37,7 +37,9 @@ static const uint32_t pairs[][2] = {
     {AKV_F32, AKV_F32}, {AKV_F16, AKV_F16}, {AKV_BF16, AKV_BF16}, {AKV_I8, AKV_I8},
     {AKV_N6, AKV_N6},   {AKV_N5, AKV_N5},   {AKV_N4, AKV_N4},     {AKV_N3, AKV_N3},
     {AKV_N2, AKV_N2},   {AKV_I8, AKV_N4},   {AKV_N5, AKV_N4},     {AKV_N3, AKV_N2},
-    {AKV_F16, AKV_N4},  {AKV_N4, AKV_I8},
+    {AKV_F16, AKV_N4},  {AKV_N4, AKV_I8},   {AKV_E4M3, AKV_E4M3}, {AKV_Q8_0, AKV_Q8_0},
+    {AKV_Q5_1, AKV_Q5_1}, {AKV_Q5_0, AKV_Q4_0}, {AKV_Q4_1, AKV_Q4_1}, {AKV_Q4_0, AKV_Q4_0},
+    {AKV_IQ4_NL, AKV_IQ4_NL}, {AKV_Q8_0, AKV_N4}, {AKV_N4, AKV_Q5_0},
 };
 
 /* ---- the table ---- */
@@ -327,7 +329,7 @@ static int run(struct verify *v)
     uint64_t work = 0;
     for (uint32_t k = 0; k < AKV_KERNEL_COUNT; k++)
         if (fnmatch(v->kernel_glob, akv_kernels[k].name, 0) == 0)
-            work += v->elements * (families[k].walk == WALK_FORMATS ? 9 : 2);
+            work += v->elements * (families[k].walk == WALK_FORMATS ? AKV_FORMATS - 1u : 2u);
     akv_progress_begin(&v->progress, "verify", work);
     for (uint32_t k = 0; k < AKV_KERNEL_COUNT && !v->faults; k++) {
         v->kernel = (enum akv_kernel_id)k;

@@ -150,7 +150,7 @@ void verify_gather(struct verify *v, uint32_t format)
             struct gather_case c = {0};
             c.format[0] = AKV_F32 + variant % 3u;
             c.format[1] = format;
-            c.format[2] = 1u + (format + variant) % 9u;
+            c.format[2] = 1u + (format + variant) % (AKV_FORMATS - 1u);
             c.order = i % 2 ? AKV_ORDER_QUAD : AKV_ORDER_ROW;
             c.dtype = AKV_F32 + i / 2 % 3u;
             c.flags = i / 6 ? AKV_FLAG_ROTATE : 0u;

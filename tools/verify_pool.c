@@ -114,6 +114,11 @@ void verify_slice(void *into, const void *tile, uint32_t format, uint32_t n, uin
         memcpy(to, from + first * row, tokens * row);
         return;
     }
+    if (akv_format_blocks(format)) {
+        uint64_t row = (uint64_t)akv_padded_dim(dim) / 32u * akv_block_bytes(format);
+        memcpy(to, from + first * row, tokens * row);
+        return;
+    }
     uint64_t plane0 = akv_padded_dim(dim) * akv_format_plane0(format) / 8u;
     uint64_t plane1 = akv_padded_dim(dim) * akv_format_plane1(format) / 8u;
     uint64_t scales = akv_scale_count(format, dim) * akv_scale_bytes(format);

@@ -62,6 +62,8 @@ static uint32_t tile_row_of(const struct quantize_case *c, uint64_t offset)
 {
     if (akv_format_raw(c->format))
         return (uint32_t)(offset / (c->dim * akv_raw_bytes(c->format)));
+    if (akv_format_blocks(c->format))
+        return (uint32_t)offset / (akv_padded_dim(c->dim) / 32u * akv_block_bytes(c->format));
     uint32_t plane1 = akv_plane1_offset(c->format, c->rows, c->dim);
     uint32_t scale = akv_scale_offset(c->format, c->rows, c->dim);
     uint32_t dp = akv_padded_dim(c->dim);

@@ -140,7 +140,7 @@ void verify_seal(struct verify *v, uint32_t format)
     for (uint32_t d = 0; d < VERIFY_DIMS; d++)
         for (uint32_t hot = AKV_F32; hot <= AKV_BF16; hot++)
             for (uint32_t pair = 0; pair < 3; pair++, variant++) {
-                uint32_t other = 1u + (format + variant) % 9u;
+                uint32_t other = 1u + (format + variant) % (AKV_FORMATS - 1u);
                 struct seal_case c = {0};
                 c.format[0] = pair == 2 ? other : format;
                 c.format[1] = pair == 1 ? other : format;

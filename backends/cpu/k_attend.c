@@ -524,11 +524,22 @@ static void decode_values(struct akv_attend_work *work, const uint8_t *tile, uin
                     akv_code_value(format, code[i], unit[i % 4u]);
         }
 }
+static void decode_blocks(struct akv_attend_work *work, const uint8_t *tile, uint32_t format,
+                          uint32_t dim, uint32_t first, uint32_t tokens)
+{
+    uint32_t pad = akv_padded_dim(dim);
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t g = 0; g < pad / 32u; g++)
+            akv_block_load(tile, format, dim, first + t, g,
+                           work->tile + (size_t)t * pad + g * 32u);
+}
 void akv_attend_decode(struct akv_attend_work *work, const uint8_t *tile, uint32_t format,
                        uint32_t order, uint32_t dim, uint32_t first, uint32_t tokens)
 {
     if (akv_format_raw(format))
         decode_raw(work, tile, format, dim, first, tokens);
+    else if (akv_format_blocks(format))
+        decode_blocks(work, tile, format, dim, first, tokens);
     else if (order == AKV_ORDER_ROW)
         decode_keys(work, tile, format, dim, first, tokens);
     else

@@ -5,6 +5,7 @@
 #ifndef AKV_K_ATTEND_H
 #define AKV_K_ATTEND_H
 #include "../../lib/kernel/attend.h"
+#include "../../lib/kernel/ggml.h"
 #include "../../lib/kernel/map.h"
 #include "../../lib/kernel/pack.h"
 #include "../../lib/kernel/quant.h"

@@ -263,7 +263,7 @@ bool akv_attend_code_scores_avx2(struct akv_attend_work *work, const struct akv_
                                  : format == AKV_N5 ? AKV_QUERY_WIDE
                                  : format >= AKV_N3 ? AKV_QUERY_PAIR
                                                     : AKV_QUERY_NIBBLE;
-    if (format == AKV_N6 || (work->params->flags & AKV_ATTEND_PRECISE))
+    if (format == AKV_N6 || format > AKV_N2 || (work->params->flags & AKV_ATTEND_PRECISE))
         return false;
     if (!work->codes[order].ready)
         make_codes(work, order);
@@ -458,7 +458,8 @@ ALWAYS void code_values(struct akv_attend_work *work, const struct akv_strip *st
 
 bool akv_attend_code_values_avx2(struct akv_attend_work *work, const struct akv_strip *strip)
 {
-    if (strip->v_format == AKV_N6 || (work->params->flags & AKV_ATTEND_PRECISE))
+    if (strip->v_format == AKV_N6 || strip->v_format > AKV_N2 ||
+        (work->params->flags & AKV_ATTEND_PRECISE))
         return false;
     if (strip->v_format == AKV_I8)
         code_values(work, strip, AKV_I8);

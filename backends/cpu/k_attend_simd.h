@@ -73,7 +73,9 @@ static void simd_decode(struct akv_attend_work *work, const uint8_t *tile, uint3
                         uint32_t order, uint32_t dim, uint32_t first, uint32_t tokens)
 {
     const uint8_t *from = tile + (size_t)first * dim * akv_raw_bytes(format);
-    if (!akv_format_raw(format))
+    if (format > AKV_N2)
+        akv_attend_decode(work, tile, format, order, dim, first, tokens);
+    else if (!akv_format_raw(format))
         decode_packed(work, tile, format, order, dim, first, tokens);
     else if (dim % 16u != 0)
         akv_attend_decode(work, tile, format, order, dim, first, tokens);

@@ -39,6 +39,57 @@ static inline float *q_maps_back(struct q_maps *w, float *row, uint32_t position
     return row;
 }
 
+/* Formats without vector code take the portable one. */
+static uint32_t q_any_quantise(struct q_work *work, const uint8_t *const *src, uint32_t rows,
+                               uint32_t dtype, uint32_t dim, uint32_t flags, uint32_t format)
+{
+    return AKV_UNLIKELY(format > AKV_N2)
+               ? s_quantise(work, src, rows, dtype, dim, flags, format)
+               : q_quantise(work, src, rows, dtype, dim, flags, format);
+}
+static void q_any_put_rows(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t t,
+                           uint32_t rows, const struct q_work *work)
+{
+    if (AKV_UNLIKELY(format > AKV_N2))
+        s_put_rows(tile, format, tokens, dim, t, rows, work);
+    else
+        q_put_rows(tile, format, tokens, dim, t, rows, work);
+}
+static void q_any_put_quad(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t q,
+                           const struct q_work *work)
+{
+    if (AKV_UNLIKELY(format > AKV_N2))
+        s_put_quad(tile, format, tokens, dim, q, work);
+    else
+        q_put_quad(tile, format, tokens, dim, q, work);
+}
+static void q_any_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                          uint32_t t, float *row)
+{
+    if (AKV_UNLIKELY(format > AKV_N2))
+        s_get_row(tile, format, tokens, dim, t, row);
+    else
+        q_get_row(tile, format, tokens, dim, t, row);
+}
+static void q_any_get_quad(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                           uint32_t q, float *rows)
+{
+    if (AKV_UNLIKELY(format > AKV_N2))
+        s_get_quad(tile, format, tokens, dim, q, rows);
+    else
+        q_get_quad(tile, format, tokens, dim, q, rows);
+}
+#undef q_quantise
+#undef q_put_rows
+#undef q_put_quad
+#undef q_get_row
+#undef q_get_quad
+#define q_quantise q_any_quantise
+#define q_put_rows q_any_put_rows
+#define q_put_quad q_any_put_quad
+#define q_get_row  q_any_get_row
+#define q_get_quad q_any_get_quad
+
 static void q_report(uint8_t *flags, uint32_t saw)
 {
     if (saw != 0 && flags != NULL)

@@ -8,12 +8,59 @@
  *   2  contraction: codes from x * (1/d) with one fused step, 1/d rounded once
  *   3  off-by-one store: one byte behind the end of the tile is overwritten, the tile itself is
  * right 4  ignored stride: rows are read as if they were dense */
+#include "../../lib/kernel/ggml.h"
 #include "../../lib/kernel/pack.h"
 #include "../../lib/kernel/quant.h"
 #include "../../lib/kernel/rotate.h"
 #include "cpu.h"
 
 enum { PLANT_NONE, PLANT_TIE, PLANT_CONTRACT, PLANT_STORE, PLANT_STRIDE };
+
+static uint8_t faulty_e4m3(float x, float d, uint32_t plant)
+{
+    uint32_t u;
+    if (d == 0.0f || x == 0.0f)
+        return 0;
+    u = akv_as_u32(plant == PLANT_TIE ? x / d : x * (1.0f / d));
+    if (plant == PLANT_TIE) /* one step of f32 outward turns every tie */
+        u++;
+    return (uint8_t)akv_e4m3_from_f32(u);
+}
+
+/* Codes of a block: ties to even, or the sum contracted with the product. */
+static void faulty_block(const float *x, uint32_t format, uint32_t plant, uint8_t *code)
+{
+    float first = 0.0f, least = x[0], most = x[0], d, id, half;
+    for (uint32_t i = 0; i < 32u; i++) {
+        first = fabsf(x[i]) > fabsf(first) ? x[i] : first;
+        least = fminf(least, x[i]);
+        most = fmaxf(most, x[i]);
+    }
+    d = format == AKV_Q8_0                            ? fabsf(first) / 127.0f
+        : format == AKV_IQ4_NL                        ? first / -127.0f
+        : format == AKV_Q4_0                          ? first / -8.0f
+        : format == AKV_Q5_0                          ? first / -16.0f
+        : format == AKV_Q4_1                          ? (most - least) / 15.0f
+                                                      : (most - least) / 31.0f;
+    if (d == 0.0f)
+        return;
+    id = 1.0f / d;
+    half = format == AKV_Q4_0 ? 8.5f : format == AKV_Q5_0 ? 16.5f : 0.5f;
+    for (uint32_t i = 0; i < 32u; i++) {
+        float from = akv_block_affine(format) ? x[i] - least : x[i];
+        int top = format == AKV_Q4_0 || format == AKV_Q4_1 ? 15 : 31, c;
+        if (format == AKV_IQ4_NL) {
+            float t = plant == PLANT_TIE ? nextafterf(x[i] * id, -INFINITY) : x[i] / d;
+            code[i] = (uint8_t)akv_iq4nl_index(t);
+        } else if (format == AKV_Q8_0) {
+            c = (int)(plant == PLANT_TIE ? rintf(from * id) : roundf(from / d));
+            code[i] = (uint8_t)(c & 255);
+        } else {
+            c = (int)(plant == PLANT_TIE ? ceilf(from * id + half - 1.0f) : fmaf(from, id, half));
+            code[i] = (uint8_t)(c > top ? top : c);
+        }
+    }
+}
 
 static uint8_t faulty_uniform(float x, float d, uint32_t format, uint32_t plant)
 {
@@ -61,6 +108,15 @@ static void planted_row(const akv_encode_params *p, const uint8_t *src, uint8_t 
         row[i] = i < p->dim ? akv_as_f32(akv_sane(akv_load_bits(src, i, p->rows.dtype))) : 0.0f;
     if (p->flags & AKV_FLAG_ROTATE)
         akv_rotate_store(row, p->dim);
+    for (uint32_t i = 0; akv_format_blocks(p->format) && i < dp; i += 32u) {
+        uint8_t code[32];
+        uint32_t scales = akv_block_quantise(row + i, p->format, code);
+        if (plant == PLANT_TIE || plant == PLANT_CONTRACT)
+            faulty_block(row + i, p->format, plant, code);
+        akv_block_put(tile, p->format, p->dim, t, i / 32u, code, scales);
+    }
+    if (akv_format_blocks(p->format))
+        return;
     for (uint32_t i = 0; i < dp; i += width) {
         uint32_t n = AKV_MIN(width, dp - i), amax = akv_amax(row + i, n, 0u);
         uint32_t s = akv_scale_of(row + i, amax, p->format, p->flags & AKV_FLAG_SEARCH);
@@ -72,6 +128,8 @@ static void planted_row(const akv_encode_params *p, const uint8_t *src, uint8_t 
             for (uint32_t e = 0; e < 32u && (plant == PLANT_TIE || plant == PLANT_CONTRACT); e++)
                 code[e] = akv_format_codebook(p->format)
                               ? faulty_index(row[i + k + e], d, p->format, plant)
+                          : p->format == AKV_E4M3
+                              ? faulty_e4m3(row[i + k + e], d, plant)
                               : faulty_uniform(row[i + k + e], d, p->format, plant);
             akv_row_put(tile, p->format, rows, p->dim, t, (i + k) / 32u, code);
         }

@@ -3,6 +3,7 @@
  * it. */
 #ifndef AKV_K_QUANT_SCALAR_H
 #define AKV_K_QUANT_SCALAR_H
+#include "../../lib/kernel/ggml.h"
 #include "../../lib/kernel/pack.h"
 #include "../../lib/kernel/quant.h"
 #include "../../lib/kernel/rotate.h"
@@ -18,6 +19,7 @@ struct q_work {
     _Alignas(64) float value[Q_ROWS * AKV_CODE_STRIDE];
     _Alignas(64) uint8_t code[Q_ROWS * AKV_CODE_STRIDE];
     uint16_t scale[Q_ROWS * AKV_SCALE_STRIDE];
+    uint16_t offset[Q_ROWS * AKV_SCALE_STRIDE]; /* block formats: the minimum */
 };
 
 /* A row of the caller as sane values, rotated if asked, padded with zeros. */
@@ -47,6 +49,13 @@ static inline uint32_t s_quantise(struct q_work *work, const uint8_t *const *src
         float *row = work->value + k * AKV_CODE_STRIDE;
         uint8_t *code = work->code + k * AKV_CODE_STRIDE;
         saw |= s_load(src[k], dtype, dim, (flags & AKV_FLAG_ROTATE) != 0, row);
+        for (uint32_t i = 0; akv_format_blocks(format) && i < dp; i += 32u) {
+            uint32_t s = akv_block_quantise(row + i, format, code + i);
+            work->scale[k * AKV_SCALE_STRIDE + i / 32u] = (uint16_t)s;
+            work->offset[k * AKV_SCALE_STRIDE + i / 32u] = (uint16_t)(s >> 16);
+        }
+        if (akv_format_blocks(format))
+            continue;
         for (uint32_t i = 0; i < dp; i += width) {
             uint32_t n = AKV_MIN(width, dp - i), amax = akv_amax(row + i, n, 0u);
             uint32_t s = akv_scale_of(row + i, amax, format, flags & AKV_FLAG_SEARCH);
@@ -58,9 +67,30 @@ static inline uint32_t s_quantise(struct q_work *work, const uint8_t *const *src
     return saw;
 }
 
+static inline void s_put_block_rows(uint8_t *tile, uint32_t format, uint32_t dim, uint32_t t,
+                                    uint32_t rows, const struct q_work *work)
+{
+    for (uint32_t k = 0; k < rows; k++)
+        for (uint32_t g = 0; g < akv_padded_dim(dim) / 32u; g++) {
+            uint32_t n = k * AKV_SCALE_STRIDE + g;
+            akv_block_put(tile, format, dim, t + k, g, work->code + k * AKV_CODE_STRIDE + 32u * g,
+                          work->scale[n] | (uint32_t)work->offset[n] << 16);
+        }
+}
+static inline void s_get_block_row(const uint8_t *tile, uint32_t format, uint32_t dim, uint32_t t,
+                                   float *row)
+{
+    for (uint32_t g = 0; g < akv_padded_dim(dim) / 32u; g++)
+        akv_block_load(tile, format, dim, t, g, row + 32u * g);
+}
+
 static inline void s_put_rows(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
                               uint32_t t, uint32_t rows, const struct q_work *work)
 {
+    if (akv_format_blocks(format)) {
+        s_put_block_rows(tile, format, dim, t, rows, work);
+        return;
+    }
     for (uint32_t k = 0; k < rows; k++) {
         for (uint32_t g = 0; g < akv_padded_dim(dim) / 32u; g++)
             akv_row_put(tile, format, tokens, dim, t + k, g,
@@ -74,6 +104,10 @@ static inline void s_put_rows(uint8_t *tile, uint32_t format, uint32_t tokens, u
 static inline void s_put_quad(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
                               uint32_t q, const struct q_work *work)
 {
+    if (akv_format_blocks(format)) {
+        s_put_block_rows(tile, format, dim, q * 4u, 4u, work);
+        return;
+    }
     for (uint32_t u = 0; u < akv_padded_dim(dim) / 8u; u++) {
         uint8_t unit[32];
         for (uint32_t e = 0; e < 32u; e++)
@@ -91,6 +125,10 @@ static inline void s_get_row(const uint8_t *tile, uint32_t format, uint32_t toke
 {
     uint32_t groups = akv_scale_width(format) / 32u;
 
+    if (akv_format_blocks(format)) {
+        s_get_block_row(tile, format, dim, t, row);
+        return;
+    }
     for (uint32_t g = 0; g < akv_padded_dim(dim) / 32u; g++) {
         uint8_t code[32];
         uint32_t s = akv_scale_get(tile, format, AKV_ORDER_ROW, tokens, dim, t, g / groups);
@@ -106,6 +144,11 @@ static inline void s_get_quad(const uint8_t *tile, uint32_t format, uint32_t tok
 {
     uint32_t width = akv_scale_width(format);
 
+    if (akv_format_blocks(format)) {
+        for (uint32_t k = 0; k < 4u; k++)
+            s_get_block_row(tile, format, dim, q * 4u + k, rows + k * AKV_CODE_STRIDE);
+        return;
+    }
     for (uint32_t u = 0; u < akv_padded_dim(dim) / 8u; u++) {
         uint8_t code[32];
         float unit[4];

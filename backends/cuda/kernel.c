@@ -66,6 +66,20 @@ static const char *format_stem(uint32_t format)
         return "n3";
     case AKV_N2:
         return "n2";
+    case AKV_E4M3:
+        return "e4m3";
+    case AKV_Q8_0:
+        return "q8_0";
+    case AKV_Q5_1:
+        return "q5_1";
+    case AKV_Q5_0:
+        return "q5_0";
+    case AKV_Q4_1:
+        return "q4_1";
+    case AKV_Q4_0:
+        return "q4_0";
+    case AKV_IQ4_NL:
+        return "iq4_nl";
     default:
         return "raw";
     }

@@ -4,7 +4,7 @@
 # include lines, then the shells.  Usage: embed.sh SOURCE-FOLDER > sources.c
 set -eu
 top=$1
-arithmetic='platform format params fp rope map rotate quant pack page'
+arithmetic='platform format params fp rope map rotate quant pack ggml page'
 
 # One translation unit; #line makes the messages of a driver's compiler name our files.
 unit()

@@ -18,7 +18,9 @@
  *   Q = tokens / 4 quads in the tile.  Scales: scale s of token t is number
  *   ((t/4)*S + s)*4 + t%4.
  *
- * Raw formats (F32, F16, BF16) are rows in element order in both cases, D elements, no padding. */
+ * Raw formats (F32, F16, BF16) are rows in element order in both cases, D elements, no padding.  A tile
+ * of a block format (Q8_0 … IQ4_NL) is row after row of G blocks of 32 elements, scales inside, in both
+ * cases; it has no planes. */
 #ifndef AKV_KERNEL_FORMAT_H
 #define AKV_KERNEL_FORMAT_H
 #include "platform.h"
@@ -33,7 +35,14 @@
 #define AKV_N4   7
 #define AKV_N3   8
 #define AKV_N2   9
-#define AKV_FORMATS 10 /* one past the last */
+#define AKV_E4M3 10
+#define AKV_Q8_0 11
+#define AKV_Q5_1 12
+#define AKV_Q5_0 13
+#define AKV_Q4_1 14
+#define AKV_Q4_0 15
+#define AKV_IQ4_NL 16
+#define AKV_FORMATS 17 /* one past the last */
 
 #define AKV_ORDER_ROW  0
 #define AKV_ORDER_QUAD 1
@@ -59,15 +68,29 @@ AKV_FN akv_u32 akv_format_raw(akv_u32 format)
 {
     return format <= AKV_BF16 ? 1u : 0u;
 }
+/* ggml's blocks. */
+AKV_FN akv_u32 akv_format_blocks(akv_u32 format)
+{
+    return format >= AKV_Q8_0 && format <= AKV_IQ4_NL ? 1u : 0u;
+}
+AKV_FN akv_u32 akv_block_bytes(akv_u32 format)
+{
+    return format == AKV_Q8_0   ? 34u
+           : format == AKV_Q5_1 ? 24u
+           : format == AKV_Q5_0 ? 22u
+           : format == AKV_Q4_1 ? 20u
+                                : 18u;
+}
 /* Bytes of one element of a raw format or dtype (dtypes share the numbers F32, F16, BF16). */
 AKV_FN akv_u32 akv_raw_bytes(akv_u32 format)
 {
     return format == AKV_F32 ? 4u : 2u;
 }
-/* Width of the first (widest) code plane and of the second, in bits; 0: there is none. */
+/* Width of the first (widest) code plane and of the second, in bits; 0: there is none.  Not for block
+ * formats. */
 AKV_FN akv_u32 akv_format_plane0(akv_u32 format)
 {
-    return format == AKV_I8 ? 8u : (format == AKV_N3 || format == AKV_N2) ? 2u : 4u;
+    return format == AKV_I8 || format == AKV_E4M3 ? 8u : (format == AKV_N3 || format == AKV_N2) ? 2u : 4u;
 }
 AKV_FN akv_u32 akv_format_plane1(akv_u32 format)
 {
@@ -90,8 +113,10 @@ AKV_FN akv_u32 akv_scale_bytes(akv_u32 format)
 AKV_FN akv_u32 akv_scale_count(akv_u32 format, akv_u32 dim)
 {
     akv_u32 dp = akv_padded_dim(dim);
-    if (akv_format_raw(format))
+    if (akv_format_raw(format) || akv_format_blocks(format))
         return 0u;
+    if (format == AKV_E4M3)
+        return 1u;
     if (format == AKV_I8)
         return (dp + 127u) / 128u;
     if (format == AKV_N6)
@@ -101,7 +126,7 @@ AKV_FN akv_u32 akv_scale_count(akv_u32 format, akv_u32 dim)
 /* Elements that share one scale (the last one of a row may have fewer). */
 AKV_FN akv_u32 akv_scale_width(akv_u32 format)
 {
-    return format == AKV_I8 ? 128u : format == AKV_N6 ? 64u : 32u;
+    return format == AKV_E4M3 ? AKV_MAX_HEAD_DIM : format == AKV_I8 ? 128u : format == AKV_N6 ? 64u : 32u;
 }
 AKV_FN akv_u32 akv_pad16(akv_u32 bytes)
 {
@@ -121,6 +146,8 @@ AKV_FN akv_u32 akv_tile_bytes(akv_u32 format, akv_u32 tokens, akv_u32 dim)
 {
     if (akv_format_raw(format))
         return akv_pad16(tokens * dim * akv_raw_bytes(format));
+    if (akv_format_blocks(format))
+        return akv_pad16(tokens * (akv_padded_dim(dim) / 32u) * akv_block_bytes(format));
     return akv_scale_offset(format, tokens, dim) +
            akv_pad16(tokens * akv_scale_count(format, dim) * akv_scale_bytes(format));
 }

@@ -12,7 +12,15 @@
  * sane(x): NaN gives +0; |x| > 2^100 gives ±2^100; |x| < 2^-24 gives +0, and so does -0.
  *
  * ue5m3(x), x >= 0: s = 8*E + M stands for 2^(E-15) * (1 + M/8), or M * 2^-17 where E = 0. Nearest,
- *     ties to even, saturated at 0xF7 (61440).  Bits 14:7 of the same number as an f16. */
+ *     ties to even, saturated at 0xF7 (61440).  Bits 14:7 of the same number as an f16.
+ *
+ * e4m3(x) (OCP OFP8 E4M3): sign, four bits of exponent (bias 7), three of mantissa; nearest, ties to
+ *     even, saturated at ±448; a NaN gives 0x7F.  Bytes 0x7F and 0xFF read as the NaN 0x7FC00000.
+ *
+ * divide(a, b), b normal, |quotient| within 2^-100 … 2^100 or a = 0: correctly rounded.  Where the
+ *     hardware's division is not (OpenCL), Newton steps with explicit fma: r is made the correctly
+ *     rounded 1/b (Markstein: two steps from any guess within 2^-20; a mantissa of all ones is the one
+ *     exception and has its own rule), then two residual steps of the quotient. */
 #ifndef AKV_KERNEL_FP_H
 #define AKV_KERNEL_FP_H
 #include "format.h"
@@ -143,6 +151,67 @@ AKV_FN akv_u32 akv_saw(akv_u32 x)
 {
     akv_u32 a = x & 0x7FFFFFFFu;
     return a > 0x7F800000u ? 1u : a > AKV_HUGE_BITS ? 2u : 0u;
+}
+
+/* Correctly rounded 1/b from a guess, b > 0. */
+AKV_FN float akv_reciprocal_by_fma(float b, float guess)
+{
+    float r = AKV_FMA(AKV_FMA(-b, guess, 1.0f), guess, guess);
+    akv_u32 bits = akv_as_u32(b);
+    r = AKV_FMA(AKV_FMA(-b, r, 1.0f), r, r);
+    if ((bits & 0x7FFFFFu) == 0x7FFFFFu) /* (2 - 2^-23) * 2^e: 2^-(e+1) and one step up */
+        r = akv_as_f32(((253u - (bits >> 23)) << 23) + 1u);
+    return r;
+}
+AKV_FN float akv_divide_by_fma(float a, float b, float guess)
+{
+    float sign = b < 0.0f ? -1.0f : 1.0f, q, r;
+    if (a == 0.0f)
+        return 0.0f;
+    b = b * sign;
+    a = a * sign;
+    r = akv_reciprocal_by_fma(b, guess * sign);
+    q = a * r;
+    q = AKV_FMA(AKV_FMA(-b, q, a), r, q);
+    return AKV_FMA(AKV_FMA(-b, q, a), r, q);
+}
+AKV_FN float akv_divide(float a, float b)
+{
+#if defined(AKV_HOST)
+    return a == 0.0f ? 0.0f : a / b;
+#else
+    return akv_divide_by_fma(a, b, 1.0f / b);
+#endif
+}
+
+/* Bits of an f32 to an e4m3 byte, and back. */
+AKV_FN akv_u32 akv_e4m3_from_f32(akv_u32 x)
+{
+    akv_u32 sign = (x >> 24) & 0x80u, a = x & 0x7FFFFFFFu, m, shift, rest, tie;
+    if (a > 0x7F800000u)
+        return 0x7Fu;
+    if (a >= 0x3C800000u) { /* 2^-6 */
+        if (a > 0x43E00000u) /* 448 */
+            return sign | 0x7Eu;
+        return sign | ((a - 0x3C000000u + 0x7FFFFu + ((a >> 20) & 1u)) >> 20);
+    }
+    if (a <= 0x3A800000u) /* 2^-10 is a tie between 0 and 2^-9 */
+        return sign;
+    shift = 141u - (a >> 23);
+    m = (a & 0x7FFFFFu) | 0x800000u;
+    rest = m & ((1u << shift) - 1u);
+    tie = 1u << (shift - 1u);
+    m >>= shift;
+    return sign | (m + ((rest > tie || (rest == tie && (m & 1u))) ? 1u : 0u));
+}
+AKV_FN akv_u32 akv_f32_from_e4m3(akv_u32 c)
+{
+    akv_u32 sign = (c & 0x80u) << 24, a = c & 0x7Fu;
+    if (a == 0x7Fu)
+        return 0x7FC00000u;
+    if (a < 8u)
+        return sign | akv_as_u32((float)(akv_i32)a * 0x1p-9f);
+    return sign | ((a << 20) + 0x3C000000u);
 }
 
 /* Bits of a non-negative f32 to a scale byte, and back to bits of an f32.  Bytes above 0xF7 are

@@ -141,6 +141,11 @@ AKV_FN void akv_tile_padding(AKV_GLOBAL akv_u8 *tile, akv_u32 format, akv_u32 to
             tile[i] = 0;
         return;
     }
+    if (akv_format_blocks(format)) {
+        for (i = tokens * (dp / 32u) * akv_block_bytes(format); i < end; i++)
+            tile[i] = 0;
+        return;
+    }
     for (i = tokens * dp * akv_format_plane0(format) / 8u;
          i < akv_plane1_offset(format, tokens, dim); i++)
         tile[i] = 0;

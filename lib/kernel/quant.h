@@ -8,6 +8,10 @@
  *     code = integer nearest to x/d in real arithmetic, ties to even, clamped to ±127, ±31; 0 if d
  * = 0. Stored: I8 the byte, N6 code + 32.  Value: d * code, exact in f32.
  *
+ * E4M3: d = min(f16(amax * f32(1/448)), 65504), one for a row.  code = e4m3 number nearest to x/d in
+ *     real arithmetic, ties to the even byte, ±448 at most; +0 for 0 and if d = 0.  Value: d * code,
+ *     exact in f32, +0 for 0; a NaN code reads as 0x7FC00000.
+ *
  * N5 … N2: d = ue5m3(amax * B[m]), B[m] = f32(r_m * 128/127); m = 0 without search.
  *     code = index of the value nearest to x among d*c/128, c ascending over the codebook, in real
  *     arithmetic, ties to the even index; the first positive index if d = 0, which reads as +0.
@@ -24,6 +28,7 @@
 #define AKV_CANDIDATES 8u
 #define AKV_INVERSE_I8 0x1.020408p-7f /* 1/127 and 1/31 in f32 */
 #define AKV_INVERSE_N6 0x1.08421p-5f
+#define AKV_INVERSE_E4M3 0x1.24924ap-9f /* 1/448 */
 
 /* Positive halves of the codebooks (Gaussian Lloyd-Max), N2, N3, N4, N5: a format with L positive
  * levels starts at L - 2. */
@@ -72,7 +77,9 @@ AKV_FN akv_u32 akv_amax(const float *x, akv_u32 count, akv_u32 amax)
 /* ---- I8, N6 ---- */
 AKV_FN akv_u32 akv_uniform_scale(akv_u32 amax, akv_u32 format) /* f16 bits */
 {
-    float inverse = format == AKV_I8 ? AKV_INVERSE_I8 : AKV_INVERSE_N6;
+    float inverse = format == AKV_I8     ? AKV_INVERSE_I8
+                    : format == AKV_E4M3 ? AKV_INVERSE_E4M3
+                                         : AKV_INVERSE_N6;
     akv_u32 h = akv_f16_from_f32(akv_as_u32(akv_as_f32(amax) * inverse));
     return h > 0x7BFFu ? 0x7BFFu : h;
 }
@@ -103,6 +110,14 @@ AKV_FN akv_i32 akv_uniform_code(float x, akv_reciprocal r, float limit)
     t = t > limit ? limit : t;
     t = t < -limit ? -limit : t;
     return AKV_RINT(t);
+}
+
+/* Nearest e4m3 number of x/d, ties to the even byte.  A tie is a number of at most five significant
+ * bits, so the reasoning of akv_uniform_code holds: t is on the right side of it, or is it. */
+AKV_FN akv_u32 akv_e4m3_code(float x, akv_reciprocal r)
+{
+    float t = AKV_FMA(x, r.hi, x * r.lo);
+    return t == 0.0f ? 0u : akv_e4m3_from_f32(akv_as_u32(t));
 }
 
 /* ---- N5, N4, N3, N2 ---- */
@@ -196,6 +211,11 @@ AKV_FN void akv_group_codes(const float *x, akv_u32 scale, akv_u32 format, akv_u
         akv_codebook_codes(x, scale, format, code);
     } else {
         akv_reciprocal r = akv_reciprocal_of(akv_scale_value(format, scale));
+        if (format == AKV_E4M3) {
+            for (i = 0u; i < 32u; i++)
+                code[i] = (akv_u8)akv_e4m3_code(x[i], r);
+            return;
+        }
         float limit = format == AKV_I8 ? 127.0f : 31.0f;
         akv_i32 bias = format == AKV_I8 ? 0 : 32;
         for (i = 0u; i < 32u; i++)
@@ -219,7 +239,14 @@ AKV_FN float akv_code_unit(akv_u32 format, akv_u32 scale)
 }
 AKV_FN float akv_code_value(akv_u32 format, akv_u32 code, float unit)
 {
-    float value = (float)akv_code_integer(format, code) * unit;
+    float value;
+    if (format == AKV_E4M3) {
+        if ((code & 0x7Fu) == 0x7Fu)
+            return akv_as_f32(0x7FC00000u);
+        value = akv_as_f32(akv_f32_from_e4m3(code)) * unit;
+    } else {
+        value = (float)akv_code_integer(format, code) * unit;
+    }
     return value == 0.0f ? 0.0f : value; /* -6 * 0 is +0 too */
 }
 
