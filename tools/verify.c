@@ -105,6 +105,9 @@ static void run_row(struct verify *v, struct akv_report *report, uint32_t k_form
         verify_attend(v, k_format, v_format);
     else
         family->run(v, k_format);
+    if (v->kernel == AKV_K_ENCODE || v->kernel == AKV_K_DECODE || v->kernel == AKV_K_SEAL ||
+        v->kernel == AKV_K_GATHER)
+        verify_maps(v, k_format);
     for (uint32_t t = 0; t < v->targets; t++) {
         bool idle = v->only && v->row[t].cases == 0 && v->row[t].skipped[0] == '\0';
         if (v->target[t].planted && v->kernel != AKV_K_ENCODE)
