@@ -498,7 +498,8 @@ typedef struct anykv_candidate {
     uint32_t priority;      /* 0 … 100 */
 } anykv_candidate;
 
-#define ANYKV_CACHE_PRECISE 1u /* attention without approximations made for speed */
+#define ANYKV_CACHE_PRECISE      1u /* attention without approximations made for speed */
+#define ANYKV_CACHE_EVICT_TOKENS 2u /* room for anykv_seq_evict_tokens, part of the budget */
 
 typedef struct anykv_cache_options {
     size_t size;
@@ -659,6 +660,7 @@ typedef struct anykv_stats {
     uint64_t device_bytes_total, device_bytes_free;
     uint64_t host_bytes;
     uint64_t device_retries;
+    uint64_t tokens_evicted; /* of sequences, by anykv_seq_evict_tokens: positions no longer attended */
 } anykv_stats;
 /* One consistent snapshot; set size first.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out);
@@ -777,6 +779,61 @@ ANYKV_API anykv_status anykv_seq_trim(anykv_seq *seq, uint64_t tokens);
 /* Removes whole blocks [first, first + count) positions (multiples of block_tokens): they are no longer
  * attended; positions of the others stay.  The sequence then names no further blocks. */
 ANYKV_API anykv_status anykv_seq_remove(anykv_seq *seq, uint64_t first, uint64_t count);
+
+/* Which tokens of a sequence an eviction keeps: those with the largest score, of equal ones the older,
+ * and those whose score is a NaN.  The same on every device, but for MASS, which comes from attention. */
+typedef enum anykv_token_policy {
+    ANYKV_TOKENS_WINDOW = 1,  /* the newest (sinks and window, StreamingLLM) */
+    ANYKV_TOKENS_KNORM = 2,   /* -|k| */
+    ANYKV_TOKENS_KEYDIFF = 3, /* minus the cosine of k and the mean of k/|k| */
+    ANYKV_TOKENS_RATIO = 4,   /* mean of |v|/|k| over a block: blocks stay or go (PagedEviction) */
+    ANYKV_TOKENS_AFFINE = 5,  /* <k, weights> + bias |k| (expected attention, Q-filters) */
+    ANYKV_TOKENS_MASS = 6,    /* attention of the last `queries` tokens: TOVA 1, SnapKV 64, H2O more */
+    ANYKV_TOKENS_SCORES = 7   /* the caller's */
+} anykv_token_policy;
+
+#define ANYKV_EVICT_SHARED 1u /* MASS, RATIO, SCORES: all heads of a layer keep the same tokens, by their
+                               * mean score; SCORES then have to be sums worth taking a mean of */
+
+typedef struct anykv_evict_params {
+    size_t size;
+    anykv_token_policy policy;
+    uint32_t flags;  /* ANYKV_EVICT_* */
+    uint64_t keep;   /* rows to keep in all, of every layer and kv head; rounded up to whole blocks */
+    uint32_t sinks;  /* first tokens that stay, at least the cache's, rounded up to whole blocks */
+    uint32_t recent; /* newest tokens that stay, 32 at least */
+    /* The rest is host memory, read during the call.  Of layers that read another's rows nothing is
+     * read but `q` and `lse`, which have an entry for every layer. */
+    const float *weights; /* AFFINE: [layers][kv_heads][k_dim], for keys as appended */
+    const float *bias;    /* AFFINE: [layers][kv_heads], or NULL: 0 */
+    const float *scores;  /* SCORES: [layers][kv_heads][rows], rows as anykv_seq_kept lists them */
+    uint32_t queries;     /* MASS: how many tokens, the last ones of the sequence */
+    uint32_t pool;        /* MASS: mean over so many neighbours, odd; 0: none */
+    const anykv_view *q;  /* MASS: [layers], rows [queries][q_heads][k_dim] */
+    const float *lse;     /* MASS: [layers][queries][q_heads], as anykv_step_attend gave it */
+    float scale, cap;     /* MASS: as attend's; scale 0: 1/sqrt(k_dim) */
+} anykv_evict_params;
+#define ANYKV_EVICT_PARAMS_INIT                                                                    \
+    {                                                                                              \
+        sizeof(anykv_evict_params), ANYKV_TOKENS_WINDOW, 0, 0, 4, 128, NULL, NULL, NULL, 0, 0,     \
+            NULL, NULL, 0.0f, 0.0f                                                                 \
+    }
+
+/* Evicts tokens (lossy): between the sinks and the recent ones, from the first block that is stored in
+ * another kind on, every layer and kv head keeps its own best rows, and what it frees are whole blocks.
+ * Positions stay what they were: anykv_seq_length counts the evicted ones too, the next token has that
+ * position, and the keys that stay keep their rotary embedding.  Limits such as max_seq_tokens count the
+ * rows that are held.  The sequence then names no further blocks and its evicted part is no one's
+ * prefix; blocks that others hold or that have a name are copied, not changed.  Waits for the device.
+ * Where there is nothing to evict the call does nothing.
+ * E_ARG, E_SHAPE, E_STATE (in a step; a cache without ANYKV_CACHE_EVICT_TOKENS), E_MEMORY, E_BUDGET (no
+ * room for copies), E_UNSUPPORTED (a layer with a window, or with centred keys): nothing changed.
+ * E_DEVICE: the sequence is dead.  Thread: object. */
+ANYKV_API anykv_status anykv_seq_evict_tokens(anykv_seq *seq, const anykv_evict_params *params);
+/* Positions of the rows that the sequence holds, ascending, for a layer and kv head.
+ * count_in_out: room in, number of rows out.  E_SHAPE: room for fewer; the number is written. */
+ANYKV_API anykv_status anykv_seq_kept(const anykv_seq *seq, uint32_t layer, uint32_t head,
+                                      uint32_t *positions, uint64_t *count_in_out);
 /* Hint: will not be continued.  When it is destroyed its blocks go first when memory is short, from the
  * last one up to the first that others use or that more than four different blocks ever followed. */
 ANYKV_API anykv_status anykv_seq_done(anykv_seq *seq);

@@ -2,6 +2,7 @@
 /* Caches: making and destroying them. */
 #include "cache.h"
 #include "maps.h"
+#include "evict_tokens.h"
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -243,6 +244,8 @@ static anykv_status make_parts(anykv_cache *cache)
         status = make_pool(cache);
     if (!status)
         status = prepare_kernels(cache);
+    if (!status && (cache->plan.options.flags & ANYKV_CACHE_EVICT_TOKENS))
+        status = akv_evict_prepare(cache);
     if (!status)
         status = fill_fixed(cache);
     if (!status)

@@ -35,7 +35,7 @@ struct akv_plan {
     bool staged;         /* host rows go through the staging area */
     /* The fixed device memory: offsets of its parts. */
     uint64_t step_bytes; /* descriptors of one open step, all layer groups */
-    uint64_t moves_at, seal_at, lower_at, gather_at, flags_at, maps_at, scratch_at, staging_at;
+    uint64_t moves_at, seal_at, lower_at, gather_at, flags_at, evict_at, maps_at, scratch_at, staging_at;
     uint64_t maps_bytes; /* means, matrices and angles; 0: no layer has any */
     uint64_t scratch_bytes, staging_bytes;
     uint64_t device_bytes; /* sum of the above */
@@ -89,6 +89,10 @@ struct anykv_seq {
     uint32_t node_count, node_capacity;
     uint32_t *table; /* [groups][table_capacity]: block ids by logical number, or AKV_NO_ID */
     uint32_t table_capacity;
+    /* After an eviction of tokens `length` counts rows; positions are `dropped` more.  Rows kept_first to
+     * kept_first + kept_rows have the positions kept[all kv heads of all layers][kept_rows]. */
+    uint32_t dropped, kept_first, kept_rows;
+    uint32_t *kept;
     uint32_t *first;  /* [groups]: blocks below were freed behind the window */
     uint32_t *sealed; /* [groups]: blocks below need no sealing any more */
 };

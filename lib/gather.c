@@ -111,10 +111,12 @@ static anykv_status check_gather(const anykv_seq *seq, uint32_t layer, int side,
     if (side != 0 && side != 1)
         return akv_fail(cache->context, ANYKV_E_ARG, "side: %d is neither 0 (keys) nor 1 (values)",
                         side);
-    if (first > seq->length || count > seq->length - first)
+    const uint64_t length = (uint64_t)seq->length + seq->dropped;
+    if (first > length || count > length - first)
         return akv_fail(cache->context, ANYKV_E_ARG,
-                        "first, count: %llu and %llu go beyond the sequence's %u tokens",
-                        (unsigned long long)first, (unsigned long long)count, seq->length);
+                        "first, count: %llu and %llu go beyond the sequence's %llu tokens",
+                        (unsigned long long)first, (unsigned long long)count,
+                        (unsigned long long)length);
     if (!rows)
         return akv_fail(cache->context, ANYKV_E_ARG, "rows: NULL");
     if (!rows->data)
@@ -135,7 +137,11 @@ anykv_status anykv_seq_gather(const anykv_seq *seq, uint32_t layer, int side, ui
     anykv_cache *cache = seq->cache;
     uint32_t entries[1];
     const uint32_t size = akv_block_tokens(cache);
+    uint32_t row = 0;
     status = check_gather(seq, layer, side, first, count, rows);
+    if (!status)
+        status = akv_seq_rows_of(seq, first, count, "first, count", &row);
+    first = row;
     for (uint64_t i = first / size; !status && count && i <= (first + count - 1) / size; i++)
         status = list_blocks(seq, cache->layout->places[layer].group, (uint32_t)i, 1, entries);
     akv_mutex_unlock(&cache->lock);
@@ -195,9 +201,15 @@ anykv_status anykv_seq_gather_packed(const anykv_seq *seq, uint32_t layer, uint6
     uint64_t bytes = 0;
     const struct akv_group *group = NULL;
     status = check_layer(seq, layer);
-    if (!status && position >= seq->length)
-        status = akv_fail(cache->context, ANYKV_E_ARG, "position: %llu, the sequence has %u tokens",
-                          (unsigned long long)position, seq->length);
+    const uint64_t tokens = (uint64_t)seq->length + seq->dropped;
+    uint32_t row = 0;
+    if (!status && position >= tokens)
+        status = akv_fail(cache->context, ANYKV_E_ARG,
+                          "position: %llu, the sequence has %llu tokens",
+                          (unsigned long long)position, (unsigned long long)tokens);
+    if (!status)
+        status = akv_seq_rows_of(seq, position, 1, "position", &row);
+    position = row;
     if (!status)
         status = list_blocks(seq, cache->layout->places[layer].group, (uint32_t)position / size, 1,
                              &entry);

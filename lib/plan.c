@@ -2,6 +2,7 @@
 /* Exact bytes of a cache before it is made: fixed memory, chunks, slabs. */
 #include "cache.h"
 #include "maps.h"
+#include "evict_tokens.h"
 
 #define CHUNK_BLOCKS 32u    /* largest blocks in a chunk at most, in pools of few chunks */
 #define CHUNKS_MANY  65536u /* more chunks would only cost bookkeeping */
@@ -36,7 +37,7 @@ static anykv_status check_options(anykv_context *context, const anykv_cache_opti
                                                                : "NULL with ANYKV_POLICY_CALLER");
     if (options->events > 1u << 20)
         return akv_fail(context, ANYKV_E_ARG, "events: %u is above %u", options->events, 1u << 20);
-    if (options->flags & ~ANYKV_CACHE_PRECISE)
+    if (options->flags & ~(ANYKV_CACHE_PRECISE | ANYKV_CACHE_EVICT_TOKENS))
         return akv_fail(context, ANYKV_E_ARG, "flags: 0x%x has unknown bits", options->flags);
     return ANYKV_OK;
 }
@@ -167,6 +168,9 @@ static anykv_status place_fixed(anykv_device *device, const anykv_layout *layout
     at += align;
     plan->maps_at = at;
     at += round_up(plan->maps_bytes, align);
+    plan->evict_at = at;
+    if (plan->options.flags & ANYKV_CACHE_EVICT_TOKENS)
+        at += round_up(akv_evict_room(plan, layout).bytes, align);
     plan->scratch_at = at;
     at += round_up(plan->scratch_bytes, align);
     plan->staging_at = at;

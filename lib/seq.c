@@ -174,6 +174,7 @@ static void free_seq(anykv_seq *seq)
     akv_free(context, seq->tokens);
     akv_free(context, seq->nodes);
     akv_free(context, seq->table);
+    akv_free(context, seq->kept);
     akv_free(context, seq->first);
     akv_free(context, seq->sealed);
     akv_free(context, seq);
@@ -279,7 +280,7 @@ anykv_status anykv_seq_length(const anykv_seq *seq, uint64_t *tokens_out)
     anykv_status status = akv_seq_enter(seq, false);
     if (status)
         return status;
-    *tokens_out = seq->length;
+    *tokens_out = (uint64_t)seq->length + seq->dropped;
     return akv_seq_leave(seq, ANYKV_OK);
 }
 
@@ -304,6 +305,10 @@ anykv_status anykv_seq_fork(anykv_seq *seq, anykv_seq **seq_out)
     if (status) {
         free_seq(copy);
         return akv_seq_leave(seq, status);
+    }
+    if (!akv_seq_copy_kept(copy, seq)) {
+        free_seq(copy);
+        return akv_seq_leave(seq, ANYKV_E_MEMORY);
     }
     copy->closed = seq->closed;
     copy->length = seq->length;
@@ -405,14 +410,20 @@ anykv_status anykv_seq_trim(anykv_seq *seq, uint64_t tokens)
     anykv_status status = akv_seq_enter(seq, true);
     if (status)
         return status;
-    if (tokens > seq->length)
-        return akv_seq_leave(seq, akv_fail(seq->cache->context, ANYKV_E_ARG,
-                                           "tokens: %llu is more than the sequence's %u",
-                                           (unsigned long long)tokens, seq->length));
-    if (tokens < seq->length) {
-        status = check_cut(seq, (uint32_t)tokens);
-        if (!status)
-            cut(seq, (uint32_t)tokens);
+    const uint64_t length = (uint64_t)seq->length + seq->dropped;
+    uint32_t rows = 0;
+    if (tokens > length)
+        status = akv_fail(seq->cache->context, ANYKV_E_ARG,
+                          "tokens: %llu is more than the sequence's %llu",
+                          (unsigned long long)tokens, (unsigned long long)length);
+    if (!status)
+        status = akv_seq_rows_of(seq, tokens, 0, "tokens", &rows);
+    if (!status && rows < seq->length) {
+        status = check_cut(seq, rows);
+        if (!status) {
+            cut(seq, rows);
+            akv_seq_cut_kept(seq);
+        }
     }
     return akv_seq_leave(seq, status);
 }
@@ -424,7 +435,10 @@ anykv_status anykv_seq_remove(anykv_seq *seq, uint64_t first, uint64_t count)
         return status;
     anykv_cache *cache = seq->cache;
     const uint32_t size = akv_block_tokens(cache), whole = seq->length / size * size;
-    if (first % size || count % size)
+    if (seq->kept_rows)
+        status = akv_fail(cache->context, ANYKV_E_STATE,
+                          "seq: tokens were evicted from it; its rows cannot be removed");
+    else if (first % size || count % size)
         status = akv_fail(cache->context, ANYKV_E_ARG,
                           "first, count: %llu and %llu are not multiples of block_tokens, %u",
                           (unsigned long long)first, (unsigned long long)count, size);

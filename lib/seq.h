@@ -20,6 +20,14 @@ anykv_status akv_seq_leave(const anykv_seq *seq, anykv_status status);
 
 /* What was said of the sequence's future holds for its i-th block from now on; under lock. */
 void akv_seq_hint_node(anykv_seq *seq, uint32_t i);
+/* First row of positions [first, first + count) (count 0: where a sequence of `first` positions ends).
+ * E_NOT_FOUND, naming `what`: tokens among them were evicted, or may have been. */
+anykv_status akv_seq_rows_of(const anykv_seq *seq, uint64_t first, uint64_t count, const char *what,
+                             uint32_t *row_out);
+/* The positions of an evicted sequence to a fork (false: out of memory), and after a cut. */
+bool akv_seq_copy_kept(anykv_seq *copy, const anykv_seq *seq);
+void akv_seq_cut_kept(anykv_seq *seq);
+
 /* Tells the policy of the sequence's request, once; under lock. */
 void akv_seq_tell(anykv_seq *seq);
 

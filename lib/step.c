@@ -175,7 +175,7 @@ static anykv_status extend_table(anykv_step *step, uint32_t i, uint32_t group)
         if (b < held)
             step->old_tails[i * cache->layout->group_count + group] = table[b];
         table[b] = id;
-        akv_pool_block(&cache->pool, id)->position = b;
+        akv_pool_block(&cache->pool, id)->position = b + seq->dropped / akv_block_tokens(cache);
         akv_pool_block(&cache->pool, id)->least = seq->rungs;
     }
     return status;

@@ -76,7 +76,7 @@ anykv_status anykv_step_observe(anykv_step *step, uint32_t layer, const anykv_vi
     if (!status)
         status = bring(step, "q", q, shape->q_heads, shape->k_dim, &rows[2], &copy[2]);
     for (uint32_t i = 0, before = 0; i < step->n && !status; i++) {
-        status = anykv_moments_add(moments, layer, step->seqs[i]->length, step->counts[i],
+        status = anykv_moments_add(moments, layer, step->seqs[i]->length + step->seqs[i]->dropped, step->counts[i],
                                    behind(k, &rows[0], before), behind(v, &rows[1], before),
                                    behind(q, &rows[2], before));
         before = step->counts[i];

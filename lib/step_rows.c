@@ -155,6 +155,10 @@ static anykv_status attend(anykv_step *step, uint32_t layer, const anykv_view *q
     if (given->scale != 0.0f)
         params.scale = given->scale;
     params.cap = given->cap;
+    for (uint32_t i = 0; given->window && given->window != ANYKV_WINDOW_NONE && i < step->n; i++)
+        if (step->seqs[i]->kept_rows)
+            return akv_fail(cache->context, ANYKV_E_UNSUPPORTED,
+                            "window: tokens were evicted from sequence %u of the step", i);
     if (given->window)
         params.window = given->window == ANYKV_WINDOW_NONE ? 0 : given->window;
     params.flags |= (given->flags & ANYKV_ATTEND_BIDIRECTIONAL ? AKV_ATTEND_BIDIRECTIONAL : 0) |

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Eviction of tokens inside sequences: which stay, what attention sees of them, what else changes. */
+#include "steps.h"
+
+#define HEADS 2u
+#define DIM   64u
+#define ALL   400u
+
+static void begin_cache(anykv_format format, uint32_t threads, bool staged)
+{
+    anykv_layer layers[2] = {engine_layer(HEADS, DIM, 0), engine_layer(HEADS, DIM, 0)};
+    for (uint32_t l = 0; l < 2; l++)
+        layers[l].k_format = layers[l].v_format = format;
+    anykv_cache_options options = engine_options(24u << 20);
+    options.flags = ANYKV_CACHE_EVICT_TOKENS;
+    engine_start_at(&engine, layers, 2, &options, threads, staged);
+}
+
+/* A sequence of ALL tokens, the id of each its position. */
+static anykv_seq *long_seq(bool private_)
+{
+    anykv_seq_options options = ANYKV_SEQ_OPTIONS_INIT;
+    options.flags = private_ ? ANYKV_SEQ_PRIVATE : ANYKV_SEQ_PUBLIC;
+    anykv_seq *seq;
+    OK(anykv_seq_create(engine.cache, &options, &seq));
+    for (uint32_t at = 0; at < ALL; at += 100)
+        engine_run(seq, at, 100);
+    return seq;
+}
+
+static float row(uint32_t position, uint32_t layer, int side, uint32_t head, uint32_t i)
+{
+    return engine_value(engine_chain(position, position), layer, side, head, i);
+}
+
+static uint32_t kept_of(const anykv_seq *seq, uint32_t layer, uint32_t head, uint32_t *positions)
+{
+    uint64_t count = 1024;
+    OK(anykv_seq_kept(seq, layer, head, positions, &count));
+    return (uint32_t)count;
+}
+
+/* Runs a token and compares its attention with that over the positions that are said to be kept. */
+static void attend_kept(anykv_seq *seq, double bound)
+{
+    const uint32_t position = (uint32_t)engine_length(seq);
+    uint32_t one = 1, kept[1024];
+    uint64_t seed = engine_chain(position, position);
+    float out[2 * HEADS * DIM];
+    anykv_step *step;
+    OK(anykv_step_begin(engine.cache, &seq, &one, 1, &step));
+    OK(engine_append(step, &seed));
+    const anykv_attend_params params = ANYKV_ATTEND_PARAMS_INIT;
+    for (uint32_t layer = 0; layer < 2; layer++) {
+        OK(attend_layer(step, layer, &params, out));
+        for (uint32_t h = 0; h < 2 * HEADS; h++) {
+            const uint32_t n = kept_of(seq, layer, h / 2, kept);
+            double sum = 0.0, want[DIM] = {0}, worst = 0.0;
+            kept[n] = position;
+            for (uint32_t j = 0; j <= n; j++) {
+                double s = 0.0;
+                for (uint32_t i = 0; i < DIM; i++)
+                    s += (double)(float)((int)((h * DIM + i) * 2654435761u >> 20 & 63) - 32) / 256.0 *
+                         (double)row(kept[j], layer, 0, h / 2, i);
+                const double w = exp(s / 8.0);
+                sum += w;
+                for (uint32_t i = 0; i < DIM; i++)
+                    want[i] += w * (double)row(kept[j], layer, 1, h / 2, i);
+            }
+            for (uint32_t i = 0; i < DIM; i++)
+                worst = fmax(worst, fabs(want[i] / sum - (double)out[h * DIM + i]));
+            cr_assert(worst < bound, "layer %u, head %u: off by %g over %u rows", layer, h, worst, n);
+        }
+    }
+    const uint32_t token = position;
+    OK(anykv_step_end(step, NULL, &token));
+}
+
+static double key_norm(uint32_t position, uint32_t layer, uint32_t head)
+{
+    double sum = 0.0;
+    for (uint32_t i = 0; i < DIM; i++)
+        sum += (double)row(position, layer, 0, head, i) * (double)row(position, layer, 0, head, i);
+    return sum;
+}
+
+/* Positions from `first` to `end` that stay are the `keep` of the largest score, older ones first. */
+static void check_best(const anykv_seq *seq, uint32_t layer, uint32_t head, uint32_t first, uint32_t end,
+                       const double *score)
+{
+    uint32_t kept[1024], in[1024] = {0}, keep = 0;
+    const uint32_t n = kept_of(seq, layer, head, kept);
+    for (uint32_t i = 0; i < n; i++) {
+        cr_assert(i == 0 || kept[i] > kept[i - 1], "row %u: not ascending", i);
+        in[kept[i]] = 1;
+        keep += kept[i] >= first && kept[i] < end;
+    }
+    for (uint32_t p = 0; p < engine_length(seq); p++) {
+        if (p < first || p >= end) {
+            cr_assert(in[p], "position %u is no candidate", p);
+            continue;
+        }
+        uint32_t better = 0;
+        for (uint32_t q = first; q < end; q++)
+            better += score[q] > score[p] || (score[q] == score[p] && q < p);
+        cr_assert_eq(in[p], better < keep, "layer %u, head %u, position %u: %u before it of %u", layer, head, p, better, keep);
+    }
+}
+
+static void by_norm(anykv_format format, bool private_, bool staged, double bound)
+{
+    begin_cache(format, staged ? 2 : 0, staged);
+    anykv_seq *seq = long_seq(private_);
+    anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
+    const anykv_stats before = engine_stats(engine.cache);
+    params.policy = ANYKV_TOKENS_KNORM;
+    params.keep = 200;
+    params.recent = 40;
+    OK(anykv_seq_evict_tokens(seq, &params));
+    audit(engine.cache, "after the eviction");
+    const anykv_stats after = engine_stats(engine.cache);
+    cr_expect_eq(engine_length(seq), ALL);
+    cr_expect_eq(after.tokens_evicted, 192); /* 200 of 400 to keep; (400 - 40) / 16 = 22 blocks, 21 candidates */
+    if (private_)
+        cr_expect_eq(before.hot_blocks + before.sealed_blocks - after.hot_blocks - after.sealed_blocks, 12);
+    for (uint32_t layer = 0; layer < 2 && format == ANYKV_F16; layer++)
+        for (uint32_t head = 0; head < HEADS; head++) {
+            double score[ALL];
+            for (uint32_t p = 0; p < ALL; p++)
+                score[p] = -key_norm(p, layer, head);
+            check_best(seq, layer, head, 16, 352, score);
+        }
+    for (int i = 0; i < 20; i++)
+        attend_kept(seq, bound);
+    audit(engine.cache, "after more tokens");
+    anykv_seq_destroy(seq);
+    stop();
+}
+
+Test(evict_tokens, by_norm_in_place)
+{
+    by_norm(ANYKV_F16, true, false, 1e-3);
+}
+Test(evict_tokens, by_norm_from_named_blocks)
+{
+    by_norm(ANYKV_F16, false, false, 1e-3);
+}
+Test(evict_tokens, by_norm_staged)
+{
+    by_norm(ANYKV_F16, false, true, 1e-3);
+}
+Test(evict_tokens, by_norm_packed)
+{
+    by_norm(ANYKV_I8, true, false, 0.1);
+    by_norm(ANYKV_N4, false, false, 1.0);
+}
+
+/* Every policy, one after the other on a sequence that goes on. */
+Test(evict_tokens, every_policy)
+{
+    static float weights[2 * HEADS * DIM], bias[2 * HEADS], scores[2 * HEADS * 1024], q[2][70 * 2 * HEADS * DIM],
+        lse[2 * 70 * 2 * HEADS];
+    begin_cache(ANYKV_I8, 0, false);
+    anykv_view views[2];
+    for (uint32_t i = 0; i < 2 * HEADS * DIM; i++)
+        weights[i] = (float)(i % 7) - 3.0f;
+    for (uint32_t i = 0; i < 2 * HEADS * 1024; i++)
+        scores[i] = i % 50 == 0 ? NAN : (float)(i * 7919 % 101);
+    for (uint32_t i = 0; i < sizeof q[0] / sizeof q[0][0]; i++)
+        q[0][i] = q[1][i] = (float)(i % 13) / 100.0f;
+    for (uint32_t i = 0; i < sizeof lse / sizeof lse[0]; i++)
+        lse[i] = 6.0f;
+    for (uint32_t l = 0; l < 2; l++)
+        views[l] = anykv_view_host(q[l], ANYKV_F32, 2 * HEADS, DIM);
+    for (uint32_t n = 0; n < 9; n++) {
+        anykv_seq *seq = long_seq(n % 2);
+        anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
+        params.policy = (anykv_token_policy)(ANYKV_TOKENS_WINDOW + n % 7);
+        params.flags = n >= 7 ? ANYKV_EVICT_SHARED : 0;
+        if (n >= 7)
+            params.policy = ANYKV_TOKENS_MASS;
+        params.recent = 64;
+        params.weights = weights;
+        params.bias = bias;
+        params.scores = scores;
+        params.q = views;
+        params.lse = lse;
+        params.queries = n == 8 ? 1 : 70;
+        params.pool = n == 7 ? 5 : 0;
+        for (uint32_t round = 0; round < 3; round++) {
+            params.keep = 300 - round * 60;
+            OK(anykv_seq_evict_tokens(seq, &params));
+            audit(engine.cache, "after an eviction");
+            uint32_t a[1024], b[1024];
+            const uint32_t rows = kept_of(seq, 1, 0, a);
+            cr_assert(rows >= params.keep && rows < params.keep + 16 + round, "policy %d: %u rows", (int)params.policy, rows);
+            kept_of(seq, 1, 1, b);
+            if (params.flags & ANYKV_EVICT_SHARED)
+                cr_assert_arr_eq(a, b, rows * sizeof *a);
+            attend_kept(seq, 0.2);
+        }
+        anykv_seq_destroy(seq);
+    }
+    stop();
+}
+
+Test(evict_tokens, scores_decide_and_nan_stays)
+{
+    static float scores[2 * HEADS * ALL];
+    begin_cache(ANYKV_F16, 0, false);
+    anykv_seq *seq = long_seq(true);
+    double expected[ALL];
+    for (uint32_t i = 0; i < 2 * HEADS * ALL; i++)
+        scores[i] = i % 37 == 0 ? NAN : (float)(i * 7919 % 51) - 25.0f;
+    anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
+    params.policy = ANYKV_TOKENS_SCORES;
+    params.scores = scores;
+    params.keep = 130;
+    params.recent = 32;
+    OK(anykv_seq_evict_tokens(seq, &params));
+    for (uint32_t h = 0; h < 2 * HEADS; h++) {
+        for (uint32_t p = 0; p < ALL; p++)
+            expected[p] = isnan(scores[h * ALL + p]) ? INFINITY : (double)scores[h * ALL + p];
+        check_best(seq, h / HEADS, h % HEADS, 16, 368, expected);
+    }
+    anykv_seq_destroy(seq);
+    stop();
+}
+
+Test(evict_tokens, forks_cuts_and_names)
+{
+    begin_cache(ANYKV_I8, 0, false);
+    anykv_seq *seq = long_seq(false), *fork, *other = engine_seq(engine.cache);
+    anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
+    uint32_t kept[1024], same[1024], tokens[ALL];
+    uint64_t matched;
+    float rows[HEADS * DIM];
+    anykv_view view = anykv_view_host(rows, ANYKV_F32, HEADS, DIM);
+    params.policy = ANYKV_TOKENS_KEYDIFF;
+    params.keep = 150;
+    params.recent = 64;
+    OK(anykv_seq_fork(seq, &fork)); /* shares all blocks: the eviction copies */
+    OK(anykv_seq_evict_tokens(seq, &params));
+    cr_expect_eq(kept_of(fork, 0, 0, kept), ALL);
+    attend_kept(fork, 0.2);
+    attend_kept(seq, 0.2);
+    anykv_seq_destroy(fork);
+    OK(anykv_seq_fork(seq, &fork));
+    const uint32_t n = kept_of(seq, 1, 1, kept);
+    cr_expect_eq(kept_of(fork, 1, 1, same), n);
+    cr_expect_arr_eq(kept, same, n * sizeof *kept);
+    attend_kept(fork, 0.2);
+    audit(engine.cache, "with a fork");
+
+    /* What others may find is what was there before. */
+    for (uint32_t i = 0; i < ALL; i++)
+        tokens[i] = i;
+    OK(anykv_seq_match(other, tokens, ALL, &matched));
+    cr_expect_eq(matched, ALL - 16);
+    attend_kept(other, 0.2);
+    REFUSED(ANYKV_E_STATE, "names nothing", anykv_seq_name(seq, tokens, 1));
+
+    REFUSED(ANYKV_E_NOT_FOUND, "evicted", anykv_seq_trim(seq, 200));
+    REFUSED(ANYKV_E_NOT_FOUND, "evicted", anykv_seq_gather(seq, 0, 0, 200, 1, &view));
+    REFUSED(ANYKV_E_STATE, "evicted", anykv_seq_remove(seq, 0, 16));
+    OK(anykv_seq_gather(seq, 0, 0, 395, 1, &view));
+    cr_expect_float_eq(rows[5], row(395, 0, 0, 0, 5), 1e-3);
+    OK(anykv_seq_trim(seq, 390));
+    cr_expect_eq(engine_length(seq), 390);
+    attend_kept(seq, 0.2);
+    OK(anykv_seq_trim(seq, 16));
+    cr_expect_eq(engine_length(seq), 16);
+    cr_expect_eq(kept_of(seq, 0, 0, kept), 16);
+    attend_kept(seq, 0.2);
+    anykv_seq_destroy(seq);
+    anykv_seq_destroy(fork);
+    anykv_seq_destroy(other);
+    stop();
+}
+
+Test(evict_tokens, refusals)
+{
+    begin_cache(ANYKV_I8, 0, false);
+    anykv_seq *seq = long_seq(false);
+    anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
+    uint64_t count = 3;
+    uint32_t kept[4];
+    REFUSED(ANYKV_E_ARG, "seq: NULL", anykv_seq_evict_tokens(NULL, &params));
+    params.recent = 31;
+    REFUSED(ANYKV_E_ARG, "recent", anykv_seq_evict_tokens(seq, &params));
+    params.recent = 32;
+    params.policy = (anykv_token_policy)8;
+    REFUSED(ANYKV_E_ARG, "policy", anykv_seq_evict_tokens(seq, &params));
+    params.policy = ANYKV_TOKENS_SCORES;
+    REFUSED(ANYKV_E_ARG, "scores", anykv_seq_evict_tokens(seq, &params));
+    params.policy = ANYKV_TOKENS_AFFINE;
+    REFUSED(ANYKV_E_ARG, "weights", anykv_seq_evict_tokens(seq, &params));
+    params.policy = ANYKV_TOKENS_MASS;
+    REFUSED(ANYKV_E_ARG, "queries", anykv_seq_evict_tokens(seq, &params));
+    params.policy = ANYKV_TOKENS_KNORM;
+    params.flags = 2;
+    REFUSED(ANYKV_E_ARG, "flags", anykv_seq_evict_tokens(seq, &params));
+    params.flags = 0;
+    params.pool = 4;
+    REFUSED(ANYKV_E_ARG, "pool", anykv_seq_evict_tokens(seq, &params));
+    params.pool = 0;
+    REFUSED(ANYKV_E_SHAPE, "400", anykv_seq_kept(seq, 0, 0, kept, &count));
+    cr_expect_eq(count, 400);
+    REFUSED(ANYKV_E_ARG, "layer", anykv_seq_kept(seq, 2, 0, kept, &count));
+    REFUSED(ANYKV_E_ARG, "head", anykv_seq_kept(seq, 0, HEADS, kept, &count));
+    params.keep = 400;
+    OK(anykv_seq_evict_tokens(seq, &params)); /* nothing to do */
+    cr_expect_eq(engine_stats(engine.cache).tokens_evicted, 0);
+    anykv_step *step = begin_one(seq, 1);
+    params.keep = 100;
+    REFUSED(ANYKV_E_STATE, "open step", anykv_seq_evict_tokens(seq, &params));
+    anykv_step_cancel(step);
+    OK(anykv_seq_evict_tokens(seq, &params));
+    anykv_attend_params window = ANYKV_ATTEND_PARAMS_INIT;
+    uint64_t seed = 1;
+    float out[2 * HEADS * DIM];
+    window.window = 64;
+    step = begin_one(seq, 1);
+    OK(engine_append(step, &seed));
+    REFUSED(ANYKV_E_UNSUPPORTED, "window", attend_layer(step, 0, &window, out));
+    anykv_step_cancel(step);
+    anykv_seq_destroy(seq);
+    stop();
+}
+
+Test(evict_tokens, windows_and_caches_without_room)
+{
+    anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
+    start(0, 32);
+    anykv_seq *seq = engine_seq(engine.cache);
+    REFUSED(ANYKV_E_STATE, "ANYKV_CACHE_EVICT_TOKENS", anykv_seq_evict_tokens(seq, &params));
+    anykv_seq_destroy(seq);
+    stop();
+    anykv_layer layers[2] = {engine_layer(1, 64, 0), engine_layer(2, 64, 40)};
+    anykv_cache_options options = engine_options(24u << 20);
+    options.flags = ANYKV_CACHE_EVICT_TOKENS;
+    engine_start(&engine, layers, 2, &options, 0);
+    seq = engine_seq(engine.cache);
+    REFUSED(ANYKV_E_UNSUPPORTED, "layers[1].window", anykv_seq_evict_tokens(seq, &params));
+    anykv_seq_destroy(seq);
+    stop();
+}
+
+/* Every allocation and every backend call fails once: nothing changed, or the sequence is dead. */
+static void every_failure(bool private_, anykv_token_policy policy, int how)
+{
+    uint64_t sites = 1;
+    for (uint64_t at = 0; at <= sites; at++) {
+        begin_cache(ANYKV_I8, 0, false);
+        anykv_seq *seq = long_seq(private_);
+        anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
+        params.policy = policy;
+        params.keep = 150;
+        params.recent = 40;
+        OK(anykv_cache_wait(engine.cache, UINT64_MAX));
+        if (how == 0)
+            akv_alloc_fail_at(at, false);
+        else
+            akv_fault_at(at, ANYKV_E_DEVICE, how == 2);
+        const anykv_status status = anykv_seq_evict_tokens(seq, &params);
+        if (at == 0)
+            sites = how == 0 ? akv_alloc_count() : akv_fault_count();
+        akv_alloc_fail_at(0, false);
+        akv_fault_at(0, ANYKV_OK, false);
+        cr_assert((status == ANYKV_OK) == (at == 0), "site %d of %d, way %d: %s", (int)at, (int)sites, how,
+                  anykv_status_name(status));
+        uint64_t length;
+        const anykv_status alive = anykv_seq_length(seq, &length);
+        cr_assert(alive == ANYKV_OK || (how && alive == ANYKV_E_DEAD));
+        if (alive == ANYKV_OK)
+            attend_kept(seq, 0.2);
+        audit(engine.cache, "after a failure");
+        anykv_seq_destroy(seq);
+        stop();
+    }
+}
+
+Test(evict_tokens, every_allocation_fails)
+{
+    every_failure(true, ANYKV_TOKENS_KEYDIFF, 0);
+    every_failure(false, ANYKV_TOKENS_KNORM, 0);
+}
+Test(evict_tokens, every_call_fails)
+{
+    every_failure(true, ANYKV_TOKENS_KNORM, 1);
+    every_failure(false, ANYKV_TOKENS_KEYDIFF, 1);
+}
+Test(evict_tokens, every_call_fails_late)
+{
+    every_failure(true, ANYKV_TOKENS_KEYDIFF, 2);
+    every_failure(false, ANYKV_TOKENS_WINDOW, 2);
+}
