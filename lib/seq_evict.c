@@ -130,11 +130,11 @@ static anykv_status check_layers(const struct run *run)
         if (layout->layers[l].window)
             return akv_fail(run->cache->context, ANYKV_E_UNSUPPORTED,
                             "layers[%u].window: tokens are evicted from layers without a window only", l);
-        if (layout->layers[l].k_transform > ANYKV_TRANSFORM_ROTATE ||
-            layout->layers[l].v_transform > ANYKV_TRANSFORM_ROTATE)
+        const struct akv_group *group = group_of(run, l);
+        if ((group->rotate[0] | group->rotate[1]) & AKV_FLAG_MAP)
             return akv_fail(run->cache->context, ANYKV_E_UNSUPPORTED,
-                            "layers[%u]: its keys are centred at their positions, or go through a matrix; "
-                            "token policies take plain and rotated ones", l);
+                            "layers[%u]: its rows go through a calibration's mean or matrix; token "
+                            "policies take plain and rotated ones", l);
     }
     return ANYKV_OK;
 }
