@@ -61,6 +61,7 @@ static const struct metric metrics[] = {
     COUNTER("precision_misses", NULL, precision_misses,
             "Lookups that ended at a block of too low a precision."),
     COUNTER("budget_refusals", NULL, budget_refusals, "Steps refused for want of room."),
+    COUNTER("tokens_evicted", NULL, tokens_evicted, "Tokens evicted from sequences that go on."),
     COUNTER("device_retries", NULL, device_retries,
             "Device allocations that were refused once and tried again."),
 };
