@@ -44,8 +44,10 @@ for shape in gpu cpu; do
     one "$shape" rotate/F32/d64-store-0
     one "$shape" seal/N4/N4-N4-F16-d64-d64-t16-0
     one "$shape" reencode/N3/N6-N5-d64-d128-t16-plain-0
+    one "$shape" encode/IQ4_NL/d80-F16-rotate-0
+    one "$shape" seal/Q5_1/Q5_1-Q5_1-F16-d64-d64-t16-0
     one "$shape" append/F16/d64-d64-BF16-t16-0
-    one "$shape" gather/N4/d64-values-F32-rotate-t16-F16-N5-0
+    one "$shape" gather/N4/d64-values-F32-rotate-t16-F16-Q4_0-0
     one "$shape" copy/-/pool-pool-48-0
     one "$shape" score/N4/d64-d512-m3-rotate-t256-0
     one "$shape" select/-/f1-u1-p5-0
