@@ -671,6 +671,29 @@ ANYKV_API anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_
 ANYKV_API anykv_status anykv_cache_set_budget(anykv_cache *cache, uint64_t budget_bytes);
 /* Evicts every block that no sequence references.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_trim_memory(anykv_cache *cache);
+/* What a tenant's sequences may hold.  Its cached blocks have an order, ghosts and a half-life of their
+ * own, so that other tenants' requests do not disturb them. */
+typedef struct anykv_tenant_options {
+    size_t size;
+    const void *tenant;        /* as in anykv_seq_options; no bytes: the public sequences */
+    uint32_t tenant_bytes;
+    uint64_t guaranteed_bytes; /* of blocks: while it holds no more, others' steps evict none of them */
+    uint64_t limit_bytes;      /* of blocks, cached ones included; 0: no limit */
+} anykv_tenant_options;
+#define ANYKV_TENANT_OPTIONS_INIT                                                                  \
+    {                                                                                              \
+        sizeof(anykv_tenant_options), NULL, 0, 0, 0                                                \
+    }
+/* Sets a tenant, or its bytes anew; at most 63.  Holds for sequences made from then on.  A step beyond the
+ * limit evicts the tenant's own cached blocks, then fails with E_BUDGET; lowering a limit evicts nothing by
+ * itself.  anykv_cache_set_budget and anykv_cache_trim_memory do not spare what is guaranteed.  E_ARG: the
+ * tenant, or a limit below the guarantee; E_BUDGET: all guarantees together exceed the pool.
+ * Thread: free. */
+ANYKV_API anykv_status anykv_cache_set_tenant(anykv_cache *cache, const anykv_tenant_options *options);
+/* Bytes of blocks that a tenant's sequences and cached blocks hold.  E_NOT_FOUND: it was not set.
+ * Thread: free. */
+ANYKV_API anykv_status anykv_cache_tenant_bytes(anykv_cache *cache, const void *tenant,
+                                                uint32_t tenant_bytes, uint64_t *bytes_out);
 /* Waits for the cache's asynchronous work; a device failure since the last call is returned here once,
  * and the sequences whose rows were not known to be complete are dead (E_DEAD), their names withdrawn.
  * E_TIMEOUT.  Thread: free. */

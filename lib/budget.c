@@ -10,6 +10,8 @@ uint32_t akv_cache_alloc(anykv_cache *cache, uint32_t group, uint32_t kind, uint
     bool scrub;
     const uint32_t id = akv_pool_alloc(&cache->pool, group, kind, tenant, &scrub);
     *status_out = ANYKV_OK;
+    if (id != AKV_NO_ID)
+        akv_pool_set_part(&cache->pool, id, akv_tenant_part(cache, tenant));
     if (id == AKV_NO_ID)
         *status_out = akv_fail(cache->context, ANYKV_E_INTERNAL, "pool: reserved room is gone");
     else {
@@ -131,19 +133,8 @@ static void count_evicted(anykv_cache *cache, uint32_t id)
         cache->count.evicted_bytes += cache->pool.class_[akv_pool_class_of(block)].block_bytes;
 }
 
-/* Evicts one loose block, or the policy's next node; false: everything is in use. */
-static bool evict_one(anykv_cache *cache)
+void akv_cache_evict(anykv_cache *cache, uint32_t node)
 {
-    if (cache->loose_first != AKV_NO_ID) {
-        const struct akv_block *block = &cache->pool.blocks[cache->loose_first];
-        count_evicted(cache, cache->loose_first);
-        akv_node_take(cache, block->node, block->group);
-        akv_explain(cache, "evicted a cached block behind the windows of its users");
-        return true;
-    }
-    const uint32_t node = akv_prefix_victim(&cache->prefix);
-    if (node == AKV_NO_ID)
-        return false;
     for (uint32_t g = 0; g < cache->layout->group_count; g++) {
         if (akv_prefix_blocks(&cache->prefix, node)[g] != AKV_NO_ID)
             count_evicted(cache, akv_prefix_blocks(&cache->prefix, node)[g]);
@@ -154,6 +145,23 @@ static bool evict_one(anykv_cache *cache)
     akv_prefix_remove(&cache->prefix, node);
     akv_explain(cache, "evicted the cached block that policy %s puts first",
                 cache->prefix.evict.policy->name);
+}
+
+/* Evicts one loose block, or the policy's next node; false: everything is in use. */
+static bool evict_one(anykv_cache *cache)
+{
+    if (cache->loose_first != AKV_NO_ID) {
+        const struct akv_block *block = &cache->pool.blocks[cache->loose_first];
+        count_evicted(cache, cache->loose_first);
+        akv_node_take(cache, block->node, block->group);
+        akv_explain(cache, "evicted a cached block behind the windows of its users");
+        return true;
+    }
+    akv_tenants_spare(cache, cache->asking);
+    const uint32_t node = akv_prefix_victim(&cache->prefix);
+    if (node == AKV_NO_ID)
+        return false;
+    akv_cache_evict(cache, node);
     return true;
 }
 
@@ -272,6 +280,7 @@ anykv_status anykv_cache_trim_memory(anykv_cache *cache)
     struct akv_call call;
     akv_call_begin(cache, &call, "anykv_cache_trim_memory");
     const bool some = cache->prefix.count != 0;
+    cache->asking = UINT64_MAX; /* the caller asks for all */
     while (evict_one(cache))
         continue;
     if (some && cache->prefix.count == 0)
@@ -379,6 +388,7 @@ anykv_status anykv_cache_set_budget(anykv_cache *cache, uint64_t budget_bytes)
         return status;
     akv_mutex_lock(&cache->io);
     akv_cache_enter(cache);
+    cache->asking = UINT64_MAX;
     struct akv_call call;
     akv_call_begin(cache, &call, "anykv_cache_set_budget");
     uint32_t keep = 0, keep_chunks = 0;

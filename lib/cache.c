@@ -270,6 +270,7 @@ anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout
     cache->context = context;
     cache->device = device;
     cache->loose_first = cache->loose_last = AKV_NO_ID;
+    cache->tenants = 1;
     anykv_status status = akv_layout_copy(layout, &cache->layout);
     if (status)
         goto free_cache;

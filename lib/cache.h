@@ -55,6 +55,13 @@ uint64_t akv_plan_step_bytes(const struct akv_plan *plan, const anykv_layout *la
 /* Where a group's descriptor stands in a step's. */
 uint64_t akv_step_image_at(const anykv_cache *cache, uint32_t group);
 
+/* A tenant that was set: part p of the policy is its. */
+struct akv_tenant {
+    uint64_t digest;
+    uint64_t guaranteed, limit; /* bytes of blocks; limit 0: none */
+    uint64_t need;              /* scratch of begin */
+};
+
 #define AKV_RETAINS 8u /* ranges of a sequence whose priorities hold at the same time */
 struct akv_retain {
     uint32_t first, end; /* blocks */
@@ -77,6 +84,7 @@ struct anykv_seq {
     bool done, pinned;
     bool destroyed;   /* by the caller, while in a step */
     bool told;        /* the policy knows of its request */
+    uint32_t part;    /* of the policy; 0 where the tenant is not set */
     uint32_t retains; /* in retain[] */
     struct akv_retain retain[AKV_RETAINS];
     bool leased;
@@ -139,6 +147,9 @@ struct anykv_cache {
     uint32_t loose_first, loose_last; /* cached blocks that go before any node */
     anykv_seq *seqs;
     uint64_t sequences_made;
+    struct akv_tenant tenant[AKV_PARTS]; /* 1 … tenants-1 are set */
+    uint32_t tenants;
+    uint64_t asking; /* bit p: of part p are the sequences of the step that needs room */
     struct anykv_step steps[AKV_OPEN_STEPS];
     uint32_t serial;
     uint32_t *need; /* [classes]: scratch of begin */
@@ -249,10 +260,23 @@ void akv_cache_settle(anykv_cache *cache, uint32_t block);
 /* Puts a sequence's block under a node, or takes a node's block away. */
 void akv_node_give(anykv_cache *cache, uint32_t node, uint32_t group, uint32_t block);
 void akv_node_take(anykv_cache *cache, uint32_t node, uint32_t group);
+/* Evicts an idle node without children. */
+void akv_cache_evict(anykv_cache *cache, uint32_t node);
 /* Evicts and relocates until need[class] further blocks fit. */
 anykv_status akv_cache_make_room(anykv_cache *cache, const uint32_t *need);
 /* prefix.on_idle */
 void akv_cache_on_idle(void *user, uint32_t node, bool idle);
+
+/* ---- tenant.c; under lock ---- */
+uint32_t akv_tenant_part(const anykv_cache *cache, uint64_t tenant); /* 0: it is not set */
+/* Spares the parts that hold no more than what they are guaranteed, except those that ask. */
+void akv_tenants_spare(anykv_cache *cache, uint64_t asking);
+/* Blocks that a sequence of the part needs are added up; then the step is let in, evicting its
+ * tenants' own blocks, or not. */
+void akv_tenants_need_none(anykv_cache *cache);
+void akv_tenants_need(anykv_cache *cache, uint32_t part, uint32_t group, uint32_t hot,
+                      uint32_t sealed);
+anykv_status akv_tenants_admit(anykv_cache *cache, const anykv_step *step);
 
 /* ---- rate.c: the caller's scores; no lock is held ---- */
 /* Asks for scores until the `wanted` candidates that go first have one; nothing without

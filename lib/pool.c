@@ -269,7 +269,21 @@ uint32_t akv_pool_alloc(struct akv_pool *pool, uint32_t group, uint32_t kind, ui
     block->group = group;
     block->node = block->prev = block->next = AKV_NO_ID;
     pool->slot[at] = id;
+    pool->part_bytes[0] += class_->block_bytes;
     return id;
+}
+
+static uint64_t bytes_of(const struct akv_pool *pool, const struct akv_block *block)
+{
+    return pool->class_[akv_pool_class_of(block)].block_bytes;
+}
+
+void akv_pool_set_part(struct akv_pool *pool, uint32_t id, uint32_t part)
+{
+    struct akv_block *block = akv_pool_block(pool, id);
+    pool->part_bytes[block->part] -= bytes_of(pool, block);
+    block->part = (uint8_t)part;
+    pool->part_bytes[part] += bytes_of(pool, block);
 }
 
 /* Chunk and slot of a block. */
@@ -294,6 +308,7 @@ bool akv_pool_release(struct akv_pool *pool, uint32_t id)
     struct akv_pool_class *class_ = &pool->class_[chunk->class_];
     if (block->idle)
         class_->idle--;
+    pool->part_bytes[block->part] -= class_->block_bytes;
     const bool was = listed(chunk);
     pool->slot[(size_t)c * pool->slots_per_chunk + s] = SLOT_FREE | chunk->free_slot;
     chunk->free_slot = s;
@@ -363,6 +378,9 @@ void akv_pool_swap(struct akv_pool *pool, uint32_t id, uint32_t other_id)
     const uint32_t c = chunk_of(pool, block, &s), d = chunk_of(pool, other, &t);
     pool->slot[(size_t)c * pool->slots_per_chunk + s] = other_id;
     pool->slot[(size_t)d * pool->slots_per_chunk + t] = id;
+    const uint64_t bytes = bytes_of(pool, block), other_bytes = bytes_of(pool, other);
+    pool->part_bytes[block->part] += other_bytes - bytes;
+    pool->part_bytes[other->part] += bytes - other_bytes;
     const uint32_t entry = block->entry;
     block->entry = other->entry;
     other->entry = entry;

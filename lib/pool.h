@@ -36,6 +36,7 @@ struct akv_block {
     uint32_t position; /* logical number in its sequences (of a region that tokens were
                         * evicted from: number there); the cache's */
     uint32_t used_at;  /* serial of the last step or match that took it; the cache's */
+    uint8_t part;      /* whose bytes are counted: a part of the policy */
     uint8_t least;     /* rungs that its users accept below the layout's formats; the cache's */
     bool idle;      /* only an idle node or the loose list holds it: it can be evicted */
     bool loose;     /* in the list of loose blocks */
@@ -86,6 +87,7 @@ struct akv_pool {
     uint64_t *slot_tenant;    /* same: whose bytes stand there */
     struct akv_block *blocks; /* records; never more than slots */
     uint32_t block_capacity, block_free;
+    uint64_t part_bytes[AKV_PARTS]; /* of blocks, by part */
 };
 
 anykv_status akv_pool_init(struct akv_pool *pool, anykv_context *context,
@@ -109,6 +111,8 @@ static inline uint64_t akv_pool_used_bytes(const struct akv_pool *pool)
  */
 uint32_t akv_pool_alloc(struct akv_pool *pool, uint32_t group, uint32_t kind, uint64_t tenant,
                         bool *scrub_out);
+/* Counts the block's bytes for a part; a new one counts for part 0. */
+void akv_pool_set_part(struct akv_pool *pool, uint32_t block, uint32_t part);
 static inline struct akv_block *akv_pool_block(const struct akv_pool *pool, uint32_t block)
 {
     assert(block < pool->block_capacity && pool->blocks[block].refs);

@@ -108,7 +108,7 @@ static anykv_status check_identity(anykv_context *context, const anykv_seq_optio
 
 /* Whose bytes a block holds: public ones are all alike, a private sequence without tenant is its
  * own. */
-static uint64_t tenant_of(const anykv_seq_options *options, const anykv_seq *seq)
+uint64_t akv_seq_tenant(const anykv_seq_options *options, const anykv_seq *seq)
 {
     akv_sha256 state;
     akv_sha256_init(&state);
@@ -214,7 +214,8 @@ anykv_status anykv_seq_create(anykv_cache *cache, const anykv_seq_options *optio
     seq->rungs = akv_seq_rungs(&checked);
     seq->lora_id = lora_id_of(&checked);
     akv_mutex_lock(&cache->lock);
-    seq->tenant = tenant_of(&checked, seq);
+    seq->tenant = akv_seq_tenant(&checked, seq);
+    seq->part = akv_tenant_part(cache, seq->tenant);
     link_seq(seq);
     akv_mutex_unlock(&cache->lock);
     *seq_out = seq;
@@ -296,6 +297,7 @@ anykv_status anykv_seq_fork(anykv_seq *seq, anykv_seq **seq_out)
     if (!copy)
         return akv_seq_leave(seq, ANYKV_E_MEMORY);
     copy->tenant = seq->tenant;
+    copy->part = seq->part;
     copy->root = seq->root;
     copy->private_ = seq->private_;
     copy->told = true; /* one request with the first */

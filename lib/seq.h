@@ -18,6 +18,8 @@ anykv_status akv_seq_enter(const anykv_seq *seq, bool change);
 /* Lets the lock go and returns status. */
 anykv_status akv_seq_leave(const anykv_seq *seq, anykv_status status);
 
+/* Whose bytes a sequence's blocks hold; seq may be NULL unless it is private without a tenant. */
+uint64_t akv_seq_tenant(const anykv_seq_options *options, const anykv_seq *seq);
 /* What was said of the sequence's future holds for its i-th block from now on; under lock. */
 void akv_seq_hint_node(anykv_seq *seq, uint32_t i);
 /* First row of positions [first, first + count) (count 0: where a sequence of `first` positions ends).

@@ -239,7 +239,7 @@ void akv_seq_publish(anykv_seq *seq)
         if (node != AKV_NO_ID) {
             akv_prefix_hold(prefix, node);
         } else {
-            node = akv_prefix_insert(prefix, &key, parent, 0, false);
+            node = akv_prefix_insert(prefix, &key, parent, seq->part, false);
             assert(node != AKV_NO_ID); /* reserved */
             cache->count.blocks_named++;
             akv_cache_event(cache, ANYKV_BLOCK_STORED, node, AKV_KIND_HOT, seq);

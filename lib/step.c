@@ -125,6 +125,7 @@ static anykv_status count_needs(anykv_step *step)
     const uint32_t groups = cache->layout->group_count;
     uint64_t names = 0;
     memset(cache->need, 0, cache->pool.classes * sizeof *cache->need);
+    akv_tenants_need_none(cache);
     for (uint32_t i = 0; i < step->n; i++) {
         anykv_seq *seq = step->seqs[i];
         const uint32_t length = seq->length + step->counts[i];
@@ -137,10 +138,12 @@ static anykv_status count_needs(anykv_step *step)
         if (!seq->private_ && !seq->closed)
             names += length / akv_block_tokens(cache) - seq->node_count;
         for (uint32_t g = 0; g < groups; g++) {
-            cache->need[AKV_CLASS(g, AKV_KIND_HOT)] +=
+            const uint32_t hot =
                 akv_blocks_for(cache, length) - held + (tail_shared(cache, seq, g, held) ? 1 : 0);
-            cache->need[AKV_CLASS(g, AKV_KIND_SEALED)] +=
-                akv_seal_count(seq, g, length, step->serial);
+            const uint32_t sealed = akv_seal_count(seq, g, length, step->serial);
+            cache->need[AKV_CLASS(g, AKV_KIND_HOT)] += hot;
+            cache->need[AKV_CLASS(g, AKV_KIND_SEALED)] += sealed;
+            akv_tenants_need(cache, seq->part, g, hot, sealed);
         }
     }
     for (uint32_t g = 0; g < groups; g++) {
@@ -220,7 +223,9 @@ static anykv_status reserve_blocks(anykv_step *step)
 {
     anykv_cache *cache = step->cache;
     const uint32_t groups = cache->layout->group_count;
-    anykv_status status = akv_cache_make_room(cache, cache->need);
+    anykv_status status = akv_tenants_admit(cache, step);
+    if (!status)
+        status = akv_cache_make_room(cache, cache->need);
     for (uint32_t g = 0; g < groups && !status; g++) {
         for (uint32_t i = 0; i < step->n && !status; i++)
             if (step->counts[i])

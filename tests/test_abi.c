@@ -118,6 +118,13 @@ Test(abi, structs)
     EXPECT_FIELD(anykv_layout_options, shard, 28)
     EXPECT_FIELD(anykv_layout_options, shards, 32)
 
+    EXPECT_SIZE(anykv_tenant_options, 40)
+    EXPECT_FIELD(anykv_tenant_options, size, 0)
+    EXPECT_FIELD(anykv_tenant_options, tenant, 8)
+    EXPECT_FIELD(anykv_tenant_options, tenant_bytes, 16)
+    EXPECT_FIELD(anykv_tenant_options, guaranteed_bytes, 24)
+    EXPECT_FIELD(anykv_tenant_options, limit_bytes, 32)
+
     EXPECT_SIZE(anykv_candidate, 64)
     EXPECT_FIELD(anykv_candidate, key, 0)
     EXPECT_FIELD(anykv_candidate, bytes, 32)
