@@ -3,7 +3,7 @@
 #include "ladder.h"
 
 /* Relative error of attention output that a format causes in keys and in values, the worst layer of
- * both dumps of `anykv eval --layers --sinks 4 --recent 128` (docs/eviction.md), rounded up. */
+ * both dumps of `anykv eval --layers --sinks 4 --recent 128` (docs/ladder.md), rounded up. */
 static const struct {
     uint32_t format;
     float error[2];

@@ -90,6 +90,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     cache.max_sequences = PICK(&in, 4, 1, 64);
     cache.max_step_tokens = PICK(&in, 64, 1, 2048);
     cache.max_seq_tokens = PICK(&in, 256, 64, 131072);
+    cache.error_budget = (float)PICK(&in, 0, 5, 30, 60, 200) / 100.0f;
+    cache.rungs[0] = (anykv_format)(int)PICK(&in, 4, 5, 7, 0);
+    cache.rungs[1] = (anykv_format)(int)PICK(&in, 7, 9, 0, 4);
+    cache.rungs[2] = (anykv_format)(int)PICK(&in, 9, 0);
     anykv_estimate estimate = ANYKV_ESTIMATE_INIT;
     if (anykv_cache_estimate(device, layout, &cache, &estimate) == ANYKV_OK) {
         FUZZ_REQUIRE(estimate.total_bytes <= cache.budget_bytes || cache.budget_bytes < estimate.minimum_bytes);
