@@ -19,7 +19,7 @@ sed -n 's/^ *X(\([A-Z_]*\), -\{0,1\}[0-9].*/\1/p' "$top_srcdir/lib/anykv.h" | wh
     grep -qw "ANYKV_$name" "$man/anykv.3" || echo "ANYKV_$name"
 done >"$work/codes"
 empty "anykv.3 names every status code" "$work/codes"
-for name in devices verify bench eval calibrate replay demo; do
+for name in devices verify bench eval calibrate replay import-config demo; do
     grep -qw "^.Ss $name.*\|^.It Cm $name.*\|^.Nm $name.*" "$man/anykv.1" || echo "$name"
     "$ANYKV" "$name" --help 2>/dev/null | tr -s '[:space:]=,|[]' '\n' | sed 's/[^a-z0-9-]//g' | grep -E '^--[a-z]' | sort -u |
         while read -r option; do

@@ -155,6 +155,22 @@ near "sinks and recent tokens at 16 bit cost bits" "$(value bits "$work/eval")" 
     "4.25 + (16 - 4.25) * 144 / 1024" 1e-6
 near "and halve the error at least" \
     "$(awk "BEGIN { print ($(value output_error "$work/eval") < 0.1191 / 2) }")" 1 0
+# ---- import-config ----
+printf 'kv_cache:\n  max_tokens: 512\n  dtype: float16\n' >"$work/config.yaml"
+check "import-config accepts" "$ANYKV" import-config "$work/config.yaml"
+"$ANYKV" import-config "$work/config.yaml" --json >"$work/out"
+fields "import-config: fields" "$work/out" field value verdict note
+printf 'colour: blue\n' >"$work/config.yaml"
+"$ANYKV" import-config "$work/config.yaml" >"$work/out" && fail "a refused field: exit status 0"
+if grep -q "refused.*unknown name" "$work/out"; then
+    pass "import-config refuses by name"
+else
+    fail "import-config refuses by name" "$work/out"
+fi
+printf 'a: [1]\n' >"$work/config.yaml"
+status "a damaged configuration" 1 "line 1" "$ANYKV" import-config "$work/config.yaml"
+status "a configuration that is not there" 3 "No such file" "$ANYKV" import-config "$work/none"
+
 # ---- calibrate ----
 # The cut has 128 positions of queries: enough for means, too few for matrices.
 status "too few queries for a matrix" 1 "128 positions of queries, a matrix needs 256" \
