@@ -333,6 +333,9 @@ int akv_tool_bench(int argc, char **argv)
         {"q-heads", AKV_CLI_U64, &o->q_heads, 1, 1024, "N", "attend (default: 32)"},
         {"gqa", AKV_CLI_U64_LIST, &o->gqa, 1, 1024, "LIST",
          "attend: q heads for each kv head (default: 1,4,8)"},
+        {"transforms", AKV_CLI_TEXT_LIST, &o->transforms, 0, 0, "LIST",
+         "attend, codec: none, rotate, centre, matrix (default: attend rotate,\ncodec none and "
+         "rotate)"},
         {"formats", AKV_CLI_TEXT_LIST, &o->formats, 0, 0, "LIST",
          "attend: pairs or profiles (default: F16/F16,I8/I8,N4/N4);\ncodec: formats (default: "
          "all)"},

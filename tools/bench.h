@@ -18,7 +18,7 @@ struct bench_options {
     const char *filter, *peer, *isa;
     uint64_t repeats, q_heads, new_tokens;
     struct akv_u64_list threads, head_dim, tokens, gqa, batch;
-    struct akv_text_list formats, phase;
+    struct akv_text_list formats, phase, transforms;
     bool json, precise, busy;
 };
 

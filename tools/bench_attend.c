@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `anykv bench attend`: decode and prefill attention over packed blocks in random order. */
+#include "bench_maps.h"
 #include "bench_pool.h"
 #include <math.h>
 #include <stdio.h>
@@ -9,7 +10,7 @@ static const struct akv_column columns[] = {
     {"phase", "phase", 0},
     {"k", "K", 0},
     {"v", "V", 0},
-    {"transform", NULL, 0},
+    {"transform", "map", 0},
     {"head_dim", "dim", 0},
     {"q_heads", "q", 0},
     {"kv_heads", "kv", 0},
@@ -30,7 +31,7 @@ static const struct akv_column columns[] = {
     {"read_gib_s", NULL, 0},
     {"clock", NULL, 0},
 };
-enum { COLUMNS = sizeof columns / sizeof columns[0], PAIRS_MAX = AKV_LIST_MAX + 1 };
+enum { COLUMNS = sizeof columns / sizeof columns[0], PAIRS_MAX = 4 * AKV_LIST_MAX + 1 };
 
 #define CPU_COPY_BYTES (64ull << 20)
 #define GPU_COPY_BYTES (512ull << 20)
@@ -43,7 +44,8 @@ enum { COLUMNS = sizeof columns / sizeof columns[0], PAIRS_MAX = AKV_LIST_MAX + 
 struct subject {
     struct bench_pool pool;
     akv_attend_params params;
-    struct akv_mem *q, *out, *scratch;
+    struct akv_mem *q, *out, *scratch, *maps;
+    uint32_t transform;
     uint64_t q_bytes, out_bytes, scratch_bytes;
     uint32_t loops, next;
     bool shown, open;
@@ -69,6 +71,8 @@ static anykv_status enqueue(void *user, uint32_t loop)
     launch.arg[2] = (struct akv_span){x->out, 0, x->out_bytes};
     if (x->scratch)
         launch.arg[6] = (struct akv_span){x->scratch, 0, x->scratch_bytes};
+    if (x->maps)
+        launch.arg[7] = (struct akv_span){x->maps, 0, x->maps->bytes};
     bench_pool_bind(&x->pool, &launch);
     return akv_kernel_launch(x->pool.device->queue, &launch);
 }
@@ -80,6 +84,7 @@ static void subject_close(struct subject *x)
     akv_mem_free(x->q);
     akv_mem_free(x->out);
     akv_mem_free(x->scratch);
+    akv_mem_free(x->maps);
     bench_pool_destroy(&x->pool);
     x->open = false;
 }
@@ -103,7 +108,7 @@ static anykv_status put_queries(struct bench *b, struct subject *x)
 /* E_UNSUPPORTED: the device refuses the kernel with these parameters. */
 static anykv_status subject_open(struct bench *b, struct bench_device *device,
                                  const struct bench_shape *shape, uint32_t k, uint32_t v,
-                                 struct subject *x)
+                                 uint32_t transform, struct subject *x)
 {
     anykv_status status = bench_pool_create(b, device, shape, k, v, &x->pool);
     if (status != ANYKV_OK)
@@ -119,8 +124,10 @@ static anykv_status subject_open(struct bench *b, struct bench_device *device,
                                     .q_heads = shape->q_heads,
                                     .k_dim = shape->head_dim,
                                     .v_dim = shape->head_dim,
-                                    .k_flags = AKV_FLAG_ROTATE,
-                                    .v_flags = AKV_FLAG_ROTATE,
+                                    .k_flags = bench_transform_flags(transform),
+                                    .v_flags = bench_transform_flags(transform),
+                                    .k_map = BENCH_MAP_KEYS,
+                                    .v_map = BENCH_MAP_VALUES,
                                     .flags = shape->precise ? AKV_ATTEND_PRECISE : 0u,
                                     .scale = 1.0f / sqrtf((float)shape->head_dim),
                                     .max_tokens = new_all,
@@ -130,6 +137,7 @@ static anykv_status subject_open(struct bench *b, struct bench_device *device,
                                     .bound_seq_tokens = shape->new_tokens,
                                     .bound_length = shape->tokens,
                                     .block_tokens = BENCH_BLOCK_TOKENS};
+    x->transform = transform;
     x->q_bytes = x->out_bytes = (uint64_t)new_all * row * 2u;
     struct akv_check check;
     akv_kernel_check(device->device, AKV_K_ATTEND, &x->params, &check);
@@ -144,6 +152,8 @@ static anykv_status subject_open(struct bench *b, struct bench_device *device,
         status = akv_mem_alloc(device->device, x->scratch_bytes, AKV_MEM_DEVICE, &x->scratch);
     if (status == ANYKV_OK)
         status = put_queries(b, x);
+    if (status == ANYKV_OK)
+        status = bench_maps_create(b, device, transform, shape->kv_heads, shape->head_dim, &x->maps);
     if (status == ANYKV_OK)
         status = akv_kernel_prepare(device->device, AKV_K_ATTEND, &x->params);
     if (status == ANYKV_OK)
@@ -164,7 +174,7 @@ static void emit(struct bench *b, const struct subject *x, const struct subject 
         akv_text(phase),
         akv_text(anykv_format_name((anykv_format)x->pool.k_format)),
         akv_text(anykv_format_name((anykv_format)x->pool.v_format)),
-        akv_text(raw ? "none" : "rotate"),
+        akv_text(raw ? "none" : bench_transform_name(x->transform)),
         akv_whole(s->head_dim),
         akv_whole(s->q_heads),
         akv_whole(s->kv_heads),
@@ -193,7 +203,7 @@ static void emit(struct bench *b, const struct subject *x, const struct subject 
     akv_report_row(b->report, values);
 }
 
-static bool is_f16(const uint32_t pair[2])
+static bool is_f16(const uint32_t pair[3])
 {
     return pair[0] == AKV_F16 && pair[1] == AKV_F16;
 }
@@ -201,7 +211,7 @@ static bool is_f16(const uint32_t pair[2])
 /* All pairs of one shape, their runs and the copy's alternating. */
 static anykv_status one_shape(struct bench *b, struct bench_device *device,
                               const struct bench_shape *shape, const char *phase,
-                              const uint32_t (*pairs)[2], uint32_t count, struct subject *subjects)
+                              const uint32_t (*pairs)[3], uint32_t count, struct subject *subjects)
 {
     char name[128], shape_name[64];
     struct peer peer = {0};
@@ -213,9 +223,10 @@ static anykv_status one_shape(struct bench *b, struct bench_device *device,
     for (uint32_t i = 0; i <= count; i++)
         subjects[i] = (struct subject){0};
     for (uint32_t i = 1; i <= count; i++) {
-        snprintf(name, sizeof name, "%s/%s/%s/%s", phase,
+        snprintf(name, sizeof name, "%s/%s/%s/%s/%s", phase,
                  anykv_format_name((anykv_format)pairs[i][0]),
-                 anykv_format_name((anykv_format)pairs[i][1]), shape_name);
+                 anykv_format_name((anykv_format)pairs[i][1]), bench_transform_name(pairs[i][2]),
+                 shape_name);
         subjects[i].shown = bench_chosen(b, name);
         open += subjects[i].shown;
     }
@@ -225,7 +236,8 @@ static anykv_status one_shape(struct bench *b, struct bench_device *device,
         bench_progress(b, shape_name);
         if (i != 0 && (!subjects[i].shown || is_f16(pairs[i])))
             continue;
-        status = subject_open(b, device, shape, pairs[i][0], pairs[i][1], &subjects[i]);
+        status = subject_open(b, device, shape, pairs[i][0], pairs[i][1], pairs[i][2],
+                              &subjects[i]);
         if (status == ANYKV_E_UNSUPPORTED) {
             akv_cli_message("bench", "%s: %s", shape_name, anykv_error_detail());
             subject_close(&subjects[i]);
@@ -259,7 +271,7 @@ static anykv_status one_shape(struct bench *b, struct bench_device *device,
 
 /* Everything that the lists ask of one device with one number of threads. */
 static anykv_status one_device(struct bench *b, struct bench_device *device,
-                               const uint32_t (*pairs)[2], uint32_t count, struct subject *subjects)
+                               const uint32_t (*pairs)[3], uint32_t count, struct subject *subjects)
 {
     const struct bench_options *o = &b->options;
     anykv_status status = ANYKV_OK;
@@ -290,17 +302,26 @@ static anykv_status one_device(struct bench *b, struct bench_device *device,
 anykv_status bench_attend(struct bench *b)
 {
     struct bench_options *o = &b->options;
-    uint32_t pairs[PAIRS_MAX][2] = {{AKV_F16, AKV_F16}}, count = 0; /* number 0: the F16 peer */
+    uint32_t pairs[PAIRS_MAX][3] = {{AKV_F16, AKV_F16, AKV_TRANSFORM_ROTATE}}; /* 0: the F16 peer */
+    uint32_t count = 0, transforms = o->transforms.count ? o->transforms.count : 1;
     static const char *const defaults[] = {"F16/F16", "I8/I8", "N4/N4"};
     for (uint32_t i = 0; i < (o->formats.count ? o->formats.count : 3); i++) {
         anykv_format k, v;
         anykv_status status =
             anykv_format_pair_parse(o->formats.count ? o->formats.item[i] : defaults[i], &k, &v);
+        for (uint32_t t = 0; t < transforms && count + 1 < PAIRS_MAX && status == ANYKV_OK; t++) {
+            uint32_t transform = AKV_TRANSFORM_ROTATE;
+            if (o->transforms.count)
+                status = bench_transform(o->transforms.item[t], &transform);
+            if (k == ANYKV_F16 && v == ANYKV_F16 && t > 0)
+                break; /* raw rows are as they are */
+            count++;
+            pairs[count][0] = (uint32_t)k;
+            pairs[count][1] = (uint32_t)v;
+            pairs[count][2] = transform;
+        }
         if (status != ANYKV_OK)
             return status;
-        count++;
-        pairs[count][0] = (uint32_t)k;
-        pairs[count][1] = (uint32_t)v;
     }
     struct subject *subjects = akv_alloc(b->context, count + 1, sizeof *subjects);
     b->report = akv_report_begin(stdout, o->json, columns, COLUMNS);

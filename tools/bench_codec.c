@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `anykv bench codec`: encode from fp32 and decode to it, in cache and in memory, against memcpy.
  */
-#include "bench.h"
+#include "bench_maps.h"
 #include <math.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -14,7 +14,7 @@ static const struct akv_column columns[] = {
     {"device", "device", 0},   {"ns_per_row", "ns/row", 1},
     {"gib_s", "GiB/s", 2},     {"ratio_memcpy", "of memcpy", 3},
     {"spread", "spread", 2},   {"memcpy_ns_per_row", "memcpy ns/row", 1},
-    {"clock", NULL, 0},
+    {"clock", NULL, 0},        {"transform", "map", 0},
 };
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
@@ -35,6 +35,8 @@ struct work {
     struct set *set;
     enum akv_kernel_id kernel;
     akv_encode_params params;
+    struct akv_mem *maps;
+    uint32_t transform;
 };
 
 static anykv_status enqueue(void *user, uint32_t loop)
@@ -51,6 +53,8 @@ static anykv_status enqueue(void *user, uint32_t loop)
     launch.arg[encode ? 1 : 0] = tile;
     if (encode)
         launch.arg[2] = (struct akv_span){w->set->flags, 0, 4};
+    if (w->maps)
+        launch.arg[encode ? 3 : 2] = (struct akv_span){w->maps, 0, w->maps->bytes};
     return akv_kernel_launch(w->set->device->queue, &launch);
 }
 
@@ -130,7 +134,10 @@ static anykv_status measure(struct bench *b, struct work *w, const char *working
     char name[96];
     snprintf(name, sizeof name, "%s/%s%s%s/d%u/%s/t%u", encode ? "encode" : "decode",
              anykv_format_name((anykv_format)format),
-             w->params.flags & AKV_FLAG_ROTATE ? "/rotate" : "",
+             w->transform == AKV_TRANSFORM_NONE     ? ""
+             : w->transform == AKV_TRANSFORM_ROTATE ? "/rotate"
+             : w->transform == AKV_TRANSFORM_CENTRE ? "/centre"
+                                                    : "/matrix",
              w->params.flags & AKV_FLAG_SEARCH ? "/search" : "", (unsigned)set->dim, working_set,
              (unsigned)set->device->threads);
     if (!bench_chosen(b, name))
@@ -172,6 +179,7 @@ static anykv_status measure(struct bench *b, struct work *w, const char *working
         akv_real(bench_spread(ours, count)),
         peer ? akv_real(bench_median(copy, count) / set->rows) : akv_none(),
         akv_text(set->device->busy ? "processor" : "wall"),
+        akv_text(bench_transform_name(w->transform)),
     };
     akv_progress_hide(&b->progress);
     akv_report_row(b->report, values);
@@ -182,20 +190,30 @@ static anykv_status one_format(struct bench *b, struct set *set, uint32_t format
                                const char *working_set)
 {
     anykv_status status = ANYKV_OK;
-    uint32_t rotates = akv_format_raw(format) ? 1 : 2,
-             searches = akv_format_codebook(format) ? 2 : 1;
+    const struct akv_text_list *list = &b->options.transforms;
+    uint32_t searches = akv_format_codebook(format) ? 2 : 1;
+    uint32_t transforms = akv_format_raw(format) ? 1 : list->count ? list->count : 2;
     for (uint32_t op = 0; op < 2; op++)
-        for (uint32_t rotate = 0; rotate < rotates; rotate++)
+        for (uint32_t t = 0; t < transforms && status == ANYKV_OK; t++) {
+            struct work w = {.set = set, .kernel = op == 0 ? AKV_K_ENCODE : AKV_K_DECODE};
+            w.transform = t;
+            if (list->count && !akv_format_raw(format))
+                status = bench_transform(list->item[t], &w.transform);
+            if (status == ANYKV_OK)
+                status = bench_maps_create(b, set->device, w.transform, 1, set->dim, &w.maps);
             for (uint32_t search = 0; search < (op == 0 ? searches : 1) && status == ANYKV_OK;
                  search++) {
-                struct work w = {set, op == 0 ? AKV_K_ENCODE : AKV_K_DECODE, {{0}, 0, 0, 0, 0, 0, 0}};
                 w.params.rows = (akv_rows){set->dim, set->dim, AKV_F32, 1};
                 w.params.tokens = set->rows;
                 w.params.dim = set->dim;
                 w.params.format = format;
-                w.params.flags = (rotate ? AKV_FLAG_ROTATE : 0u) | (search ? AKV_FLAG_SEARCH : 0u);
+                w.params.flags =
+                    bench_transform_flags(w.transform) | (search ? AKV_FLAG_SEARCH : 0u);
+                w.params.map = BENCH_MAP_KEYS;
                 status = measure(b, &w, working_set);
             }
+            akv_mem_free(w.maps);
+        }
     return status;
 }
 
