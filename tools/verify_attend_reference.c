@@ -104,10 +104,10 @@ bool attend_reference(struct verify *v, struct attend_case *c)
     return good;
 }
 
-/* Formats whose codes meet integer queries and weights; N6 and the raw ones are always decoded. */
+/* Formats whose codes meet integer queries and weights; the others are always decoded. */
 static bool integer_codes(uint32_t format)
 {
-    return !akv_format_raw(format) && format != AKV_N6;
+    return format == AKV_I8 || akv_format_codebook(format);
 }
 
 /* What a device may be off by without AKV_ATTEND_PRECISE: integer queries and weights where the

@@ -56,7 +56,9 @@ static void faulty_block(const float *x, uint32_t format, uint32_t plant, uint8_
             c = (int)(plant == PLANT_TIE ? rintf(from * id) : roundf(from / d));
             code[i] = (uint8_t)(c & 255);
         } else {
-            c = (int)(plant == PLANT_TIE ? ceilf(from * id + half - 1.0f) : fmaf(from, id, half));
+            float sum = akv_block_affine(format) ? fmaf(x[i], id, -least * id) + half
+                                                 : fmaf(from, id, half);
+            c = (int)(plant == PLANT_TIE ? ceilf(from * id + half - 1.0f) : sum);
             code[i] = (uint8_t)(c > top ? top : c);
         }
     }
