@@ -289,16 +289,16 @@ __kernel SHAPE void akv_k_compact(__global const uchar *from, ulong from_at, __g
     akv_u32 lane = (akv_u32)get_local_id(0), tokens = p.block_tokens;
     akv_u32 head = (akv_u32)get_group_id(0) % p.kv_heads, side = (akv_u32)get_group_id(0) / p.kv_heads;
     akv_u32 format = p.format[side], dim = p.dim[side], offset = p.offset[side];
-    akv_u32 tile = akv_tile_bytes(format, tokens, dim), raw = akv_format_raw(format);
+    akv_u32 tile = akv_tile_bytes(format, tokens, dim), raw = akv_row_bytes(format, dim);
     akv_u32 count = akv_load_u32(counts + counts_at + head * 4u);
     __global const akv_u32 *row = (__global const akv_u32 *)(rows + rows_at) + (akv_u64)head * p.stride;
     akv_u32 used = (count + tokens - 1u) / tokens, first = p.in_place ? 0u : (akv_u32)get_group_id(1);
     akv_u32 last = p.in_place ? used : AKV_MIN(first + 1u, used), dp = akv_padded_dim(dim);
     akv_u32 b0 = raw ? 0u : akv_format_plane0(format), b1 = raw ? 0u : akv_format_plane1(format);
-    /* Words of a row, or of a quad, in the planes; then scales of a row. */
-    akv_u32 words0 = raw ? dim * akv_raw_bytes(format) / 4u : side ? dp / 8u * b0 : dp / 32u * b0;
+    /* Words of a row, or of a quad, in the planes, then scales of a row; or pairs of bytes of a row. */
+    akv_u32 words0 = raw ? raw / 2u : side ? dp / 8u * b0 : dp / 32u * b0;
     akv_u32 words1 = raw ? 0u : side ? dp / 8u * b1 : dp / 32u * b1, c, b, j, k;
-    akv_u32 scales = akv_scale_count(format, dim);
+    akv_u32 scales = raw ? 0u : akv_scale_count(format, dim);
     from += from_at;
     to += to_at;
     for (c = lane; c < words0 + words1 + scales; c += LANES)
@@ -313,7 +313,11 @@ __kernel SHAPE void akv_k_compact(__global const uchar *from, ulong from_at, __g
                 for (k = 0u, j = b * tokens; k < tokens; k++, j++)
                     akv_scale_put(out, format, order, tokens, dim, k, s,
                                   j < count ? akv_scale_get(SOURCE(j), format, order, tokens, dim, row[j] % tokens, s) : 0u);
-            } else if (raw || side == 0u) {
+            } else if (raw) {
+                for (k = 0u, j = b * tokens; k < tokens; k++, j++)
+                    akv_store_u16(out + k * raw + c * 2u,
+                                  j < count ? akv_load_u16(SOURCE(j) + row[j] % tokens * raw + c * 2u) : 0u);
+            } else if (side == 0u) {
                 for (k = 0u, j = b * tokens; k < tokens; k++, j++)
                     akv_store_u32(out + plane + 4u * (k * words + word),
                                   j < count ? akv_load_u32(SOURCE(j) + plane + 4u * (row[j] % tokens * words + word)) : 0u);

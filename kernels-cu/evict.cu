@@ -11,6 +11,10 @@ AKV_FN void evict_group(float *x, const akv_u8 *tile, akv_u32 format, akv_u32 or
                         akv_u32 t, akv_u32 g)
 {
     akv_u8 code[32];
+    if (akv_format_blocks(format)) {
+        akv_block_load(tile, format, dim, t, g, x);
+        return;
+    }
     if (akv_format_raw(format) || order == AKV_ORDER_QUAD) {
         for (akv_u32 i = 0u; i < 32u; i++)
             x[i] = g * 32u + i < dim ? akv_as_f32(akv_tile_bits(tile, format, order, tokens, dim, t, g * 32u + i)) : 0.0f;
@@ -239,15 +243,15 @@ SHELL akv_k_select(const __grid_constant__ akv_select_params p, const __grid_con
 SHELL akv_k_compact(const __grid_constant__ akv_compact_params p, const __grid_constant__ akv_cu_args a)
 {
     akv_u32 lane = threadIdx.x, tokens = p.block_tokens, head = blockIdx.x % p.kv_heads, side = blockIdx.x / p.kv_heads & 1u;
-    akv_u32 format = p.format[side], dim = p.dim[side], offset = p.offset[side], raw = akv_format_raw(format);
+    akv_u32 format = p.format[side], dim = p.dim[side], offset = p.offset[side], raw = akv_row_bytes(format, dim);
     akv_u32 tile = akv_tile_bytes(format, tokens, dim), count = table_entry(a, 3, head);
     const akv_u32 *row = (const akv_u32 *)a.arg[2] + (akv_u64)head * p.stride;
     akv_u32 used = (count + tokens - 1u) / tokens, first = p.in_place ? 0u : blockIdx.x / p.kv_heads / 2u;
     akv_u32 last = p.in_place ? used : AKV_MIN(first + 1u, used), dp = akv_padded_dim(dim);
     akv_u32 b0 = raw ? 0u : akv_format_plane0(format), b1 = raw ? 0u : akv_format_plane1(format);
-    /* Words of a row, or of a quad, in the planes; then scales of a row. */
-    akv_u32 words0 = raw ? dim * akv_raw_bytes(format) / 4u : side ? dp / 8u * b0 : dp / 32u * b0;
-    akv_u32 words1 = raw ? 0u : side ? dp / 8u * b1 : dp / 32u * b1, scales = akv_scale_count(format, dim);
+    /* Words of a row, or of a quad, in the planes, then scales of a row; or pairs of bytes of a row. */
+    akv_u32 words0 = raw ? raw / 2u : side ? dp / 8u * b0 : dp / 32u * b0;
+    akv_u32 words1 = raw ? 0u : side ? dp / 8u * b1 : dp / 32u * b1, scales = raw ? 0u : akv_scale_count(format, dim);
     for (akv_u32 c = lane; c < words0 + words1 + scales; c += LANES)
         for (akv_u32 b = first; b < last; b++) {
             akv_u32 second = c >= words0 ? 1u : 0u, word = second ? c - words0 : c;
@@ -259,7 +263,11 @@ SHELL akv_k_compact(const __grid_constant__ akv_compact_params p, const __grid_c
                 for (akv_u32 k = 0u, j = b * tokens; k < tokens; k++, j++)
                     akv_scale_put(out, format, order, tokens, dim, k, s,
                                   j < count ? akv_scale_get(SOURCE(j), format, order, tokens, dim, row[j] % tokens, s) : 0u);
-            } else if (raw || side == 0u) {
+            } else if (raw) {
+                for (akv_u32 k = 0u, j = b * tokens; k < tokens; k++, j++)
+                    akv_store_u16(out + k * raw + c * 2u,
+                                  j < count ? akv_load_u16(SOURCE(j) + row[j] % tokens * raw + c * 2u) : 0u);
+            } else if (side == 0u) {
                 for (akv_u32 k = 0u, j = b * tokens; k < tokens; k++, j++)
                     akv_store_u32(out + plane + 4u * (k * words + word),
                                   j < count ? akv_load_u32(SOURCE(j) + plane + 4u * (row[j] % tokens * words + word)) : 0u);

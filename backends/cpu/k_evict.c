@@ -303,8 +303,8 @@ static void compact_block(const struct rows *rows, uint32_t block)
     const uint32_t format = p->format[rows->side], dim = p->dim[rows->side], tokens = p->block_tokens;
     const uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format), dp = akv_padded_dim(dim);
     uint8_t *to = tile_of(rows, 1, block);
-    if (akv_format_raw(format)) {
-        move_rows(rows, block, 0, dim * akv_raw_bytes(format));
+    if (akv_row_bytes(format, dim)) {
+        move_rows(rows, block, 0, akv_row_bytes(format, dim));
     } else if (rows->side == 0) {
         move_rows(rows, block, 0, dp * b0 / 8u);
         move_rows(rows, block, akv_plane1_offset(format, tokens, dim), dp * b1 / 8u);

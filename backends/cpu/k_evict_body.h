@@ -28,11 +28,17 @@ static const float *e_decode(const uint8_t *tile, uint32_t format, uint32_t orde
             rows[i] = 0.0f;
         return rows;
     }
+    if (format > AKV_N2 && (order == AKV_ORDER_ROW || akv_format_blocks(format))) { /* no vectors */
+        s_get_row(tile, format, tokens, dim, t, rows);
+        return rows;
+    }
     if (order == AKV_ORDER_ROW) {
         q_get_row(tile, format, tokens, dim, t, rows);
         return rows;
     }
-    if (t % 4u == 0)
+    if (t % 4u == 0 && format > AKV_N2)
+        s_get_quad(tile, format, tokens, dim, t / 4u, rows);
+    else if (t % 4u == 0)
         q_get_quad(tile, format, tokens, dim, t / 4u, rows);
     return rows + t % 4u * AKV_CODE_STRIDE;
 }

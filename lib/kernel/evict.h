@@ -41,6 +41,7 @@
 #ifndef AKV_KERNEL_EVICT_H
 #define AKV_KERNEL_EVICT_H
 #include "attend.h"
+#include "ggml.h"
 #include "pack.h"
 #include "quant.h"
 
@@ -128,6 +129,11 @@ AKV_FN akv_u32 akv_tile_bits(const AKV_GLOBAL akv_u8 *tile, akv_u32 format, akv_
     akv_u32 code, scale;
     if (akv_format_raw(format))
         return akv_load_bits(tile, (akv_u64)t * dim + i, format);
+    if (akv_format_blocks(format)) {
+        float x[32];
+        akv_block_load(tile, format, dim, t, i >> 5, x);
+        return akv_as_u32(x[i & 31u]);
+    }
     code = akv_code_get(tile, format, order, tokens, dim, t, i);
     scale = akv_scale_get(tile, format, order, tokens, dim, t, i / akv_scale_width(format));
     return akv_as_u32(akv_code_value(format, code, akv_code_unit(format, scale)));
@@ -186,6 +192,13 @@ AKV_FN akv_u32 akv_select_units(const akv_select_params *p)
 }
 
 /* ---- compact ---- */
+/* Bytes of a row of a tile that is one row after the other; 0: it has planes. */
+AKV_FN akv_u32 akv_row_bytes(akv_u32 format, akv_u32 dim)
+{
+    if (akv_format_raw(format))
+        return dim * akv_raw_bytes(format);
+    return akv_format_blocks(format) ? akv_padded_dim(dim) / 32u * akv_block_bytes(format) : 0u;
+}
 /* Bits of one token's elements in every word of a QUAD plane of `bits`: token 0's. */
 AKV_FN akv_u32 akv_quad_mask(akv_u32 bits)
 {
