@@ -354,6 +354,7 @@ static void make_case(struct attend_case *c, uint32_t dim, uint32_t variant,
     c->rotate[0] = variant % 4 == 3 ? 0 : AKV_FLAG_ROTATE;
     c->rotate[1] = variant % 6 == 2 ? 0 : AKV_FLAG_ROTATE;
     c->hot = variant % 7 == 3 ? AKV_F32 : variant % 3 == 1 ? AKV_BF16 : AKV_F16;
+    c->lower = variant % 5 == 2 ? (variant % 2 ? AKV_N2 : AKV_N4) : 0;
     c->kv_heads = 1 + variant % 2;
     c->q_heads = c->kv_heads * groups[variant % 6];
     c->block_tokens = variant % 4 == 1 ? 32 : variant % 11 == 7 ? 128 : 16;

@@ -5,9 +5,11 @@
 #include "verify.h"
 
 #define ATTEND_SEQUENCES 4u
+#define ATTEND_KINDS     3u /* hot, packed, a rung of the precision ladder */
 
 struct attend_case {
     uint32_t format[2], hot; /* of keys and values in packed blocks, and in hot ones */
+    uint32_t lower;          /* of both in blocks of a third kind; 0: there is none */
     uint32_t dim[2], rotate[2];
     uint32_t kv_heads, q_heads, block_tokens;
     uint32_t sequences, count[ATTEND_SEQUENCES], length[ATTEND_SEQUENCES];
@@ -30,6 +32,14 @@ struct attend_case {
     double largest_score;      /* of |scale * q.k| */
 };
 
+static inline uint32_t attend_format(const struct attend_case *c, uint32_t kind, uint32_t side)
+{
+    return kind == 0 ? c->hot : kind == 1 ? c->format[side] : c->lower;
+}
+static inline uint32_t attend_kinds(const struct attend_case *c)
+{
+    return c->lower ? 3 : 2;
+}
 static inline uint32_t attend_blocks_of(const struct attend_case *c, uint32_t s)
 {
     return (c->length[s] + c->count[s] + c->block_tokens - 1) / c->block_tokens;

@@ -25,7 +25,7 @@ static void fill_rows(const struct attend_case *c, uint32_t side, float *rows, u
 /* Which blocks are packed, hot or not held.  New tokens' blocks are hot. */
 static void deal_blocks(struct attend_case *c, const struct verify_pool *pool, uint64_t *state)
 {
-    uint32_t hot = 0, packed = 0;
+    uint32_t hot = 0, packed = 0, lowered = 0;
     for (uint32_t s = 0; s < c->sequences; s++)
         for (uint32_t b = 0; b < attend_blocks_of(c, s); b++) {
             uint32_t *entry = &c->entry[c->first_block[s] + b], dice = verify_below(state, 16);
@@ -33,6 +33,8 @@ static void deal_blocks(struct attend_case *c, const struct verify_pool *pool, u
                 *entry = pool->entry[0][hot++];
             else if (c->holes && dice < 6)
                 *entry = AKV_NO_BLOCK;
+            else if (c->lower && dice % 2)
+                *entry = pool->entry[2][lowered++];
             else
                 *entry = pool->entry[1][packed++];
         }
@@ -50,14 +52,14 @@ static uint32_t rows_used(const struct attend_case *c, uint32_t block)
 }
 
 static void write_tiles(const struct attend_case *c, struct verify_pool *pool, uint32_t side,
-                        const uint32_t *offset, const uint8_t *const all[2], uint8_t *tile,
+                        const uint32_t *offset, uint8_t *const all[ATTEND_KINDS], uint8_t *tile,
                         uint8_t *quad)
 {
     uint32_t n = c->blocks * c->kv_heads * c->block_tokens, dim = c->dim[side];
     for (uint32_t b = 0; b < c->blocks; b++) {
         if (c->entry[b] == AKV_NO_BLOCK)
             continue;
-        uint32_t kind = c->entry[b] >> 28, format = kind ? c->format[side] : c->hot;
+        uint32_t kind = c->entry[b] >> 28, format = attend_format(c, kind, side);
         uint32_t bytes = akv_tile_bytes(format, c->block_tokens, dim);
         for (uint32_t h = 0; h < c->kv_heads; h++) {
             uint32_t first = (b * c->kv_heads + h) * c->block_tokens;
@@ -79,9 +81,8 @@ static bool make_side(struct verify *v, struct attend_case *c, struct verify_poo
                       uint32_t side, const uint32_t *offset, uint64_t *state)
 {
     uint32_t n = c->blocks * c->kv_heads * c->block_tokens, dim = c->dim[side];
-    uint32_t format[2] = {c->hot, c->format[side]}, flags[2] = {0, c->rotate[side]};
     uint64_t row_floats = (uint64_t)c->kv_heads * c->block_tokens * dim;
-    uint8_t *all[2] = {NULL, NULL},
+    uint8_t *all[ATTEND_KINDS] = {NULL, NULL, NULL},
             *tile = verify_alloc(v, 4ull * c->block_tokens * (dim + 32) + 64);
     uint8_t *quad = verify_alloc(v, 4ull * c->block_tokens * (dim + 32) + 64);
     float *rows = verify_alloc(v, 4ull * n * dim), *decoded = verify_alloc(v, 4ull * n * dim);
@@ -89,27 +90,25 @@ static bool make_side(struct verify *v, struct attend_case *c, struct verify_poo
     bool good = tile && quad && rows && decoded && c->row[side];
     if (good)
         fill_rows(c, side, rows, n, state);
-    for (uint32_t kind = 0; good && kind < 2; kind++) {
-        all[kind] = verify_alloc(v, akv_tile_bytes(format[kind], n, dim));
+    for (uint32_t kind = 0; good && kind < attend_kinds(c); kind++) {
+        const uint32_t format = attend_format(c, kind, side), flags = kind ? c->rotate[side] : 0;
+        all[kind] = verify_alloc(v, akv_tile_bytes(format, n, dim));
         good =
             all[kind] &&
-            verify_encode_rows(v, rows, AKV_F32, n, dim, format[kind], flags[kind], all[kind],
-                               NULL) &&
-            verify_decode_rows(v, all[kind], n, dim, format[kind], flags[kind], AKV_F32, decoded);
+            verify_encode_rows(v, rows, AKV_F32, n, dim, format, flags, all[kind], NULL) &&
+            verify_decode_rows(v, all[kind], n, dim, format, flags, AKV_F32, decoded);
         for (uint32_t b = 0; good && b < c->blocks; b++)
             if (c->entry[b] != AKV_NO_BLOCK && c->entry[b] >> 28 == kind)
                 memcpy(c->row[side] + b * row_floats, decoded + b * row_floats, 4 * row_floats);
     }
-    if (good) {
-        const uint8_t *const tiles[2] = {all[0], all[1]};
-        write_tiles(c, pool, side, offset, tiles, tile, quad);
-    }
+    if (good)
+        write_tiles(c, pool, side, offset, all, tile, quad);
     akv_free(v->context, tile);
     akv_free(v->context, quad);
     akv_free(v->context, rows);
     akv_free(v->context, decoded);
-    akv_free(v->context, all[0]);
-    akv_free(v->context, all[1]);
+    for (uint32_t kind = 0; kind < ATTEND_KINDS; kind++)
+        akv_free(v->context, all[kind]);
     return good;
 }
 
@@ -138,7 +137,7 @@ bool attend_data(struct verify *v, struct attend_case *c, struct verify_pool *po
                  akv_tile_map *tiles)
 {
     uint64_t state = c->seed;
-    uint32_t bytes[2], offset[2][2];
+    uint32_t bytes[ATTEND_KINDS], offset[2][ATTEND_KINDS];
     c->blocks = 0;
     c->tokens = 0;
     c->mask_stride = 1;
@@ -149,9 +148,9 @@ bool attend_data(struct verify *v, struct attend_case *c, struct verify_pool *po
         c->mask_stride = AKV_MAX(c->mask_stride, c->count[s] + 2);
     }
     memset(tiles, 0, sizeof *tiles);
-    for (uint32_t kind = 0; kind < 2; kind++) {
-        tiles->k_format[kind] = kind ? c->format[0] : c->hot;
-        tiles->v_format[kind] = kind ? c->format[1] : c->hot;
+    for (uint32_t kind = 0; kind < attend_kinds(c); kind++) {
+        tiles->k_format[kind] = attend_format(c, kind, 0);
+        tiles->v_format[kind] = attend_format(c, kind, 1);
         tiles->k_offset[kind] = 32;
         tiles->v_offset[kind] =
             48 + c->kv_heads * akv_tile_bytes(tiles->k_format[kind], c->block_tokens, c->dim[0]);
@@ -161,8 +160,8 @@ bool attend_data(struct verify *v, struct attend_case *c, struct verify_pool *po
         offset[0][kind] = tiles->k_offset[kind];
         offset[1][kind] = tiles->v_offset[kind];
     }
-    uint32_t count[2] = {c->blocks, c->blocks};
-    bool good = verify_pool_create(v, pool, 2, bytes, count, &state);
+    uint32_t count[ATTEND_KINDS] = {c->blocks, c->blocks, c->blocks};
+    bool good = verify_pool_create(v, pool, attend_kinds(c), bytes, count, &state);
     c->entry = verify_alloc(v, c->blocks * sizeof(uint32_t));
     if (!good || !c->entry)
         return false;

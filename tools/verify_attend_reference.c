@@ -116,7 +116,8 @@ static double approximation(const struct attend_case *c, bool gpu)
 {
     if (c->flags & AKV_ATTEND_PRECISE)
         return 0.0;
-    if (integer_codes(c->format[0]) || integer_codes(c->format[1]))
+    if (integer_codes(c->format[0]) || integer_codes(c->format[1]) ||
+        (c->lower && integer_codes(c->lower)))
         return 0.03;
     return gpu ? 0x1p-9 : 0.0;
 }
