@@ -3,13 +3,12 @@
 #include "evict.h"
 #include <math.h>
 
-#define MARK       0x80000000u
 #define LISTED     0x7FFFFFFFu /* place of a candidate in the policy's own order */
 #define REKEY_STEP 8u          /* candidates moved over in one call */
 #define TICKS      16.0        /* of a ghost's time in a second: 8 years before it wraps */
 
 static const struct akv_policy *const policies[] = {
-    &akv_policy_lru,     &akv_policy_lfu,    &akv_policy_fifo,
+    &akv_policy_lru,      &akv_policy_lfu,     &akv_policy_fifo,
     &akv_policy_adaptive, &akv_policy_gittins, &akv_policy_caller,
 };
 
@@ -37,89 +36,6 @@ uint64_t akv_policy_real(double value)
     return bits >> (64 - AKV_KEY_BITS);
 }
 
-/* ---- heaps ---- */
-
-static struct akv_evict_item *item_at(const struct akv_heap *heap, uint32_t at)
-{
-    return heap->base + (ptrdiff_t)at * heap->step;
-}
-
-static void put_item(struct akv_evict *evict, struct akv_heap *heap, uint32_t at,
-                     struct akv_evict_item item)
-{
-    *item_at(heap, at) = item;
-    evict->place[item.id] = (at + 1) | heap->mark;
-}
-
-static void sift_up(struct akv_evict *evict, struct akv_heap *heap, uint32_t at,
-                    struct akv_evict_item item)
-{
-    while (at > 0) {
-        const uint32_t parent = (at - 1) / 4;
-        if (item_at(heap, parent)->key <= item.key)
-            break;
-        put_item(evict, heap, at, *item_at(heap, parent));
-        at = parent;
-    }
-    put_item(evict, heap, at, item);
-}
-
-static void sift_down(struct akv_evict *evict, struct akv_heap *heap, uint32_t at,
-                      struct akv_evict_item item)
-{
-    for (;;) {
-        const uint64_t first = (uint64_t)at * 4 + 1;
-        if (first >= heap->count)
-            break;
-        const uint64_t end = first + 4 < heap->count ? first + 4 : heap->count;
-        uint32_t least = (uint32_t)first;
-        for (uint32_t child = (uint32_t)first + 1; child < end; child++)
-            if (item_at(heap, child)->key < item_at(heap, least)->key)
-                least = child;
-        if (item_at(heap, least)->key >= item.key)
-            break;
-        put_item(evict, heap, at, *item_at(heap, least));
-        at = least;
-    }
-    put_item(evict, heap, at, item);
-}
-
-/* Closes the hole. */
-static void repair(struct akv_evict *evict, struct akv_heap *heap)
-{
-    if (!heap->hole)
-        return;
-    heap->hole = false;
-    sift_down(evict, heap, 0, *item_at(heap, --heap->count));
-}
-
-static void heap_add(struct akv_evict *evict, struct akv_heap *heap, uint64_t key, uint32_t id)
-{
-    const struct akv_evict_item item = {key, id, 0};
-    if (heap->hole) {
-        heap->hole = false;
-        sift_down(evict, heap, 0, item);
-    } else
-        sift_up(evict, heap, heap->count++, item);
-}
-
-static void heap_remove(struct akv_evict *evict, struct akv_heap *heap, uint32_t id)
-{
-    repair(evict, heap);
-    const uint32_t at = (evict->place[id] & ~MARK) - 1;
-    if (at == 0 && heap->count > 1) {
-        heap->hole = true;
-        return;
-    }
-    const struct akv_evict_item last = *item_at(heap, --heap->count);
-    if (at == heap->count)
-        return;
-    if (at > 0 && last.key < item_at(heap, (at - 1) / 4)->key)
-        sift_up(evict, heap, at, last);
-    else
-        sift_down(evict, heap, at, last);
-}
-
 /* ---- keys: band, line or policy, what the policy says ---- */
 
 static bool plain(const struct akv_evict_entry *e)
@@ -130,7 +46,7 @@ static bool plain(const struct akv_evict_entry *e)
 static uint64_t band_key(const struct akv_evict_entry *e, uint64_t key)
 {
     return (uint64_t)e->band << (AKV_KEY_BITS + 1) |
-           (uint64_t)!(e->flags & AKV_EVICT_LINE) << AKV_KEY_BITS | key;
+           (uint64_t) !(e->flags & AKV_EVICT_LINE) << AKV_KEY_BITS | key;
 }
 
 static uint64_t key_of(struct akv_evict *evict, const struct akv_evict_part *part, uint32_t id)
@@ -155,10 +71,10 @@ void akv_evict_rekey(struct akv_evict *evict, struct akv_evict_part *part)
 static void work(struct akv_evict *evict, struct akv_evict_part *part)
 {
     struct akv_heap *old = &part->heap[!part->now];
-    repair(evict, old);
+    akv_heap_repair(evict, old);
     for (uint32_t i = 0; i < REKEY_STEP && old->count; i++) {
-        const uint32_t id = item_at(old, --old->count)->id;
-        heap_add(evict, &part->heap[part->now], key_of(evict, part, id), id);
+        const uint32_t id = akv_heap_at(old, --old->count)->id;
+        akv_heap_add(evict, &part->heap[part->now], key_of(evict, part, id), id);
     }
     if (evict->policy->work)
         evict->policy->work(evict, part);
@@ -173,11 +89,11 @@ static void place_heaps(struct akv_evict_part *part, uint32_t capacity)
     part->heap[0].mark = 0;
     part->heap[1].base = capacity ? part->items + (capacity - 1) : part->items;
     part->heap[1].step = -1;
-    part->heap[1].mark = MARK;
+    part->heap[1].mark = AKV_HEAP_MARK;
 }
 
-static anykv_status reserve_part(struct akv_evict *evict, struct akv_evict_part *part,
-                                 uint32_t old, uint32_t capacity)
+static anykv_status reserve_part(struct akv_evict *evict, struct akv_evict_part *part, uint32_t old,
+                                 uint32_t capacity)
 {
     const uint64_t share = part->share && part->share < capacity ? part->share : capacity;
     anykv_status status = ANYKV_OK;
@@ -297,9 +213,8 @@ void akv_evict_finish(struct akv_evict *evict)
 
 uint64_t akv_evict_host_bytes(const struct akv_evict *evict)
 {
-    uint64_t bytes =
-        (uint64_t)evict->capacity *
-        (sizeof(struct akv_evict_entry) + sizeof *evict->place + evict->policy->id_bytes);
+    uint64_t bytes = (uint64_t)evict->capacity * (sizeof(struct akv_evict_entry) +
+                                                  sizeof *evict->place + evict->policy->id_bytes);
     for (uint32_t p = 0; p < evict->parts; p++)
         bytes += sizeof(struct akv_evict_part) + evict->policy->state_bytes +
                  (uint64_t)evict->part[p]->room * sizeof(struct akv_evict_item) +
@@ -348,7 +263,7 @@ void akv_evict_enter(struct akv_evict *evict, uint32_t id)
         evict->place[id] = LISTED;
         evict->policy->enter(evict, part, id);
     } else
-        heap_add(evict, &part->heap[part->now], key_of(evict, part, id), id);
+        akv_heap_add(evict, &part->heap[part->now], key_of(evict, part, id), id);
 }
 
 void akv_evict_leave(struct akv_evict *evict, uint32_t id)
@@ -362,7 +277,7 @@ void akv_evict_leave(struct akv_evict *evict, uint32_t id)
     if (place == LISTED)
         evict->policy->leave(evict, part, id);
     else
-        heap_remove(evict, &part->heap[place >= MARK], id);
+        akv_heap_remove(evict, &part->heap[place >= AKV_HEAP_MARK], id);
     evict->place[id] = 0;
 }
 
@@ -540,8 +455,8 @@ static uint32_t first_of(struct akv_evict *evict, struct akv_evict_part *part, u
     struct akv_heap *heap = &part->heap[part->now], *old = &part->heap[!part->now];
     uint32_t best = AKV_NO_ID;
     uint64_t key = UINT64_MAX;
-    repair(evict, heap);
-    repair(evict, old);
+    akv_heap_repair(evict, heap);
+    akv_heap_repair(evict, old);
     if (heap->count) {
         best = heap->base->id;
         key = heap->base->key;
@@ -600,60 +515,24 @@ uint32_t akv_evict_victim(struct akv_evict *evict, uint64_t spared)
     return best;
 }
 
-/* The first of a heap, in order: those whose parents were taken wait in a small heap of their own. */
-static uint32_t heap_first(const struct akv_heap *heap, uint64_t below, uint32_t most,
-                           uint32_t *ids)
-{
-    struct akv_evict_item wait[3 * AKV_COLDEST + 4]; /* id: the position */
-    uint32_t waiting = 0, count = 0;
-    if (heap->count)
-        wait[waiting++] = (struct akv_evict_item){heap->base->key, 0, 0};
-    while (waiting && count < most && wait[0].key < below) {
-        const uint32_t at = wait[0].id;
-        ids[count++] = item_at(heap, at)->id;
-        struct akv_evict_item last = wait[--waiting];
-        uint32_t hole = 0;
-        while (hole * 2 + 1 < waiting) {
-            uint32_t child = hole * 2 + 1;
-            if (child + 1 < waiting && wait[child + 1].key < wait[child].key)
-                child++;
-            if (wait[child].key >= last.key)
-                break;
-            wait[hole] = wait[child];
-            hole = child;
-        }
-        wait[hole] = last;
-        for (uint64_t c = (uint64_t)at * 4 + 1; c <= (uint64_t)at * 4 + 4 && c < heap->count; c++) {
-            const struct akv_evict_item item = {item_at(heap, (uint32_t)c)->key, (uint32_t)c, 0};
-            hole = waiting++;
-            while (hole > 0 && wait[(hole - 1) / 2].key > item.key) {
-                wait[hole] = wait[(hole - 1) / 2];
-                hole = (hole - 1) / 2;
-            }
-            wait[hole] = item;
-        }
-    }
-    return count;
-}
-
 uint32_t akv_evict_coldest(struct akv_evict *evict, uint32_t part_number, uint32_t most,
                            uint32_t *ids)
 {
     struct akv_evict_part *part = evict->part[part_number];
     struct akv_heap *heap = &part->heap[part->now];
-    const uint64_t plain_keys = (uint64_t)AKV_BAND_DEFAULT << (AKV_KEY_BITS + 1) |
-                                (uint64_t)1 << AKV_KEY_BITS;
+    const uint64_t plain_keys =
+        (uint64_t)AKV_BAND_DEFAULT << (AKV_KEY_BITS + 1) | (uint64_t)1 << AKV_KEY_BITS;
     most = most < AKV_COLDEST ? most : AKV_COLDEST;
     while (akv_evict_rekeying(part)) /* rare: then all at once */
         work(evict, part);
-    repair(evict, heap);
+    akv_heap_repair(evict, heap);
     if (!evict->policy->coldest)
-        return heap_first(heap, UINT64_MAX, most, ids);
-    uint32_t count = heap_first(heap, plain_keys, most, ids);
+        return akv_heap_first(heap, UINT64_MAX, most, ids);
+    uint32_t count = akv_heap_first(heap, plain_keys, most, ids);
     count += evict->policy->coldest(evict, part, most - count, ids + count);
     if (count < most) { /* the bands above */
         uint32_t all[AKV_COLDEST];
-        const uint32_t found = heap_first(heap, UINT64_MAX, AKV_COLDEST, all);
+        const uint32_t found = akv_heap_first(heap, UINT64_MAX, AKV_COLDEST, all);
         for (uint32_t i = 0; i < found && count < most; i++)
             if (key_of(evict, part, all[i]) >= plain_keys)
                 ids[count++] = all[i];

@@ -25,10 +25,10 @@
 #define AKV_EVICT_RATED   8u  /* CALLER: has a score */
 
 struct akv_evict_entry {
-    double t;        /* seconds of the last touch */
-    uint64_t stamp;  /* counts touches, or places in the line */
-    float v;         /* policy's: a count */
-    uint32_t word;   /* policy's */
+    double t;                           /* seconds of the last touch */
+    uint64_t stamp;                     /* counts touches, or places in the line */
+    float v;                            /* policy's: a count */
+    uint32_t word;                      /* policy's */
     uint8_t part, band, flags, fan_out; /* fan_out: saturating */
 };
 
@@ -68,10 +68,22 @@ struct akv_evict {
     uint32_t capacity, count; /* ids 0 … capacity-1; candidates */
     struct akv_evict_entry *entry;
     uint32_t *place; /* [capacity]: where it stands among the candidates; 0: it is none */
-    void *links; /* [capacity * policy->id_bytes] */
+    void *links;     /* [capacity * policy->id_bytes] */
     struct akv_evict_part *part[AKV_PARTS];
     uint32_t parts;
 };
+
+/* ---- evict_heap.c ---- */
+#define AKV_HEAP_MARK 0x80000000u
+static inline struct akv_evict_item *akv_heap_at(const struct akv_heap *heap, uint32_t at)
+{
+    return heap->base + (ptrdiff_t)at * heap->step;
+}
+void akv_heap_repair(struct akv_evict *evict, struct akv_heap *heap); /* closes the hole */
+void akv_heap_add(struct akv_evict *evict, struct akv_heap *heap, uint64_t key, uint32_t id);
+void akv_heap_remove(struct akv_evict *evict, struct akv_heap *heap, uint32_t id);
+/* The first `most` ids with keys below `below`, in order; the heap has no hole. */
+uint32_t akv_heap_first(const struct akv_heap *heap, uint64_t below, uint32_t most, uint32_t *ids);
 
 /* ---- the table of policies ---- */
 struct akv_policy {
@@ -93,7 +105,8 @@ struct akv_policy {
     uint64_t (*key)(struct akv_evict *evict, const struct akv_evict_part *part, uint32_t id);
     /* The id went by eviction with this key.  NULL: nothing. */
     void (*went)(struct akv_evict *evict, uint32_t id);
-    /* A return gap was seen; a request is over; a few blocks' worth of what is left to do.  NULL. */
+    /* A return gap was seen; a request is over; a few blocks' worth of what is left to do.  NULL.
+     */
     void (*gap)(struct akv_evict *evict, struct akv_evict_part *part, double seconds);
     void (*request)(struct akv_evict *evict, struct akv_evict_part *part);
     void (*work)(struct akv_evict *evict, struct akv_evict_part *part);
@@ -125,7 +138,8 @@ static inline bool akv_evict_rekeying(const struct akv_evict_part *part)
 /* ---- use ---- */
 anykv_status akv_evict_init(struct akv_evict *evict, anykv_context *context, anykv_policy policy);
 void akv_evict_finish(struct akv_evict *evict);
-/* Room for ids below `capacity`; E_MEMORY: nothing changed.  Nothing else but add_part allocates. */
+/* Room for ids below `capacity`; E_MEMORY: nothing changed.  Nothing else but add_part allocates.
+ */
 anykv_status akv_evict_reserve(struct akv_evict *evict, uint32_t capacity);
 /* A further part, with ghosts for `share` blocks (0: for all). */
 anykv_status akv_evict_add_part(struct akv_evict *evict, uint64_t share, uint32_t *part_out);

@@ -12,8 +12,7 @@ static struct akv_ghost *bucket(const struct akv_ghosts *ghosts, enum akv_ghost_
     const uint64_t high = tag >> 32;
     struct akv_ghost *first =
         ghosts->entry + (high * ghosts->buckets >> 32) * (uint64_t)AKV_GHOST_BUCKET;
-    *count_out =
-        sort == AKV_GHOST_BLOCK ? AKV_GHOST_BLOCKS : AKV_GHOST_BUCKET - AKV_GHOST_BLOCKS;
+    *count_out = sort == AKV_GHOST_BLOCK ? AKV_GHOST_BLOCKS : AKV_GHOST_BUCKET - AKV_GHOST_BLOCKS;
     return sort == AKV_GHOST_BLOCK ? first : first + AKV_GHOST_BLOCKS;
 }
 
@@ -85,8 +84,7 @@ anykv_status akv_ghosts_reserve(struct akv_ghosts *ghosts, anykv_context *contex
         return ANYKV_OK;
     if (wider.buckets > UINT32_MAX)
         return akv_fail(context, ANYKV_E_MEMORY, "ghosts: more than 2^31 blocks");
-    wider.entry =
-        akv_alloc(context, (size_t)wider.buckets, AKV_GHOST_BUCKET * sizeof *wider.entry);
+    wider.entry = akv_alloc(context, (size_t)wider.buckets, AKV_GHOST_BUCKET * sizeof *wider.entry);
     if (!wider.entry)
         return ANYKV_E_MEMORY;
     for (uint64_t b = 0; b < ghosts->buckets; b++)

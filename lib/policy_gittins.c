@@ -24,16 +24,16 @@
 #define WORDS       ((LISTS + 63u) / 64u)
 #define SAMPLE      16384u /* blocks that are followed */
 #define COVER       32u    /* of all blocks so many times the capacity are sampled from */
-#define REQUESTS    500u  /* between two rankings, the first so many; then four times as many */
+#define REQUESTS    500u   /* between two rankings, the first so many; then four times as many */
 #define EARLY       32u
-#define FIRST       64u   /* requests before the first ranking that has learned something */
-#define TO_COUNT    10.0  /* weight of the count's classes against a class's own numbers */
-#define TO_ALL      50.0  /* weight of all classes against a count's */
-#define KEEP        0.99  /* of what was counted, from one ranking to the next */
+#define FIRST       64u  /* requests before the first ranking that has learned something */
+#define TO_COUNT    10.0 /* weight of the count's classes against a class's own numbers */
+#define TO_ALL      50.0 /* weight of all classes against a count's */
+#define KEEP        0.99 /* of what was counted, from one ranking to the next */
 #define CALLS       8u
-#define MOVES       8u    /* heads looked at in one of so many calls */
-#define HORIZON     60.0  /* seconds before an expected use at which the block counts as new */
-#define HEAD_CHECKS 64u   /* heads looked at for one victim */
+#define MOVES       8u   /* heads looked at in one of so many calls */
+#define HORIZON     60.0 /* seconds before an expected use at which the block counts as new */
+#define HEAD_CHECKS 64u  /* heads looked at for one victim */
 #define NONE        0xFFFFFFFFu
 
 /* entry.word: count (5 bits), last gap's class + 1 or 0 (3), class (7), age (5). */
@@ -454,14 +454,12 @@ static double gittins_horizon(const struct akv_evict_part *part)
     return HORIZON;
 }
 
-static uint64_t gittins_key(struct akv_evict *evict, const struct akv_evict_part *part,
-                            uint32_t id)
+static uint64_t gittins_key(struct akv_evict *evict, const struct akv_evict_part *part, uint32_t id)
 {
     const struct gittins *g = part->state;
     const struct akv_evict_entry *e = &evict->entry[id];
     const struct word w = unpack(e->word);
-    return akv_policy_real(
-        (double)g->index[w.class_ * AGES + age_bin(evict->now - e->t)]);
+    return akv_policy_real((double)g->index[w.class_ * AGES + age_bin(evict->now - e->t)]);
 }
 
 static double gittins_heat(const struct akv_evict *evict, const struct akv_evict_part *part,

@@ -383,8 +383,7 @@ void akv_prefix_expect(struct akv_prefix *prefix, uint32_t node, double when)
 {
     const double horizon = akv_evict_horizon(&prefix->evict, node);
     if (when - horizon > prefix->evict.now) { /* far: it ages as others until then */
-        akv_terms_set(&prefix->terms, node, AKV_TERM_EXPECT,
-                      term_time(prefix, when - horizon));
+        akv_terms_set(&prefix->terms, node, AKV_TERM_EXPECT, term_time(prefix, when - horizon));
         return;
     }
     akv_terms_set(&prefix->terms, node, AKV_TERM_EXPECT, 0.0);

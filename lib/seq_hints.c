@@ -71,19 +71,20 @@ anykv_status anykv_seq_retain(anykv_seq *seq, uint64_t first, uint64_t count, ui
     if (status)
         return status;
     anykv_context *context = seq->cache->context;
-    const uint64_t size = akv_block_tokens(seq->cache), most = seq->cache->plan.options.max_seq_tokens;
+    const uint64_t size = akv_block_tokens(seq->cache),
+                   most = seq->cache->plan.options.max_seq_tokens;
     if (priority > AKV_BAND_MAX)
         status = akv_fail(context, ANYKV_E_ARG, "priority: %u is above %u", priority, AKV_BAND_MAX);
     else if (!(seconds > 0.0))
         status = akv_fail(context, ANYKV_E_ARG, "seconds: %g is not above 0", seconds);
     else if (first >= most || count > most - first)
-        status = akv_fail(context, ANYKV_E_ARG,
-                          "first, count: %llu and %llu go beyond max_seq_tokens, %llu",
-                          (unsigned long long)first, (unsigned long long)count,
-                          (unsigned long long)most);
+        status = akv_fail(
+            context, ANYKV_E_ARG, "first, count: %llu and %llu go beyond max_seq_tokens, %llu",
+            (unsigned long long)first, (unsigned long long)count, (unsigned long long)most);
     if (status || count == 0)
         return akv_seq_leave(seq, status);
-    const uint32_t from = (uint32_t)(first / size), end = (uint32_t)((first + count - 1) / size) + 1;
+    const uint32_t from = (uint32_t)(first / size),
+                   end = (uint32_t)((first + count - 1) / size) + 1;
     struct akv_retain *retain = place_for(seq, from, end);
     if (!retain)
         return akv_seq_leave(seq, akv_fail(context, ANYKV_E_ARG,

@@ -104,10 +104,9 @@ anykv_status anykv_cache_set_tenant(anykv_cache *cache, const anykv_tenant_optio
     if (!status)
         status = digest_of(cache, checked.tenant, checked.tenant_bytes, &digest);
     if (!status && checked.limit_bytes && checked.limit_bytes < checked.guaranteed_bytes)
-        status = akv_fail(cache->context, ANYKV_E_ARG,
-                          "limit_bytes: %llu is below guaranteed_bytes, %llu",
-                          (unsigned long long)checked.limit_bytes,
-                          (unsigned long long)checked.guaranteed_bytes);
+        status = akv_fail(
+            cache->context, ANYKV_E_ARG, "limit_bytes: %llu is below guaranteed_bytes, %llu",
+            (unsigned long long)checked.limit_bytes, (unsigned long long)checked.guaranteed_bytes);
     if (status)
         return status;
     akv_mutex_lock(&cache->lock);

@@ -23,8 +23,8 @@ static void down(struct akv_terms *terms, uint32_t at, uint32_t node)
         uint64_t child = (uint64_t)at * 2 + 1;
         if (child >= terms->count)
             break;
-        if (child + 1 < terms->count && terms->term[terms->heap[child + 1]].due <
-                                            terms->term[terms->heap[child]].due)
+        if (child + 1 < terms->count &&
+            terms->term[terms->heap[child + 1]].due < terms->term[terms->heap[child]].due)
             child++;
         if (terms->term[terms->heap[child]].due >= terms->term[node].due)
             break;

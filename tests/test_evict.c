@@ -14,9 +14,9 @@ static void start(struct akv_evict *evict, anykv_policy policy, uint32_t ids)
         akv_evict_born(evict, id, 0, id + 1, false);
 }
 
-static const anykv_policy all_policies[] = {ANYKV_POLICY_LRU,      ANYKV_POLICY_LFU,
-                                            ANYKV_POLICY_FIFO,     ANYKV_POLICY_ADAPTIVE,
-                                            ANYKV_POLICY_GITTINS,  ANYKV_POLICY_CALLER};
+static const anykv_policy all_policies[] = {ANYKV_POLICY_LRU,     ANYKV_POLICY_LFU,
+                                            ANYKV_POLICY_FIFO,    ANYKV_POLICY_ADAPTIVE,
+                                            ANYKV_POLICY_GITTINS, ANYKV_POLICY_CALLER};
 #define EACH_POLICY(i) for (size_t i = 0; i < sizeof all_policies / sizeof *all_policies; i++)
 
 Test(evict, least_recent_first)

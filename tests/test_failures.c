@@ -5,6 +5,8 @@
 
 /* ---- failures ---- */
 
+static uint64_t policy_number = ANYKV_POLICY_ADAPTIVE - ANYKV_POLICY_LRU;
+
 /* Everything once: create, match, steps with a fork, eviction, relocation; the first failure. */
 static anykv_status everything(void)
 {
@@ -29,6 +31,9 @@ static anykv_status everything(void)
     layout_options.weights = "w";
     layout_options.weights_bytes = 1;
     anykv_cache_options options = engine_options(1u << 20);
+    engine_policy(&options, policy_number);
+    anykv_tenant_options tenant = ANYKV_TENANT_OPTIONS_INIT; /* the public sequences */
+    tenant.guaranteed_bytes = 1000;
     const anykv_seq_options identity = {sizeof identity, ANYKV_SEQ_PUBLIC, NULL, 0, NULL, 0, 0};
     status = anykv_device_open(context, "cpu", &device_options, &device);
     if (!status)
@@ -36,7 +41,11 @@ static anykv_status everything(void)
     if (!status)
         status = anykv_cache_create(device, layout, &options, &cache);
     if (!status)
+        status = anykv_cache_set_tenant(cache, &tenant);
+    if (!status)
         status = anykv_seq_create(cache, &identity, &seq);
+    if (!status)
+        status = anykv_seq_retain(seq, 0, 40, 50, 100.0);
     for (uint32_t round = 0; round < 2 && !status; round++) {
         const uint32_t count = round == 0 ? 90 : 3;
         status = anykv_step_begin(cache, &seq, &count, 1, &step);
@@ -82,7 +91,7 @@ static anykv_status everything(void)
     return status;
 }
 
-Test(step, each_allocation_fails_once, .timeout = 120)
+static void fail_each_allocation(void)
 {
     OK(everything()); /* lists that live as long as the process */
     const uint64_t live = akv_alloc_live();
@@ -103,6 +112,25 @@ Test(step, each_allocation_fails_once, .timeout = 120)
         }
     fprintf(stderr, "# %llu allocations\n", (unsigned long long)sites);
     cr_expect(sites > 30, "only %llu allocations were reached", (unsigned long long)sites);
+}
+
+Test(step, each_allocation_fails_once, .timeout = 120)
+{
+    fail_each_allocation();
+}
+
+Test(step, each_allocation_fails_once_with_callers_scores, .timeout = 120)
+{
+    policy_number = ANYKV_POLICY_CALLER - ANYKV_POLICY_LRU;
+    fail_each_allocation();
+    policy_number = ANYKV_POLICY_ADAPTIVE - ANYKV_POLICY_LRU;
+}
+
+Test(step, each_allocation_fails_once_with_gittins, .timeout = 120)
+{
+    policy_number = ANYKV_POLICY_GITTINS - ANYKV_POLICY_LRU;
+    fail_each_allocation();
+    policy_number = ANYKV_POLICY_ADAPTIVE - ANYKV_POLICY_LRU;
 }
 
 Test(step, each_backend_call_fails_once, .timeout = 240)

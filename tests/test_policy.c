@@ -15,8 +15,8 @@ static double fake_clock(void *user)
     return *(double *)user;
 }
 
-static void start(anykv_policy policy, void (*score)(void *, const anykv_candidate *, uint32_t,
-                                                     float *))
+static void start(anykv_policy policy,
+                  void (*score)(void *, const anykv_candidate *, uint32_t, float *))
 {
     const anykv_layer layer = engine_layer(1, 64, 0);
     anykv_cache_options options = engine_options(0);
@@ -93,8 +93,7 @@ static uint32_t squeeze(uint32_t *order)
         for (uint32_t block = 0; more && block < 60; block++) {
             const uint32_t tokens = 16;
             anykv_step *step;
-            anykv_status status =
-                anykv_step_begin(engine.cache, &seqs[count], &tokens, 1, &step);
+            anykv_status status = anykv_step_begin(engine.cache, &seqs[count], &tokens, 1, &step);
             more = status == ANYKV_OK;
             if (!more) {
                 cr_assert(status == ANYKV_E_BUDGET, "%s", anykv_error_detail());
@@ -195,7 +194,8 @@ Test(policy, gittins_takes_what_is_there)
 static uint32_t scored, calls;
 
 /* The larger the first token's chain, the sooner it goes; an odd one is not a number. */
-static void by_idleness(void *user, const anykv_candidate *candidates, uint32_t count, float *scores)
+static void by_idleness(void *user, const anykv_candidate *candidates, uint32_t count,
+                        float *scores)
 {
     (void)user;
     calls++;

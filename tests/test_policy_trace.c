@@ -188,13 +188,14 @@ Test(policy_trace, the_default_is_never_far_behind, .timeout = 300)
                 other = id >= ANYKV_POLICY_CALLER
                             ? percent(&trace, run.hits)
                             : library(&trace, capacities[c], (anykv_policy)id, false);
-                const char *name = id == ANYKV_POLICY_CALLER  ? "arc"
-                                   : id > ANYKV_POLICY_CALLER ? "s3fifo"
-                                                              : akv_policy_find((anykv_policy)id)->name;
+                const char *name = id == ANYKV_POLICY_CALLER ? "arc"
+                                   : id > ANYKV_POLICY_CALLER
+                                       ? "s3fifo"
+                                       : akv_policy_find((anykv_policy)id)->name;
                 printf(", %s %.2f", name, other);
                 cr_expect(other <= percent(&trace, best) + 1e-9, "%s is above the optimum", name);
-                /* GITTINS learns that blocks used twice come back however late, as they do in "scan";
-                 * a half-life forgets them: the one case of more than 2 points. */
+                /* GITTINS learns that blocks used twice come back however late, as they do in
+                 * "scan"; a half-life forgets them: the one case of more than 2 points. */
                 const double behind =
                     id == ANYKV_POLICY_GITTINS && makers[which].make == scan ? 5.0 : 2.0;
                 cr_expect(mine >= other - behind, "%s, %u blocks: %.2f %%, %s %.2f %%",

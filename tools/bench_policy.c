@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a policy costs in an index of a million blocks: a touch, and an eviction with everything that
- * belongs to it. */
+/* What a policy costs in an index of a million blocks: a touch, and an eviction with everything
+ * that belongs to it. */
 #include "bench_policy.h"
 #include "prefix.h"
 

@@ -127,8 +127,8 @@ static anykv_status plot(const struct request *request, const struct akv_curve *
     for (uint32_t b = 1; b < request->blocks.count; b++)
         if (request->blocks.item[b] <= request->blocks.item[b - 1])
             return akv_fail(NULL, ANYKV_E_ARG, "svg: --blocks must be in ascending order");
-    return akv_replay_svg(request->svg, request->path, request->blocks.item,
-                          request->blocks.count, curves, count);
+    return akv_replay_svg(request->svg, request->path, request->blocks.item, request->blocks.count,
+                          curves, count);
 }
 
 static anykv_status all_runs(const struct request *request)

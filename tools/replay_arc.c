@@ -37,10 +37,10 @@ static uint32_t arc_victim(struct akv_rival *rival, uint32_t id)
     } else if (rival->list[OFTEN_GHOSTS].count + rival->list[ONCE_GHOSTS].count >= rival->capacity)
         forget_oldest(rival, OFTEN_GHOSTS);
     const double now = (double)rival->list[ONCE].count;
-    uint32_t list = now > 0.0 && (now > rival->target ||
-                                  (ghost == OFTEN_GHOSTS + 1 && now == rival->target))
-                        ? ONCE
-                        : OFTEN;
+    uint32_t list =
+        now > 0.0 && (now > rival->target || (ghost == OFTEN_GHOSTS + 1 && now == rival->target))
+            ? ONCE
+            : OFTEN;
     uint32_t victim = akv_rival_oldest(rival, list);
     if (victim == AKV_RIVAL_NONE) {
         list = list == ONCE ? OFTEN : ONCE;

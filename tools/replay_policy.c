@@ -119,7 +119,8 @@ static anykv_status one_request(struct replay *replay, uint32_t request)
     uint64_t room = replay->capacity - replay->prefix.count;
     if (held - found > room)
         evict(replay, held - found - room);
-    anykv_status status = insert(replay, ids, found, held, held == count && replay->trace->partial[request]);
+    anykv_status status =
+        insert(replay, ids, found, held, held == count && replay->trace->partial[request]);
     if (status != ANYKV_OK)
         return status;
     uint64_t start = akv_thread_ns();

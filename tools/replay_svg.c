@@ -99,8 +99,8 @@ static void draw(FILE *file, const struct scale *s, const uint64_t *blocks, uint
     for (uint32_t c = 0; c < count; c++) {
         const char *colour = colours[c % (sizeof colours / sizeof *colours)];
         const double end = x_of(s, blocks[points - 1]);
-        fprintf(file, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\"%s points=\"", colour,
-                c >= sizeof colours / sizeof *colours ? " stroke-dasharray=\"5 3\"" : "");
+        fprintf(file, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\"%s points=\"",
+                colour, c >= sizeof colours / sizeof *colours ? " stroke-dasharray=\"5 3\"" : "");
         for (uint32_t p = 0; p < points; p++)
             fprintf(file, "%.1f,%.1f ", x_of(s, blocks[p]), y_of(s, curves[c].share[p]));
         fprintf(file, "\"/>\n");
