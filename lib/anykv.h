@@ -661,6 +661,7 @@ typedef struct anykv_stats {
     uint64_t host_bytes;
     uint64_t device_retries;
     uint64_t tokens_evicted; /* of sequences, by anykv_seq_evict_tokens: positions no longer attended */
+    uint8_t calibration[32]; /* digest of the calibration that packed blocks were made with; 0: none */
 } anykv_stats;
 /* One consistent snapshot; set size first.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out);

@@ -52,6 +52,8 @@ anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out)
     stats.host_bytes =
         atomic_load_explicit(&cache->context->host_bytes, memory_order_relaxed);
     stats.saw = cache->saw;
+    if (cache->layout->options.calibration)
+        (void)anykv_calibration_digest(cache->layout->options.calibration, stats.calibration);
     akv_mutex_unlock(&cache->lock);
     memcpy(stats_out, &stats, size);
     return ANYKV_OK;

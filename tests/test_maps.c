@@ -384,6 +384,96 @@ Test(maps, cache_packs_as_the_codec_and_attends_to_whole_rows)
             }
 }
 
+/* ---- what is refused, and failures ---- */
+
+Test(maps, refusals)
+{
+    anykv_context *context = house_context();
+    anykv_device *device = device_at(context, 0);
+    uint64_t turns[AKV_MAX_HEAD_DIM / 2];
+    anykv_layer layer = layer_of(&shapes[1], turns);
+    anykv_calibration *calibration = maps_calibration(context, &layer, 1, 3);
+    anykv_layout_options options = ANYKV_LAYOUT_OPTIONS_INIT;
+    anykv_layout *layout;
+    options.weights = "test";
+    options.weights_bytes = 4;
+    REFUSED(ANYKV_E_ARG, "layers[0].k_transform: 3 needs options.calibration",
+            anykv_layout_create(context, &layer, 1, &options, &layout));
+    options.calibration = calibration;
+    layer.v_transform = ANYKV_TRANSFORM_CENTRE;
+    REFUSED(ANYKV_E_ARG, "layers[0].v_transform: 2 (centre) is for keys only",
+            anykv_layout_create(context, &layer, 1, &options, &layout));
+    layer.v_transform = ANYKV_TRANSFORM_MATRIX;
+    layer.k_dim = 64;
+    layer.rope_pairs = 32;
+    REFUSED(ANYKV_E_DATA, "calibration", anykv_layout_create(context, &layer, 1, &options, &layout));
+    anykv_codec_options codec_options = ANYKV_CODEC_OPTIONS_INIT;
+    anykv_codec *codec;
+    codec_options.transform = ANYKV_TRANSFORM_MATRIX;
+    REFUSED(ANYKV_E_ARG, "calibration: NULL", anykv_codec_create(device, &codec_options, &codec));
+    codec_options.calibration = calibration;
+    codec_options.head = HEADS + 1;
+    REFUSED(ANYKV_E_DATA, "head: 3", anykv_codec_create(device, &codec_options, &codec));
+    codec_options.head = 0;
+    codec_options.side = 2;
+    REFUSED(ANYKV_E_ARG, "side: 2", anykv_codec_create(device, &codec_options, &codec));
+    codec_options.side = 0;
+    codec_options.head_dim = 64;
+    REFUSED(ANYKV_E_DATA, "head_dim: 64", anykv_codec_create(device, &codec_options, &codec));
+    anykv_calibration_destroy(calibration);
+    anykv_device_close(device);
+    anykv_context_destroy(context);
+}
+
+/* Every allocation of a cache with means and matrices fails once. */
+Test(maps, no_memory)
+{
+    anykv_context *context = house_context();
+    anykv_device *device = device_at(context, 0);
+    uint64_t turns[AKV_MAX_HEAD_DIM / 2], n = 0;
+    const anykv_layer layer = layer_of(&shapes[1], turns);
+    anykv_calibration *calibration = maps_calibration(context, &layer, 1, 3);
+    anykv_layout *layout = engine_layout_with(context, &layer, 1, calibration);
+    const anykv_cache_options options = engine_options(64u << 20);
+    anykv_estimate estimate = ANYKV_ESTIMATE_INIT;
+    OK(anykv_cache_estimate(device, layout, &options, &estimate));
+    cr_expect(estimate.fixed_bytes > 3u * 128u * 128u * 6u * 2u, "the matrices are counted");
+    anykv_status status = ANYKV_E_MEMORY;
+    for (n = 1; status == ANYKV_E_MEMORY; n++) {
+        anykv_cache *cache = NULL;
+        akv_alloc_fail_at(n, false);
+        status = anykv_cache_create(device, layout, &options, &cache);
+        akv_alloc_fail_at(0, false);
+        if (!status) {
+            const anykv_stats stats = engine_stats(cache);
+            uint8_t digest[32];
+            OK(anykv_calibration_digest(calibration, digest));
+            cr_expect(memcmp(stats.calibration, digest, 32) == 0);
+            cr_expect(stats.fixed_bytes == estimate.fixed_bytes);
+            anykv_cache_destroy(cache);
+        }
+    }
+    cr_expect(status == ANYKV_OK && n > 10, "%s after %llu", anykv_status_name(status),
+              (unsigned long long)n);
+    status = ANYKV_E_MEMORY;
+    for (n = 1; status == ANYKV_E_MEMORY; n++) {
+        anykv_codec_options codec_options = ANYKV_CODEC_OPTIONS_INIT;
+        anykv_codec *codec = NULL;
+        codec_options.transform = ANYKV_TRANSFORM_MATRIX;
+        codec_options.calibration = calibration;
+        akv_alloc_fail_at(n, false);
+        status = anykv_codec_create(device, &codec_options, &codec);
+        akv_alloc_fail_at(0, false);
+        if (!status)
+            anykv_codec_destroy(codec);
+    }
+    cr_expect(status == ANYKV_OK && n > 3);
+    anykv_layout_destroy(layout);
+    anykv_calibration_destroy(calibration);
+    anykv_device_close(device);
+    anykv_context_destroy(context);
+}
+
 /* The same on a GPU runtime, where there is one. */
 static void on_runtime(const char *name)
 {
