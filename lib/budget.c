@@ -16,8 +16,7 @@ uint32_t akv_cache_alloc(anykv_cache *cache, uint32_t group, uint32_t kind, uint
         *status_out = akv_fail(cache->context, ANYKV_E_INTERNAL, "pool: reserved room is gone");
     else {
         cache->count.blocks_new++;
-        cache->count.bytes_new +=
-            cache->pool.class_[AKV_CLASS(group, kind)].block_bytes;
+        cache->count.bytes_new += cache->pool.class_[AKV_CLASS(group, kind)].block_bytes;
     }
     if (!*status_out && scrub && (*status_out = akv_enqueue_scrub(cache, id)) != ANYKV_OK) {
         /* Whose bytes stand there is no longer known. */
@@ -210,6 +209,11 @@ static anykv_status lower_or_evict(anykv_cache *cache, const uint32_t *need, uin
     if (!status)
         status = akv_lower_blocks(cache, need, limit, AKV_MOVES, &lowered);
     *freed_out = !status && (lowered || evict_one(cache));
+    if (!status && !*freed_out && cache->ladder.skip) { /* look again before giving up */
+        cache->ladder.skip = 0;
+        status = akv_lower_blocks(cache, need, limit, AKV_MOVES, &lowered);
+        *freed_out = lowered != 0;
+    }
     return status;
 }
 
@@ -243,8 +247,8 @@ anykv_status akv_cache_make_room(anykv_cache *cache, const uint32_t *need)
     struct akv_pool *pool = &cache->pool;
     if (akv_pool_fits(pool, need))
         return ANYKV_OK;
-    const bool fits = cache->ladder.on ? akv_lower_least(cache, need) <= pool->present
-                                       : akv_pool_could_fit(pool, need, true, pool->present);
+    const bool fits = akv_pool_could_fit(pool, need, true, pool->present) ||
+                      (cache->ladder.on && akv_lower_least(cache, need) <= pool->present);
     if (!fits)
         return refuse(cache, need);
     while (!akv_pool_could_fit(pool, need, false, pool->present)) {
@@ -340,8 +344,8 @@ static anykv_status empty_slabs(anykv_cache *cache, uint32_t keep, uint32_t keep
         if (pool->chunks[c].class_ < pool->classes && pool->chunks[c].locked)
             return akv_fail(cache->context, ANYKV_E_BUSY,
                             "budget_bytes: an open step uses blocks in the part to be freed");
-    const bool fits = cache->ladder.on ? akv_lower_least(cache, cache->need) <= keep_chunks
-                                       : akv_pool_could_fit(pool, cache->need, true, keep_chunks);
+    const bool fits = akv_pool_could_fit(pool, cache->need, true, keep_chunks) ||
+                      (cache->ladder.on && akv_lower_least(cache, cache->need) <= keep_chunks);
     if (!fits)
         return akv_fail(
             cache->context, ANYKV_E_BUDGET,
@@ -414,8 +418,8 @@ anykv_status anykv_cache_set_budget(anykv_cache *cache, uint64_t budget_bytes)
         cache->count.device_retries++;
         status = grow_pool(cache, chunks);
         if (status == ANYKV_E_MEMORY)
-            status = akv_device_short(cache, (chunks - cache->pool.present) *
-                                                 cache->plan.chunk_bytes);
+            status =
+                akv_device_short(cache, (chunks - cache->pool.present) * cache->plan.chunk_bytes);
     }
     if (!status)
         cache->budget_bytes = budget_bytes;

@@ -167,7 +167,8 @@ static void cache_strategy(struct import *import)
             return;
         }
     if (same(import->value, "paged"))
-        judge(import, ANYKV_MAPPED, "always so: blocks in tables; options.policy stays the default");
+        judge(import, ANYKV_MAPPED,
+              "always so: blocks in tables; options.policy stays the default");
     else if (same(import->value, "compressed") || same(import->value, "quantized"))
         judge(import, ANYKV_MAPPED, "always so: packed blocks; options.policy stays the default");
     else
@@ -179,8 +180,7 @@ static void cache_mode(struct import *import)
 {
     anykv_mode mode;
     if (anykv_mode_parse(import->value, &mode))
-        judge(import, ANYKV_REFUSED,
-              "none of inference, training, bulk, streaming, interactive");
+        judge(import, ANYKV_REFUSED, "none of inference, training, bulk, streaming, interactive");
     else
         judge(import, ANYKV_ACCEPTED, "anykv_cache_options_mode");
 }
@@ -224,12 +224,10 @@ static void compression_ratio(struct import *import)
         rungs[i] = (anykv_format)0;
     /* What the way down to the last rung is estimated to cost; keep mode training exact. */
     static const float error[3] = {0.004f, 0.06f, 0.35f};
-    if (import->config->options.error_budget > 0.0f ||
-        import->config->mode != ANYKV_MODE_TRAINING)
+    if (import->config->options.error_budget > 0.0f || import->config->mode != ANYKV_MODE_TRAINING)
         import->config->options.error_budget = error[count - 1];
     judge(import, ANYKV_MAPPED, "options.rungs end at %s, options.error_budget %.3f",
-          anykv_format_name(rungs[count - 1]),
-          (double)import->config->options.error_budget);
+          anykv_format_name(rungs[count - 1]), (double)import->config->options.error_budget);
 }
 
 static void compression_method(struct import *import)

@@ -80,7 +80,8 @@ static anykv_status scalar(const struct reader *reader, const char **from, const
         stop++;
     while (stop > at && stop[-1] == ' ')
         stop--;
-    if (at < stop && strchr("[{&*!|>%@`,-?:", *at) && !(*at == '-' && stop - at > 1 && at[1] != ' '))
+    if (at < stop && strchr("[{&*!|>%@`,-?:", *at) &&
+        !(*at == '-' && stop - at > 1 && at[1] != ' '))
         return wrong(reader, "only plain and quoted scalars are read");
     *from = at;
     *to = stop;

@@ -51,8 +51,8 @@ void akv_events_add(struct akv_block_events *events, anykv_block_event_type type
     }
 }
 
-void akv_cache_event(anykv_cache *cache, anykv_block_event_type type, uint32_t node,
-                     uint32_t kind, const anykv_seq *seq)
+void akv_cache_event(anykv_cache *cache, anykv_block_event_type type, uint32_t node, uint32_t kind,
+                     const anykv_seq *seq)
 {
     if (cache->events.capacity == 0)
         return;

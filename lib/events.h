@@ -8,8 +8,8 @@ struct akv_block_events {
     anykv_block_event *ring; /* [capacity] */
     uint32_t *tokens;        /* [capacity * block_tokens] */
     uint32_t capacity, block_tokens;
-    uint64_t next;           /* number of the next event; the first is 1 */
-    uint64_t drained;        /* number of the first that was not drained */
+    uint64_t next;    /* number of the next event; the first is 1 */
+    uint64_t drained; /* number of the first that was not drained */
 };
 
 anykv_status akv_events_init(struct akv_block_events *events, anykv_context *context,

@@ -41,8 +41,9 @@ static anykv_status check_rungs(anykv_context *context, const anykv_cache_option
                             ended ? "follows the end of the list"
                                   : "is none of I8, N6, N5, N4, N3, N2");
         if (format_size(format) >= before)
-            return akv_fail(context, ANYKV_E_ARG, "rungs[%u]: %s is not smaller than the one before",
-                            r, anykv_format_name((anykv_format)format));
+            return akv_fail(context, ANYKV_E_ARG,
+                            "rungs[%u]: %s is not smaller than the one before", r,
+                            anykv_format_name((anykv_format)format));
         before = format_size(format);
     }
     return ANYKV_OK;
@@ -114,8 +115,7 @@ static uint64_t lay_rung(anykv_layout *layout, uint32_t g, uint32_t r, uint32_t 
             const bool fixed = group->sealable && akv_format_raw(group->format[side]);
             const uint32_t own = place->format[above][side];
             const uint32_t format =
-                fixed ? own
-                      : rung_format(options, r, side, own, sensitivity_of(options, l, side));
+                fixed ? own : rung_format(options, r, side, own, sensitivity_of(options, l, side));
             place->format[kind][side] = format;
             place->offset[kind][side] = (uint32_t)at;
             at += (uint64_t)group->kv_heads *

@@ -8,7 +8,7 @@
 
 /* Layers of a group that change the same way in one step down; one launch each. */
 struct akv_rung_run {
-    uint32_t first, count;  /* of the list of tiles on the device */
+    uint32_t first, count; /* of the list of tiles on the device */
     uint32_t source[2], format[2];
 };
 struct akv_rung_step {
@@ -28,6 +28,7 @@ struct akv_ladder {
     struct akv_rung_run *run;
     uint32_t next, count; /* of the candidates */
     uint32_t collected;   /* the cache's serial then */
+    uint32_t skip;        /* calls to come that do not look again: there was nothing to lower */
     struct akv_ladder_candidate candidate[AKV_LADDER_CANDIDATES];
 };
 

@@ -8,7 +8,7 @@
 #include "cache.h"
 
 #define SCAN        64u /* blocks that looking for candidates may cost a step, on average */
-#define LIVE_WEIGHT 4u /* cached blocks that no sequence attends to are cheaper to lower */
+#define LIVE_WEIGHT 4u  /* cached blocks that no sequence attends to are cheaper to lower */
 
 /* ---- which ---- */
 
@@ -157,6 +157,10 @@ anykv_status akv_lower_blocks(anykv_cache *cache, const uint32_t *need, uint32_t
     *lowered_out = 0;
     if (!ladder->on)
         return ANYKV_OK;
+    if (ladder->skip) {
+        ladder->skip--;
+        return ANYKV_OK;
+    }
     const uint32_t recent = mark_recent(cache);
     if ((uint64_t)(cache->serial - ladder->collected) * SCAN > pool->block_capacity)
         ladder->next = ladder->count = 0;
@@ -164,9 +168,13 @@ anykv_status akv_lower_blocks(anykv_cache *cache, const uint32_t *need, uint32_t
     bool fresh = false, skipped = false;
     while (count < most && count < AKV_MOVES) {
         if (ladder->next == ladder->count) {
-            if (fresh || count || !collect(cache, recent))
+            if (fresh || count)
                 break;
             fresh = true;
+            if (!collect(cache, recent)) {
+                ladder->skip = pool->block_capacity / SCAN;
+                break;
+            }
         }
         const uint32_t id = ladder->candidate[ladder->next].id;
         struct akv_block *block = &pool->blocks[id];
@@ -265,12 +273,12 @@ void akv_lower_ahead(anykv_cache *cache)
     if (!ladder->on || cache->plan.options.ladder_blocks == 0)
         return;
     const struct akv_pool *pool = &cache->pool;
-    const float share = ladder->lowering ? cache->plan.options.low_watermark
-                                         : cache->plan.options.high_watermark;
+    const float share =
+        ladder->lowering ? cache->plan.options.low_watermark : cache->plan.options.high_watermark;
     const uint32_t low = (uint32_t)(cache->plan.options.low_watermark * (float)pool->present);
     memset(cache->need, 0, pool->classes * sizeof *cache->need);
-    ladder->lowering = (float)akv_pool_least_chunks(pool, cache->need, false) >
-                       share * (float)pool->present;
+    ladder->lowering =
+        (float)akv_pool_least_chunks(pool, cache->need, false) > share * (float)pool->present;
     uint32_t left = cache->plan.options.ladder_blocks, count = 1;
     anykv_status status = ANYKV_OK;
     while (ladder->lowering && left && count && !status) {

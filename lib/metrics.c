@@ -10,9 +10,13 @@ struct metric {
     size_t offset;
 };
 #define GAUGE(name, label, field, help)                                                            \
-    {"anykv_" name, label, "gauge", help, offsetof(anykv_stats, field)}
+    {                                                                                              \
+        "anykv_" name, label, "gauge", help, offsetof(anykv_stats, field)                          \
+    }
 #define COUNTER(name, label, field, help)                                                          \
-    {"anykv_" name "_total", label, "counter", help, offsetof(anykv_stats, field)}
+    {                                                                                              \
+        "anykv_" name "_total", label, "counter", help, offsetof(anykv_stats, field)               \
+    }
 
 /* Metrics of one name stand together, as the format wants it. */
 static const struct metric metrics[] = {

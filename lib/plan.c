@@ -32,9 +32,9 @@ static anykv_status check_options(anykv_context *context, const anykv_cache_opti
         return akv_fail(context, ANYKV_E_ARG, "policy: %d is none of the known policies",
                         (int)options->policy);
     if ((options->policy == ANYKV_POLICY_CALLER) != (options->score != NULL))
-        return akv_fail(context, ANYKV_E_ARG, "score: %s", options->score
-                                                               ? "only ANYKV_POLICY_CALLER has one"
-                                                               : "NULL with ANYKV_POLICY_CALLER");
+        return akv_fail(context, ANYKV_E_ARG, "score: %s",
+                        options->score ? "only ANYKV_POLICY_CALLER has one"
+                                       : "NULL with ANYKV_POLICY_CALLER");
     if (options->events > 1u << 20)
         return akv_fail(context, ANYKV_E_ARG, "events: %u is above %u", options->events, 1u << 20);
     if (options->flags & ~(ANYKV_CACHE_PRECISE | ANYKV_CACHE_EVICT_TOKENS))
@@ -150,9 +150,10 @@ static anykv_status place_fixed(anykv_device *device, const anykv_layout *layout
         return status;
     plan->maps_bytes = akv_maps_of_layout(layout, NULL);
     if (plan->maps_bytes > UINT32_MAX)
-        return akv_fail(device->context, ANYKV_E_ARG,
-                        "calibration: the layout's means and matrices take %llu bytes, the limit is %u",
-                        (unsigned long long)plan->maps_bytes, UINT32_MAX);
+        return akv_fail(
+            device->context, ANYKV_E_ARG,
+            "calibration: the layout's means and matrices take %llu bytes, the limit is %u",
+            (unsigned long long)plan->maps_bytes, UINT32_MAX);
     plan->staged = !(info->caps & AKV_CAP_HOST_MEMORY);
     plan->staging_bytes = plan->staged ? staging_need(plan, layout, align) : 0;
     uint64_t at = AKV_OPEN_STEPS * plan->step_bytes;

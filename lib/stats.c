@@ -49,8 +49,7 @@ anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out)
                                 stats.rung_bytes[2] - stats.rung_bytes[3];
     for (uint32_t slab = 0; slab < cache->slabs; slab++)
         stats.pool_bytes += cache->slab_bytes[slab];
-    stats.host_bytes =
-        atomic_load_explicit(&cache->context->host_bytes, memory_order_relaxed);
+    stats.host_bytes = atomic_load_explicit(&cache->context->host_bytes, memory_order_relaxed);
     stats.saw = cache->saw;
     if (cache->layout->options.calibration)
         (void)anykv_calibration_digest(cache->layout->options.calibration, stats.calibration);

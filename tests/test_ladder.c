@@ -87,7 +87,8 @@ Test(ladder, rungs_follow_formats_and_sensitivities)
     layers[0].v_format = layers[1].v_format = ANYKV_I8;
     options.error_budget = 0.5f;
     lay(layers, 2, &options, context, &layout);
-    cr_expect(layout->places[0].format[3][0] == AKV_F16 && layout->places[0].format[3][1] == AKV_N4);
+    cr_expect(layout->places[0].format[3][0] == AKV_F16 &&
+              layout->places[0].format[3][1] == AKV_N4);
     anykv_layout_destroy(layout);
     anykv_context_destroy(context);
 }
@@ -474,4 +475,25 @@ Test(ladder, bad_options)
     OPTION_REFUSED("sensitivity: NULL", options.sensitivities = 4);
     OPTION_REFUSED("sensitivity[2]: 0", options.sensitivities = 4, options.sensitivity = bad);
     anykv_context_destroy(context);
+}
+
+/* In a pool full of cached blocks that are all on their last rung, a step does not look at every
+ * block again for each block that it evicts. */
+Test(ladder, eviction_stays_cheap_at_the_bottom, .timeout = 60)
+{
+    struct engine engine;
+    start(&engine, ANYKV_F16, 1200, NULL);
+    for (uint32_t i = 0; i < 160; i++) {
+        anykv_seq *seq = engine_seq(engine.cache);
+        for (uint32_t k = 0; k < 8; k++)
+            engine_run(seq, i * 2000 + k * 128, 128);
+        anykv_seq_destroy(seq);
+    }
+    const anykv_stats stats = engine_stats(engine.cache);
+    cr_expect(stats.blocks_evicted > 100 && stats.rung_blocks[2] > 4000 &&
+                  stats.blocks_lowered > stats.rung_blocks[2],
+              "%llu evicted, %llu on the last rung", (unsigned long long)stats.blocks_evicted,
+              (unsigned long long)stats.rung_blocks[2]);
+    audit(engine.cache, "at the bottom");
+    engine_stop(&engine);
 }

@@ -39,11 +39,16 @@ struct budget {
 };
 
 static const struct akv_column columns[] = {
-    {"way", "under pressure", 0},        {"budget_percent", "budget %", 0},
-    {"layer", "layer", 0},               {"output_error", "output error", 4},
-    {"blocks_hot", "F16 blocks", 0},     {"blocks_rung1", "I8", 0},
-    {"blocks_rung2", "N4", 0},           {"blocks_rung3", "N2", 0},
-    {"tokens_kept", "tokens kept", 0},   {"peak_percent", "peak %", 1},
+    {"way", "under pressure", 0},
+    {"budget_percent", "budget %", 0},
+    {"layer", "layer", 0},
+    {"output_error", "output error", 4},
+    {"blocks_hot", "F16 blocks", 0},
+    {"blocks_rung1", "I8", 0},
+    {"blocks_rung2", "N4", 0},
+    {"blocks_rung3", "N2", 0},
+    {"tokens_kept", "tokens kept", 0},
+    {"peak_percent", "peak %", 1},
 };
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
@@ -73,8 +78,8 @@ static anykv_status open_way(struct budget *b, struct way *way)
     options.max_seq_tokens = b->dump.tokens;
     options.error_budget = way->error_budget;
     options.ladder_blocks = 0;
-    anykv_status status = anykv_layout_create(b->tool->context, b->layers, b->dump.layers,
-                                              &identity, &way->layout);
+    anykv_status status =
+        anykv_layout_create(b->tool->context, b->layers, b->dump.layers, &identity, &way->layout);
     anykv_estimate estimate = ANYKV_ESTIMATE_INIT;
     if (!status)
         status = anykv_cache_estimate(b->tool->device, way->layout, &options, &estimate);
@@ -140,9 +145,8 @@ static anykv_status compare(struct budget *b, struct way *way, anykv_step *step,
     const struct akv_dump *dump = &b->dump;
     const size_t row = (size_t)dump->q_heads * dump->head_dim;
     const size_t at = (size_t)(first - dump->q_first) * row;
-    const anykv_view q =
-        anykv_view_host(row_at(b->rows[l].q, b->rows[l].q_dtype, at), b->rows[l].q_dtype,
-                        dump->q_heads, dump->head_dim);
+    const anykv_view q = anykv_view_host(row_at(b->rows[l].q, b->rows[l].q_dtype, at),
+                                         b->rows[l].q_dtype, dump->q_heads, dump->head_dim);
     const anykv_view out = anykv_view_host(b->out, ANYKV_F32, dump->q_heads, dump->head_dim);
     anykv_attend_params params = ANYKV_ATTEND_PARAMS_INIT;
     params.scale = (float)dump->scale;
@@ -238,8 +242,7 @@ static void add_row(struct akv_report *report, const struct budget *b, const str
 
 static anykv_status print(struct budget *b, bool layers, bool json, bool *good_out)
 {
-    const double count =
-        (double)(b->dump.tokens - b->dump.q_first) * (double)b->dump.q_heads;
+    const double count = (double)(b->dump.tokens - b->dump.q_first) * (double)b->dump.q_heads;
     double mean[2];
     struct akv_report *report = akv_report_begin(stdout, json, columns, COLUMNS);
     if (!report)
@@ -280,8 +283,7 @@ anykv_status akv_eval_budget(struct akv_tool *tool, const char *path, uint32_t p
         describe_layer(&b, l, &b.layers[l]);
         status = load_layer(&b, l);
     }
-    b.f16_bytes =
-        (uint64_t)dump->tokens * dump->layers * dump->kv_heads * dump->head_dim * 2 * 2;
+    b.f16_bytes = (uint64_t)dump->tokens * dump->layers * dump->kv_heads * dump->head_dim * 2 * 2;
     for (uint32_t w = 0; w < 2 && !status; w++)
         status = run_way(&b, &b.way[w]);
     if (!status)
