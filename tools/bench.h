@@ -77,5 +77,6 @@ void bench_progress(struct bench *b, const char *name);
 anykv_status bench_codec(struct bench *b);
 anykv_status bench_attend(struct bench *b);
 anykv_status bench_cache(struct bench *b);
+anykv_status bench_evict(struct bench *b);
 
 #endif
