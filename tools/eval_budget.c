@@ -243,7 +243,7 @@ static void add_row(struct akv_report *report, const struct budget *b, const str
 static anykv_status print(struct budget *b, bool layers, bool json, bool *good_out)
 {
     const double count = (double)(b->dump.tokens - b->dump.q_first) * (double)b->dump.q_heads;
-    double mean[2];
+    double mean[2], worst = 0; /* of a layer under the ladder */
     struct akv_report *report = akv_report_begin(stdout, json, columns, COLUMNS);
     if (!report)
         return ANYKV_E_MEMORY;
@@ -252,13 +252,14 @@ static anykv_status print(struct budget *b, bool layers, bool json, bool *good_o
         for (uint32_t l = 0; l < b->dump.layers; l++) {
             const double error = b->way[w].error[l] / count;
             sum += error;
+            worst = w == 0 && error > worst ? error : worst;
             if (layers)
                 add_row(report, b, &b->way[w], b->dump.layer[l], error);
         }
         mean[w] = sum / b->dump.layers;
         add_row(report, b, &b->way[w], UINT32_MAX, mean[w]);
     }
-    *good_out = mean[0] < mean[1];
+    *good_out = mean[0] < mean[1] && worst <= (double)b->way[0].error_budget;
     return akv_report_end(report);
 }
 
