@@ -479,8 +479,16 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
     layers[2].source = 0;
     layers[2].q_heads = 3;
     layers[3] = layers[0];
-    if (model_below(model, 3) == 0)
+    const uint32_t formats = model_below(model, 5);
+    if (formats == 0) {
         layers[1].k_format = layers[1].v_format = ANYKV_BF16;
+    } else if (formats == 1) {
+        layers[1].k_format = ANYKV_Q8_0;
+        layers[1].v_format = ANYKV_IQ4_NL;
+    } else if (formats == 2) {
+        layers[1].k_format = ANYKV_E4M3;
+        layers[1].v_format = ANYKV_Q5_1;
+    }
     anykv_cache_options options = engine_options(8u << 20);
     options.sinks = model_below(model, 2) * 4;
     options.recent = model_below(model, 3) * 24;
