@@ -46,6 +46,45 @@ static void write_angles(uint8_t *image, const akv_map *map, const uint64_t *tur
     }
 }
 
+/* Over 256 positions a slow pair is a polynomial of degree 15, to 4e-7 of its size. */
+#define SLOW    5.2
+#define DEGREES 16u
+
+static double radians(uint64_t turns)
+{
+    return (double)(int64_t)turns * (TWO_PI * 0x1p-64);
+}
+static uint32_t first_slow(const uint64_t *turns, uint32_t pairs)
+{
+    while (pairs > 0 && fabs(radians(turns[pairs - 1])) * 128.0 <= SLOW)
+        pairs--;
+    return pairs;
+}
+static void write_waves(uint8_t *image, const akv_map *map, const uint64_t *turns)
+{
+    for (uint32_t i = map->slow; i < map->pairs; i++)
+        for (uint32_t k = 0; k < DEGREES; k++) {
+            double with[2] = {0.0, 0.0};
+            for (uint32_t m = 0; m < DEGREES; m++) { /* at the nodes of degree 16 */
+                const double node = (m + 0.5) / DEGREES * (TWO_PI / 2.0);
+                const double angle = radians(turns[i]) * (127.5 + 128.0 * cos(node));
+                with[0] += cos(angle) * cos(k * node);
+                with[1] += sin(angle) * cos(k * node);
+            }
+            for (uint32_t part = 0; part < 2; part++) {
+                const float value = (float)(with[part] * (k ? 2.0 : 1.0) / DEGREES);
+                memcpy(image + map->waves + 4u * (((i - map->slow) * 2u + part) * DEGREES + k),
+                       &value, sizeof value);
+            }
+        }
+    for (uint32_t t = 0; t < 256; t++)
+        for (uint32_t k = 0; k < DEGREES; k++) {
+            const float value = (float)cos(k * acos((t - 127.5) / 128.0));
+            memcpy(image + map->basis + 4u * ((t / 16u * DEGREES + k) * 16u + t % 16u), &value,
+                   sizeof value);
+        }
+}
+
 /* Layers with the same frequencies share their tables. */
 static void add_angles(struct akv_maps *maps, const struct akv_maps_side *side, akv_map *map)
 {
@@ -58,6 +97,9 @@ static void add_angles(struct akv_maps *maps, const struct akv_maps_side *side, 
             map->turns = known->turns;
             map->table = known->table;
             map->steps = known->steps;
+            map->slow = known->slow;
+            map->waves = known->waves;
+            map->basis = known->basis;
             return;
         }
     }
@@ -65,8 +107,13 @@ static void add_angles(struct akv_maps *maps, const struct akv_maps_side *side, 
     map->turns = take(maps, side->pairs * 8u);
     map->table = take(maps, (uint64_t)side->pairs * 2u * TABLE * 4u);
     map->steps = take(maps, (uint64_t)pad * 2u * TABLE * 4u);
-    if (maps->image)
+    map->slow = first_slow(side->turns, side->pairs);
+    map->waves = take(maps, (uint64_t)(side->pairs - map->slow) * 2u * DEGREES * 4u);
+    map->basis = take(maps, 256u * DEGREES * 4u);
+    if (maps->image) {
         write_angles(maps->image, map, side->turns);
+        write_waves(maps->image, map, side->turns);
+    }
     maps->known[maps->next].turns = side->turns;
     maps->known[maps->next].at = *map;
     maps->next = (maps->next + 1u) % AKV_MAPS_TURNS;

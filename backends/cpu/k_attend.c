@@ -608,7 +608,16 @@ static void regain(struct akv_attend_work *work, uint32_t position)
     const uint32_t half = work->k_pad / 2u;
     uint32_t pad;
     const float *c = attend_steps(work, position, &pad), *s = c + pad;
-    attend_about(work, position);
+    float turn_c[AKV_MAX_HEAD_DIM / 2u], turn_s[AKV_MAX_HEAD_DIM / 2u];
+    if (attend_angles(work, position, turn_c, turn_s))
+        for (uint32_t r = 0; r < work->rows; r++) {
+            const float *a = work->conj + (size_t)r * work->k_pad, *b = a + half;
+            float *to = work->about + (size_t)r * work->k_pad;
+            for (uint32_t i = 0; i < map->pairs; i++) {
+                to[i] = a[i] * turn_c[i] + b[i] * turn_s[i];
+                to[half + i] = b[i] * turn_c[i] - a[i] * turn_s[i];
+            }
+        }
     for (uint32_t r = 0; r < work->rows; r++) {
         const float *a = work->about + (size_t)r * work->k_pad, *b = a + half;
         float sum[AKV_STRIP] = {0};

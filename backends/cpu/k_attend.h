@@ -75,6 +75,7 @@ struct akv_attend_work {
     uint32_t origin;
     _Alignas(64) float conj[AKV_WORK_FLOATS];
     _Alignas(64) float about[AKV_WORK_FLOATS];
+    _Alignas(64) float waves[AKV_WORK_ROWS][16]; /* of slow pairs: coefficients over the 256 positions */
     float rest[AKV_WORK_ROWS];
 };
 #define AKV_ABOUT 256u /* positions for which `about` serves, a multiple of the steps' reach */

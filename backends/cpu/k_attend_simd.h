@@ -155,13 +155,16 @@ static bool raw_scores(struct akv_attend_work *work, const struct akv_strip *str
 ALWAYS void regain_rows(struct akv_attend_work *work, uint32_t position, uint32_t r,
                         const uint32_t rows)
 {
-    const uint32_t half = work->k_pad / 2u, pairs = work->k_mean->pairs;
+    const uint32_t half = work->k_pad / 2u, fast = work->k_mean->slow;
+    const uint32_t slow = fast < work->k_mean->pairs ? 16u : 0u; /* degrees */
+    const float *basis = (const float *)(const void *)(work->maps + work->k_mean->basis) +
+                         (size_t)(position % AKV_ABOUT / AKV_STRIP) * 256u;
     const float *table = (const float *)(const void *)(work->maps + work->k_mean->table);
     _Alignas(64) float turned[4][AKV_MAX_HEAD_DIM];
     uint32_t pad;
     const float *c = attend_steps(work, position, &pad), *s = c + pad;
     V sum[4][2][16u / VN]; /* with cosines, with sines */
-    for (uint32_t i = 0; i < pad; i += VN) {
+    for (uint32_t i = 0; i < fast; i += VN) {
         V vc = V_LOAD(c + i), vs = V_LOAD(s + i);
         UNROLL
         for (uint32_t n = 0; n < rows; n++) {
@@ -179,7 +182,18 @@ ALWAYS void regain_rows(struct akv_attend_work *work, uint32_t position, uint32_
             sum[n][1][k] = V_SET(0.0f);
         }
     }
-    for (uint32_t i = 0; i < pairs; i++) {
+    for (uint32_t i = 0; i < slow; i += 2u) { /* slow pairs, as polynomials of degree 15 */
+        UNROLL
+        for (uint32_t k = 0; k < 16u / VN; k++) {
+            V t0 = V_LOAD(basis + i * 16u + k * VN), t1 = V_LOAD(basis + i * 16u + 16u + k * VN);
+            UNROLL
+            for (uint32_t n = 0; n < rows; n++) {
+                sum[n][0][k] = V_FMA(V_SET(work->waves[r + n][i]), t0, sum[n][0][k]);
+                sum[n][1][k] = V_FMA(V_SET(work->waves[r + n][i + 1u]), t1, sum[n][1][k]);
+            }
+        }
+    }
+    for (uint32_t i = 0; i < fast; i++) {
         UNROLL
         for (uint32_t k = 0; k < 16u / VN; k++) {
             V tc = V_LOAD(table + i * 32u + k * VN), ts = V_LOAD(table + i * 32u + 16u + k * VN);
@@ -199,10 +213,48 @@ ALWAYS void regain_rows(struct akv_attend_work *work, uint32_t position, uint32_
         }
     }
 }
+/* The slow pairs of all rows over 256 positions. */
+static void simd_waves(struct akv_attend_work *work)
+{
+    const akv_map *map = work->k_mean;
+    const float *waves = (const float *)(const void *)(work->maps + map->waves);
+    for (uint32_t r = 0; r < work->rows; r++) {
+        const float *a = work->about + (size_t)r * work->k_pad, *b = a + work->k_pad / 2u;
+        V sum[16u / VN];
+        UNROLL
+        for (uint32_t k = 0; k < 16u / VN; k++)
+            sum[k] = V_SET(0.0f);
+        for (uint32_t i = map->slow; i < map->pairs; i++) {
+            const float *at = waves + (size_t)(i - map->slow) * 32u;
+            UNROLL
+            for (uint32_t k = 0; k < 16u / VN; k++) {
+                sum[k] = V_FMA(V_SET(a[i]), V_LOAD(at + k * VN), sum[k]);
+                sum[k] = V_FMA(V_SET(b[i]), V_LOAD(at + 16u + k * VN), sum[k]);
+            }
+        }
+        UNROLL
+        for (uint32_t k = 0; k < 16u / VN; k++)
+            V_STORE(work->waves[r] + k * VN, sum[k]);
+    }
+}
 static void simd_regain(struct akv_attend_work *work, uint32_t position)
 {
+    _Alignas(64) float c[AKV_MAX_HEAD_DIM / 2u], s[AKV_MAX_HEAD_DIM / 2u];
+    const uint32_t half = work->k_pad / 2u;
     uint32_t r = 0;
-    attend_about(work, position);
+    if (attend_angles(work, position, c, s)) {
+        for (uint32_t n = 0; n < work->rows; n++) {
+            const float *from = work->conj + (size_t)n * work->k_pad;
+            float *to = work->about + (size_t)n * work->k_pad;
+            for (uint32_t i = 0; i < work->k_mean->pairs; i += VN) {
+                V a = V_LOAD(from + i), b = V_LOAD(from + half + i);
+                V vc = V_LOAD(c + i), vs = V_LOAD(s + i);
+                V_STORE(to + i, V_FMA(a, vc, V_MUL(b, vs)));
+                V_STORE(to + half + i, V_SUB(V_MUL(b, vc), V_MUL(a, vs)));
+            }
+        }
+        simd_waves(work);
+    }
     for (; r + 4u <= work->rows; r += 4)
         regain_rows(work, position, r, 4);
     if (work->rows - r == 3u)

@@ -62,7 +62,9 @@ typedef struct akv_map {
     akv_u32 turns;     /* u64[pairs]: frequencies, 2^-64 turns a position */
     akv_u32 table;     /* f32 [pairs][2][16]: cos and sin of each frequency times 0 .. 15 */
     akv_u32 steps;     /* f32 [16][2][pairs rounded up to 16]: the same of 0, 16, 32 .. 240, 0 behind pairs */
-    akv_u32 pad[3];
+    akv_u32 slow;      /* pairs from here on turn less than 5.2 radians in 128 positions */
+    akv_u32 waves;     /* f32 [pairs - slow][2][16]: Chebyshev coefficients of their cos and sin of 0 .. 255 */
+    akv_u32 basis;     /* f32 [16][16][16]: of run, degree, position in the run: what the coefficients go with */
 } akv_map;
 #define AKV_MAP_TABLE 16u /* positions of the table */
 
