@@ -129,3 +129,139 @@ Test(evict, select_is_a_sort)
         }
     }
 }
+
+/* ---- compact ---- */
+
+#define BLOCKS 5u
+#define TOKENS 32u
+
+static void compact_format(uint32_t format, uint32_t dim, uint32_t in_place)
+{
+    static uint8_t slab[2][2 * BLOCKS * 2 * 2 * (TOKENS * AKV_MAX_HEAD_DIM * 4 + 64)];
+    const uint32_t tile = akv_tile_bytes(format, TOKENS, dim), block = 4 * tile, row = akv_row_bytes(format, dim);
+    uint32_t from[BLOCKS] = {3, 0, 4, 1, 2}, to[BLOCKS], rows[2 * BLOCKS * TOKENS] = {0}, counts[2] = {0, 0};
+    uint64_t state = format * 1000u + dim;
+    akv_compact_params p;
+    memset(&p, 0, sizeof p);
+    p.pool.chunk_bytes = block;
+    p.pool.chunks_per_slab = 2 * BLOCKS;
+    p.pool.slabs = 1;
+    p.pool.block_bytes[0] = block;
+    p.pool.blocks_per_chunk[0] = 1;
+    p.kv_heads = 2;
+    p.block_tokens = TOKENS;
+    p.dim[0] = p.dim[1] = dim;
+    p.format[0] = p.format[1] = format;
+    p.offset[1] = 2 * tile;
+    p.from_blocks = p.to_blocks = BLOCKS;
+    p.stride = BLOCKS * TOKENS;
+    p.in_place = in_place;
+    for (uint32_t i = 0; i < BLOCKS; i++)
+        to[i] = in_place ? from[i] : BLOCKS + i;
+    for (uint32_t i = 0; i < 2 * BLOCKS * block; i++)
+        slab[0][i] = slab[1][i] = (uint8_t)random_u32(&state);
+    for (uint32_t r = 0; r < BLOCKS * TOKENS; r++)
+        for (uint32_t h = 0; h < 2; h++)
+            if (random_u32(&state) % 3u <= h)
+                rows[h * p.stride + counts[h]++] = r;
+    struct akv_cpu_args args = {.params = &p, .workers = 1};
+    args.arg[0] = (uint8_t *)from;
+    args.arg[1] = (uint8_t *)to;
+    args.arg[2] = (uint8_t *)rows;
+    args.arg[3] = (uint8_t *)counts;
+    args.slab[0] = slab[1];
+    run(&akv_cpu_compact_scalar, &args);
+    for (uint32_t side = 0; side < 2; side++)
+        for (uint32_t h = 0; h < 2; h++)
+            for (uint32_t j = 0; j < (counts[h] + TOKENS - 1) / TOKENS * TOKENS; j++) {
+                const uint32_t at = side * 2 * tile + h * tile, source = rows[h * p.stride + j], s = source % TOKENS, t = j % TOKENS;
+                const uint8_t *old = slab[0] + from[source / TOKENS] * block + at, *now = slab[1] + to[j / TOKENS] * block + at;
+                const bool there = j < counts[h];
+                if (row) {
+                    for (uint32_t i = 0; i < row; i++)
+                        cr_assert_eq(now[t * row + i], there ? old[s * row + i] : 0);
+                    continue;
+                }
+                for (uint32_t i = 0; i < akv_padded_dim(dim); i++) {
+                    const uint32_t want = there ? akv_code_get(old, format, side, TOKENS, dim, s, i) : 0;
+                    cr_assert_eq(akv_code_get(now, format, side, TOKENS, dim, t, i), want, "format %u, side %u, row %u, element %u", format, side, j, i);
+                }
+                for (uint32_t i = 0; i < akv_scale_count(format, dim); i++)
+                    cr_assert_eq(akv_scale_get(now, format, side, TOKENS, dim, t, i),
+                                 there ? akv_scale_get(old, format, side, TOKENS, dim, s, i) : 0);
+            }
+}
+
+Test(evict, compact_moves_single_elements)
+{
+    static const uint32_t dims[] = {64, 80, 128, 576};
+    for (uint32_t format = AKV_F32; format < AKV_FORMATS; format++)
+        for (uint32_t i = 0; i < 8; i++)
+            compact_format(format, dims[i / 2], i % 2);
+}
+
+/* ---- score ---- */
+
+/* Against the definition in double precision, on F32 rows. */
+Test(evict, score_is_what_it_says)
+{
+    enum { dim = 80, tokens = 16 };
+    static float tiles[2][tokens * dim], weights[2 * dim + 1];
+    uint64_t state = 3;
+    uint32_t table = 0;
+    int32_t out[4][tokens];
+    akv_score_params p;
+    memset(&p, 0, sizeof p);
+    p.pool.chunk_bytes = sizeof tiles;
+    p.pool.chunks_per_slab = p.pool.slabs = p.pool.blocks_per_chunk[0] = 1;
+    p.pool.block_bytes[0] = sizeof tiles;
+    p.tiles.k_format[0] = p.tiles.v_format[0] = AKV_F32;
+    p.tiles.v_offset[0] = sizeof tiles[0];
+    p.kv_heads = p.blocks = 1;
+    p.k_dim = p.v_dim = dim;
+    p.block_tokens = p.rows = p.stride = tokens;
+    for (uint32_t i = 0; i < tokens * dim; i++)
+        for (uint32_t side = 0; side < 2; side++)
+            tiles[side][i] = (float)((int)(random_u32(&state) % 2000u) - 1000) / 100.0f;
+    for (uint32_t i = 0; i < 2 * dim + 1; i++)
+        weights[i] = (float)((int)(random_u32(&state) % 200u) - 100) / 100.0f;
+    tiles[0][5 * dim + 3] = NAN;
+    memset(tiles[0] + 6 * dim, 0, dim * sizeof(float));
+    struct akv_cpu_args args = {.params = &p, .workers = 1};
+    args.arg[0] = (uint8_t *)&table;
+    args.arg[1] = (uint8_t *)weights;
+    args.slab[0] = (uint8_t *)tiles;
+    for (p.method = 0; p.method < 4; p.method++) {
+        args.arg[2] = (uint8_t *)out[p.method];
+        run(&akv_cpu_score_scalar, &args);
+    }
+    for (uint32_t t = 0; t < tokens; t++) {
+        double kk = 0, vv = 0, kw = 0, got;
+        for (uint32_t i = 0; i < dim; i++) {
+            kk += (double)tiles[0][t * dim + i] * (double)tiles[0][t * dim + i];
+            vv += (double)tiles[1][t * dim + i] * (double)tiles[1][t * dim + i];
+            kw += (double)tiles[0][t * dim + i] * (double)weights[i];
+        }
+        const double want[4] = {-kk, kw + (double)weights[2 * dim] * sqrt(kk), kk > 0 ? -kw / sqrt(kk) : 0, sqrt(vv / kk)};
+        for (uint32_t m = 0; m < 4; m++) {
+            uint32_t bits = (uint32_t)out[m][t];
+            if (t == 5) {
+                cr_assert_eq(out[m][t], AKV_SCORE_KEEP);
+                continue;
+            }
+            if (t == 6 && m == 3) {
+                cr_assert_eq(out[m][t], 0x7FFF0000);
+                continue;
+            }
+            bits = out[m][t] < 0 ? bits ^ 0x7FFFFFFFu : bits;
+            got = m == 3 ? out[m][t] / 65536.0 : (double)akv_as_f32(bits);
+            cr_assert(fabs(got - want[m]) <= 1e-5 * (1.0 + fabs(want[m]) + (m == 1 ? sqrt(kk) : 0)), "method %u, row %u: %g, not %g", m, t, got, want[m]);
+        }
+    }
+    /* The order of scores is that of the numbers. */
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t u = 0; u < tokens; u++) {
+            float a = weights[t], b = weights[u];
+            cr_assert_eq(akv_score_order(a) < akv_score_order(b), a < b);
+        }
+}

@@ -221,6 +221,8 @@ struct rows {
     uint32_t side, head;
     const uint32_t *row; /* the sources */
     uint32_t count;
+    uint32_t block; /* whose tile the last source was in */
+    const uint8_t *tile;
 };
 
 static uint8_t *tile_of(const struct rows *rows, unsigned list, uint32_t block)
@@ -231,8 +233,20 @@ static uint8_t *tile_of(const struct rows *rows, unsigned list, uint32_t block)
            (uint64_t)rows->head * akv_tile_bytes(p->format[rows->side], p->block_tokens, p->dim[rows->side]);
 }
 
+/* Tile of row j's source; sources ascend, so it mostly is the last one's. */
+static const uint8_t *source_of(struct rows *rows, uint32_t j, uint32_t *t_out)
+{
+    const uint32_t shift = (uint32_t)__builtin_ctz(rows->p->block_tokens), row = rows->row[j];
+    if (row >> shift != rows->block) {
+        rows->block = row >> shift;
+        rows->tile = tile_of(rows, 0, rows->block);
+    }
+    *t_out = row & (rows->p->block_tokens - 1u);
+    return rows->tile;
+}
+
 /* `bytes` of each row, one after the other from `at` in a tile. */
-static void move_rows(const struct rows *rows, uint32_t block, uint32_t at, uint32_t bytes)
+static void move_rows(struct rows *rows, uint32_t block, uint32_t at, uint32_t bytes)
 {
     const uint32_t tokens = rows->p->block_tokens;
     uint8_t *to = tile_of(rows, 1, block) + at;
@@ -242,7 +256,9 @@ static void move_rows(const struct rows *rows, uint32_t block, uint32_t at, uint
             memset(to, 0, bytes);
             continue;
         }
-        const uint8_t *from = tile_of(rows, 0, rows->row[j] / tokens) + at + (uint64_t)(rows->row[j] % tokens) * bytes;
+        uint32_t t_from;
+        const uint8_t *from = source_of(rows, j, &t_from) + at;
+        from += (uint64_t)t_from * bytes;
         if (from != to)
             memcpy(to, from, bytes);
     }
@@ -254,36 +270,61 @@ struct quad {
     uint32_t t[4];
 };
 
-static bool quad_of(const struct rows *rows, uint32_t j, struct quad *quad)
+static bool quad_of(struct rows *rows, uint32_t j, struct quad *quad)
 {
-    const uint32_t tokens = rows->p->block_tokens;
     bool moved = false;
     for (uint32_t k = 0; k < 4u; k++, j++) {
-        quad->tile[k] = j < rows->count ? tile_of(rows, 0, rows->row[j] / tokens) : NULL;
-        quad->t[k] = j < rows->count ? rows->row[j] % tokens : 0;
+        quad->t[k] = 0;
+        quad->tile[k] = j < rows->count ? source_of(rows, j, &quad->t[k]) : NULL;
         moved = moved || j >= rows->count || rows->row[j] != j || !rows->p->in_place;
     }
     return moved;
 }
 
 /* A plane of `bits` of quad q; units of `bits` words stand Q quads apart. */
+static inline __attribute__((always_inline)) void
+move_quad_words(const struct quad *quad, uint8_t *to, uint32_t at, const uint32_t bits, uint32_t tokens,
+                uint32_t dim, uint32_t q)
+{
+    static const uint8_t none[4 * 8];
+    const uint32_t mask = akv_quad_mask(bits), units = akv_padded_dim(dim) / 8u, step = tokens / 4u * bits * 4u;
+    const uint8_t *from[4];
+    uint32_t right[4];
+    to += at + q * bits * 4u;
+    for (uint32_t k = 0; k < 4u; k++) {
+        from[k] = quad->tile[k] ? quad->tile[k] + at + (quad->t[k] >> 2) * bits * 4u : none;
+        right[k] = bits * (quad->t[k] & 3u);
+    }
+    for (uint32_t u = 0; u < units; u++, to += step) {
+        uint32_t made[8] = {0};
+        for (uint32_t k = 0; k < 4u; k++) {
+            uint32_t word[8];
+            memcpy(word, from[k], 4u * bits);
+            for (uint32_t w = 0; w < bits; w++)
+                made[w] |= (word[w] >> right[k] & mask) << (bits * k);
+            from[k] += quad->tile[k] ? step : 0;
+        }
+        memcpy(to, made, 4u * bits);
+    }
+}
+
 static void move_quad_plane(const struct quad *quad, uint8_t *to, uint32_t at, uint32_t bits,
                             uint32_t tokens, uint32_t dim, uint32_t q)
 {
-    const uint32_t mask = akv_quad_mask(bits), units = akv_padded_dim(dim) / 8u;
-    for (uint32_t u = 0; u < units; u++)
-        for (uint32_t w = 0; w < bits; w++) {
-            uint32_t word = 0;
-            for (uint32_t k = 0; k < 4u; k++) {
-                const uint32_t s = quad->t[k] & 3u;
-                if (quad->tile[k])
-                    word |= (akv_load_u32(quad->tile[k] + at +
-                                          4u * (akv_quad_word(bits, tokens, quad->t[k] >> 2, u) + w)) >>
-                             (bits * s) & mask)
-                            << (bits * k);
-            }
-            akv_store_u32(to + at + 4u * (akv_quad_word(bits, tokens, q, u) + w), word);
-        }
+    switch (bits) {
+    case 8:
+        move_quad_words(quad, to, at, 8, tokens, dim, q);
+        return;
+    case 4:
+        move_quad_words(quad, to, at, 4, tokens, dim, q);
+        return;
+    case 2:
+        move_quad_words(quad, to, at, 2, tokens, dim, q);
+        return;
+    default:
+        move_quad_words(quad, to, at, 1, tokens, dim, q);
+        return;
+    }
 }
 
 static void move_quad_scales(const struct quad *quad, uint8_t *to, uint32_t format, uint32_t tokens,
@@ -297,7 +338,7 @@ static void move_quad_scales(const struct quad *quad, uint8_t *to, uint32_t form
                                         : 0u);
 }
 
-static void compact_block(const struct rows *rows, uint32_t block)
+static void compact_block(struct rows *rows, uint32_t block)
 {
     const akv_compact_params *p = rows->p;
     const uint32_t format = p->format[rows->side], dim = p->dim[rows->side], tokens = p->block_tokens;
@@ -330,7 +371,7 @@ static void compact_run(const struct akv_cpu_args *args, uint32_t phase, uint64_
     (void)phase;
     for (uint64_t item = first; item < first + count; item++) {
         struct rows rows = {.args = args, .p = p, .head = (uint32_t)(item % p->kv_heads),
-                            .side = (uint32_t)(item / p->kv_heads & 1u)};
+                            .side = (uint32_t)(item / p->kv_heads & 1u), .block = UINT32_MAX};
         rows.row = (const uint32_t *)(const void *)args->arg[2] + (uint64_t)rows.head * p->stride;
         rows.count = ((const uint32_t *)(const void *)args->arg[3])[rows.head];
         const uint32_t used = rows.count / p->block_tokens + (rows.count % p->block_tokens != 0);

@@ -60,9 +60,14 @@ static void e_score_block(const struct akv_cpu_args *args, uint32_t b, uint32_t 
     const uint8_t *v = block + p->tiles.v_offset[kind] + (uint64_t)head * akv_tile_bytes(vf, tokens, p->v_dim);
     const float bias = e_weights(args, p, head, akv_score_side(kf, p->k_flags), work->weight);
     for (uint32_t t = 0; t < count; t++) {
-        const float *row = e_decode(k, kf, AKV_ORDER_ROW, tokens, p->k_dim, t, work->row);
         float sums[2];
-        int nan = e_sums(row, work->weight, dp, sums);
+        int nan;
+#if defined(E_SUMS_F16)
+        if (kf == AKV_F16 && p->k_dim == dp)
+            nan = E_SUMS_F16(k + (uint64_t)t * dp * 2u, work->weight, dp, sums);
+        else
+#endif
+            nan = e_sums(e_decode(k, kf, AKV_ORDER_ROW, tokens, p->k_dim, t, work->row), work->weight, dp, sums);
         work->kk[t] = sums[0];
         out[t] = nan ? AKV_SCORE_KEEP : akv_score_of(p->method, sums[0], 0.0f, sums[1], bias);
     }
