@@ -24,6 +24,7 @@ struct akv_cu_plan {
     akv_u32 spread;       /* splits wanted for any length, to fill the card */
     akv_u32 longest;      /* positions in a split at most */
     akv_u32 part_offset;  /* bytes into the scratch: partial sums behind maxima and row sums */
+    akv_u32 most_columns; /* sequences with more are left to attend_prefill.cu; 0: all are taken */
 };
 
 /* The part of a sequence that a thread block works on. */
@@ -76,7 +77,7 @@ AKV_FN bool find_work(const akv_attend_params &p, const akv_cu_args &a, const ak
     w.seq = ((const akv_step_seq *)(a.arg[0] + h->seq_offset))[w.z];
     w.table = (const akv_u32 *)(a.arg[0] + h->table_offset) + w.seq.table_first;
     akv_u32 group = p.q_heads / p.kv_heads, all = w.seq.tokens * group, first = w.tile * COLUMNS;
-    if (first >= all)
+    if (first >= all || (plan.most_columns && all > plan.most_columns))
         return false;
     w.columns = AKV_MIN((akv_u32)COLUMNS, all - first);
     akv_u32 length = w.seq.length + w.seq.tokens, step = split_positions(plan, length, all);

@@ -18,6 +18,7 @@ struct akv_cuda_device {
     int sm_count;
     int shared_optin;     /* bytes of shared memory a block may ask for */
     bool decode;          /* the image of the fast attention kernels has code for this device */
+    bool prefill;         /* the same for prefill */
     akv_mutex lock;       /* guards modules and functions */
     CUmodule module[AKV_IMAGES];
     struct {
@@ -127,11 +128,12 @@ struct akv_cuda_call {
 
 /* k_attend.c: how attend is cut up (kernels-cu/attend.cuh has the same struct). */
 struct akv_cuda_plan {
-    uint32_t splits, spread, longest, part_offset;
+    uint32_t splits, spread, longest, part_offset, most_columns;
 };
 void akv_cuda_attend_check(struct akv_cuda_device *device, const akv_attend_params *params,
                            struct akv_check *check_out);
-void akv_cuda_attend_call(struct akv_cuda_device *device, const akv_attend_params *params,
-                          struct akv_cuda_plan *plan, struct akv_cuda_call *call);
+/* Fills calls[0 … 1], zeroed, and returns their number. */
+uint32_t akv_cuda_attend_calls(struct akv_cuda_device *device, const akv_attend_params *params,
+                               struct akv_cuda_plan *plan, struct akv_cuda_call *calls);
 
 #endif

@@ -112,16 +112,16 @@ static anykv_status choose_context(struct akv_cuda_device *device, const anykv_d
 }
 
 /* Older devices, and builds without real code for this one, have no fast attention kernels. */
-static bool has_decode(struct akv_cuda_device *device)
+static bool has_entry(struct akv_cuda_device *device, enum akv_cuda_image image, const char *name)
 {
     CUfunction function;
     bool found = false;
     if (akv_cuda_enter(device) != ANYKV_OK)
         return false;
     CUmodule module = NULL;
-    if (device->cu->module_load(&module, akv_cuda_image(AKV_IMAGE_ATTEND_DECODE)) == AKV_CU_OK) {
-        found = device->cu->module_function(&function, module, "akv_k_attend_f16_128") == AKV_CU_OK;
-        device->module[AKV_IMAGE_ATTEND_DECODE] = module;
+    if (device->cu->module_load(&module, akv_cuda_image(image)) == AKV_CU_OK) {
+        found = device->cu->module_function(&function, module, name) == AKV_CU_OK;
+        device->module[image] = module;
     }
     akv_cuda_leave(device);
     return found;
@@ -159,7 +159,8 @@ anykv_status akv_cuda_open(anykv_context *context, uint32_t index, const anykv_d
     status = choose_context(device, options);
     if (status)
         goto undo_mutex;
-    device->decode = has_decode(device);
+    device->decode = has_entry(device, AKV_IMAGE_ATTEND_DECODE, "akv_k_attend_f16_128");
+    device->prefill = has_entry(device, AKV_IMAGE_ATTEND_PREFILL, "akv_k_prefill_4");
     status = akv_cuda_kat(device);
     if (status) {
         akv_cuda_close(&device->base);

@@ -7,6 +7,7 @@
 #define SPLIT_TILES 2u /* column tiles of a sequence that may be split */
 #define LONGEST     8192u
 #define CONTROL     2048u
+#define PREFILL_TILE 64u /* queries of a thread block of attend_prefill.cu */
 #define DECODE_SHARED (226u * 1024u)
 
 /* Declared maxima and the card give the plan, so that results do not depend on what else is in a step. */
@@ -108,29 +109,64 @@ static int find_fast(const struct akv_cuda_device *device, const akv_attend_para
     return -1;
 }
 
-void akv_cuda_attend_call(struct akv_cuda_device *device, const akv_attend_params *p,
-                          struct akv_cuda_plan *plan, struct akv_cuda_call *call)
+/* Bytes of shared memory of the prefill kernel, 0 where it does not apply: queries, keys and values as
+ * halves, rows of dim + 8; sums of floats lie over them. */
+static uint32_t prefill_shared(const struct akv_cuda_device *device, const akv_attend_params *p)
+{
+    const akv_tile_map *t = &p->tiles;
+    uint32_t dim = p->k_dim, tile = dim == 256 ? 32u : 64u;
+    if (!device->prefill || p->block_tokens != 16u || p->v_dim != dim ||
+        (dim != 64 && dim != 128 && dim != 256) ||
+        (p->flags & (AKV_ATTEND_MASK | AKV_ATTEND_PRECISE)) ||
+        ((p->k_flags | p->v_flags) & AKV_FLAG_MAP) || t->k_format[0] != AKV_F16)
+        return 0;
+    for (uint32_t kind = 0; kind < AKV_KINDS; kind++) {
+        uint32_t k = t->k_format[kind], v = t->v_format[kind];
+        bool packed = k >= AKV_I8 && k <= AKV_N2 && v >= AKV_I8 && v <= AKV_N2;
+        if (k && !packed && (k != AKV_F16 || v != AKV_F16))
+            return 0;
+    }
+    uint32_t halves = (PREFILL_TILE + 2u * tile) * (dim + 8u) * 2u, sums = PREFILL_TILE * dim * 4u;
+    uint32_t bytes = halves > sums ? halves : sums;
+    return bytes + 4096u <= (uint32_t)device->shared_optin ? bytes : 0;
+}
+
+uint32_t akv_cuda_attend_calls(struct akv_cuda_device *device, const akv_attend_params *p,
+                               struct akv_cuda_plan *plan, struct akv_cuda_call *calls)
 {
     uint32_t group = p->q_heads / p->kv_heads;
     uint32_t tokens = p->bound_seq_tokens ? p->bound_seq_tokens : p->max_tokens;
     uint32_t sequences = p->bound_sequences ? p->bound_sequences : p->max_sequences;
-    uint64_t tiles = ((uint64_t)tokens * group + COLUMNS - 1u) / COLUMNS;
+    uint64_t columns = (uint64_t)tokens * group, few = columns;
+    uint32_t prefill = prefill_shared(device, p);
     int i = find_fast(device, p);
     plan_attend(device, p, plan);
-    call->extra = plan;
-    call->counters = true;
-    call->grid[0] = tiles * plan->splits;
-    call->grid[1] = p->kv_heads;
-    call->grid[2] = sequences;
+    plan->most_columns = prefill ? SPLIT_TILES * COLUMNS : 0;
+    if (plan->most_columns && few > plan->most_columns)
+        few = plan->most_columns;
+    calls[0].extra = plan;
+    calls[0].counters = true;
+    calls[0].grid[0] = (few + COLUMNS - 1u) / COLUMNS * plan->splits;
+    calls[0].grid[1] = p->kv_heads;
+    calls[0].grid[2] = sequences;
     if (i >= 0) {
-        call->image = AKV_IMAGE_ATTEND_DECODE;
-        snprintf(call->name, sizeof call->name, "akv_k_attend_%s", fast[i].name);
-        call->threads = fast[i].warps * 32u;
-        call->shared = DECODE_SHARED;
+        calls[0].image = AKV_IMAGE_ATTEND_DECODE;
+        snprintf(calls[0].name, sizeof calls[0].name, "akv_k_attend_%s", fast[i].name);
+        calls[0].threads = fast[i].warps * 32u;
+        calls[0].shared = DECODE_SHARED;
     } else {
-        call->image = AKV_IMAGE_ATTEND;
-        snprintf(call->name, sizeof call->name, "akv_k_attend");
-        call->threads = 128;
-        call->shared = general_shared(p);
+        calls[0].image = AKV_IMAGE_ATTEND;
+        snprintf(calls[0].name, sizeof calls[0].name, "akv_k_attend");
+        calls[0].threads = 128;
+        calls[0].shared = general_shared(p);
     }
+    if (!prefill || columns <= plan->most_columns)
+        return 1;
+    calls[1] = calls[0];
+    calls[1].image = AKV_IMAGE_ATTEND_PREFILL;
+    snprintf(calls[1].name, sizeof calls[1].name, "akv_k_prefill_%u", p->k_dim / 32u);
+    calls[1].grid[0] = (columns + PREFILL_TILE - 1u) / PREFILL_TILE;
+    calls[1].threads = 128;
+    calls[1].shared = prefill;
+    return 2;
 }

@@ -196,8 +196,7 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
         return 1;
     }
     case AKV_K_ATTEND:
-        akv_cuda_attend_call(device, params, plan, calls);
-        return 1;
+        return akv_cuda_attend_calls(device, params, plan, calls);
     case AKV_K_SCORE:
     case AKV_K_MEAN: {
         const akv_score_params *p = params;
