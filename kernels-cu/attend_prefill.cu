@@ -207,7 +207,7 @@ AKV_FN void prefill(const akv_attend_params &p, const akv_cu_args &a, const akv_
 {
     constexpr akv_u32 dim = 32 * G, pitch = dim + 8;
     extern __shared__ __align__(128) unsigned char memory[];
-    __shared__ float norm[TILE], k_unit[TN], v_tops[TN / 16], m_all[TILE], l_all[TILE], book[BOOK_SIZE];
+    __shared__ float norm[TILE], k_unit[TILE], v_tops[TN / 16], book[BOOK_SIZE]; /* below 1 KiB with `runs` */
     __shared__ tile_runs runs;
     const akv_step_head *h = (const akv_step_head *)a.arg[0];
     akv_u32 group = p.q_heads / p.kv_heads, lane = threadIdx.x & 31u, warp = threadIdx.x >> 5;
@@ -434,6 +434,7 @@ AKV_FN void prefill(const akv_attend_params &p, const akv_cu_args &a, const akv_
             __syncthreads();
     }
     __syncthreads();
+    float *m_all = norm, *l_all = k_unit; /* of all columns */
 #pragma unroll
     for (int n = 0; n < 4 * G; n++)
 #pragma unroll

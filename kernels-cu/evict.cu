@@ -6,7 +6,7 @@
 #define LANES 256u /* threads of a block; all kernels here have as many */
 #define SHELL extern "C" __global__ void __launch_bounds__(256)
 
-/* Group g of row t of a tile, zeros behind the row's end. */
+/* Group g of row t of a tile; behind the row's end zeros (raw rows), or the padding as it is stored. */
 AKV_FN void evict_group(float *x, const akv_u8 *tile, akv_u32 format, akv_u32 order, akv_u32 tokens, akv_u32 dim,
                         akv_u32 t, akv_u32 g)
 {
@@ -17,7 +17,9 @@ AKV_FN void evict_group(float *x, const akv_u8 *tile, akv_u32 format, akv_u32 or
     }
     if (akv_format_raw(format) || order == AKV_ORDER_QUAD) {
         for (akv_u32 i = 0u; i < 32u; i++)
-            x[i] = g * 32u + i < dim ? akv_as_f32(akv_tile_bits(tile, format, order, tokens, dim, t, g * 32u + i)) : 0.0f;
+            x[i] = g * 32u + i < dim || !akv_format_raw(format)
+                       ? akv_as_f32(akv_tile_bits(tile, format, order, tokens, dim, t, g * 32u + i))
+                       : 0.0f;
         return;
     }
     float unit = akv_code_unit(format, akv_scale_get(tile, format, order, tokens, dim, t, g * 32u / akv_scale_width(format)));

@@ -378,6 +378,31 @@ static void make_case(struct attend_case *c, uint32_t dim, uint32_t variant,
         c->length[c->sequences - 1] = 0;
 }
 
+static void offer_case(struct verify *v, struct attend_case *c, const struct feature *f, const char *kind,
+                       uint32_t variant)
+{
+    if (verify_case(v, v->elements / 60,
+                    "d%" PRIu32 "-d%" PRIu32 "-%s-g%" PRIu32 "-t%" PRIu32 "-%s%s%s-%" PRIu32, c->dim[0],
+                    c->dim[1], f->name, c->q_heads / c->kv_heads, c->block_tokens,
+                    verify_format_name(c->hot), c->flags & AKV_ATTEND_PRECISE ? "-precise" : "", kind,
+                    variant))
+        run_case(v, c);
+}
+
+/* What backends have fast kernels for: head sizes 64, 128, 256, hot rows of F16, blocks of 16. */
+static void make_common(struct attend_case *c, uint32_t dim, const struct feature *f)
+{
+    uint64_t state = c->seed + 1;
+    c->dim[1] = c->dim[0] = verify_dims[dim];
+    c->rotate[0] = c->rotate[1] = AKV_FLAG_ROTATE;
+    c->hot = AKV_F16;
+    c->block_tokens = 16;
+    c->flags = f->flags;
+    for (uint32_t s = 0; f->prefill && s < c->sequences; s++)
+        if (c->count[s])
+            c->count[s] = 1 + verify_below(&state, 40);
+}
+
 void verify_attend(struct verify *v, uint32_t k_format, uint32_t v_format)
 {
     for (uint32_t dim = 0; dim < VERIFY_DIMS; dim++)
@@ -387,11 +412,18 @@ void verify_attend(struct verify *v, uint32_t k_format, uint32_t v_format)
             struct attend_case c = {.format = {k_format, v_format}};
             c.seed = verify_mix(v->seed, 7000u + variant);
             make_case(&c, dim, variant, f);
-            if (verify_case(v, v->elements / 60,
-                            "d%" PRIu32 "-d%" PRIu32 "-%s-g%" PRIu32 "-t%" PRIu32 "-%s%s-%" PRIu32,
-                            c.dim[0], c.dim[1], f->name, c.q_heads / c.kv_heads, c.block_tokens,
-                            verify_format_name(c.hot),
-                            c.flags & AKV_ATTEND_PRECISE ? "-precise" : "", variant))
-                run_case(v, &c);
+            offer_case(v, &c, f, "", variant);
+        }
+    for (uint32_t dim = 0; dim < VERIFY_DIMS; dim++)
+        for (uint32_t i = 0; i < 3; i++) {
+            uint32_t size = verify_dims[dim], variant = dim + 3 * i + k_format + 2 * v_format;
+            const struct feature *f = &features[variant % FEATURES];
+            struct attend_case c = {.format = {k_format, v_format}};
+            if ((size != 64 && size != 128 && size != 256) || (f->flags & AKV_ATTEND_MASK))
+                continue;
+            c.seed = verify_mix(v->seed, 8000u + variant);
+            make_case(&c, dim, variant, f);
+            make_common(&c, dim, f);
+            offer_case(v, &c, f, "-common", variant);
         }
 }
