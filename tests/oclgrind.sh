@@ -41,6 +41,9 @@ one() {
 for shape in gpu cpu; do
     one "$shape" encode/N4/d80-F16-rotate-search-0
     one "$shape" decode/N6/d64-F16-rotate-random-0
+    one "$shape" encode/N4/maps-d64-1-keys
+    one "$shape" decode/N4/maps-d64-0-keys
+    one "$shape" gather/N4/maps-d64-1-keys
     one "$shape" rotate/F32/d64-store-0
     one "$shape" seal/N4/N4-N4-F16-d64-d64-t16-0
     one "$shape" reencode/N3/N6-N5-d64-d128-t16-plain-0
