@@ -156,15 +156,18 @@ AKV_FN akv_i32 akv_mass_add(akv_i32 score, akv_u64 more)
 /* Value of unit u (number among the candidates) of one head. */
 AKV_FN akv_i64 akv_select_own(const akv_select_params *p, const AKV_GLOBAL akv_i32 *scores, akv_u32 u)
 {
-    akv_u32 begin = p->first + u * p->unit, end = begin + p->unit, i, reach = p->pool >> 1;
+    akv_u32 begin = p->first + u * p->unit, count = p->unit, i, row;
     akv_i64 sum = 0;
-    if (p->unit == 1u && reach) {
-        end = end + reach < p->rows ? end + reach : p->rows;
-        begin = begin < reach ? 0u : begin - reach;
+    if (p->unit == 1u && p->pool > 1u) {
+        count = p->pool;
+        begin -= count >> 1; /* may wrap: such rows do not exist */
     }
-    for (i = begin; i < end; i++)
-        sum += scores[i];
-    return sum / (akv_i64)(reach && p->unit == 1u ? p->pool : p->unit);
+    for (i = 0u; i < count; i++) {
+        row = begin + i;
+        if (row < p->rows)
+            sum += scores[row];
+    }
+    return sum / (akv_i64)count;
 }
 /* Key of unit u of a head of a problem (scores: of the problem's first head): value, then age; no
  * two of a head are equal, all are below AKV_SELECT_ALL.  The largest keys stay. */
