@@ -206,6 +206,8 @@ if [ -n "${ANYKV_TEST_DATA-}" ] && [ -r "$ANYKV_TEST_DATA/smollm2-prose.safetens
     figures "prose, KIVI2" "$prose" --formats KIVI2 -- 0.2043 0.4645
     figures "code, I8" "$code" --formats I8 --transforms rotate --sinks 16 -- 0.0044 0.0068 0.994
     figures "code, N4" "$code" --formats N4 --transforms rotate --sinks 16 -- 0.0597 0.0924 0.918
+    figures "prose, Q4_0" "$prose" --formats Q4_0 --transforms rotate -- 0.0750 0.1217
+    figures "code, Q4_0" "$code" --formats Q4_0 --transforms rotate --sinks 16 -- 0.0652 0.1021 0.915
     figures "code, KIVI4" "$code" --formats KIVI4 --sinks 16 -- 0.0291 0.0630 0.958
     figures "code, KIVI2" "$code" --formats KIVI2 --sinks 16 -- 0.1578 0.3969 0.811
     check "calibrate on prose" "$ANYKV" calibrate "$prose" -o "$work/cal"
