@@ -15,6 +15,10 @@ union params {
     akv_copy_params copy;
     akv_attend_params attend;
     akv_reencode_params reencode;
+    akv_score_params score;
+    akv_mass_params mass;
+    akv_select_params select;
+    akv_compact_params compact;
 };
 
 struct lab {
@@ -150,6 +154,77 @@ static void attend_base(struct lab *lab)
     lab->launch.arg[6].bytes = check.scratch_bytes;
 }
 
+/* One block of F16 rows, all of which are scored, selected among, or moved to a second block. */
+static void evict_base(struct lab *lab, enum akv_kernel_id kernel)
+{
+    struct akv_span *arg = lab->launch.arg;
+    akv_u32 raw = akv_tile_bytes(AKV_F16, BLOCK, DIM);
+    akv_tile_map tiles = {.k_format = {AKV_F16, AKV_N4}, .v_format = {AKV_F16, AKV_N4}};
+    tiles.v_offset[0] = HEADS * raw;
+    tiles.v_offset[1] = HEADS * akv_tile_bytes(AKV_N4, BLOCK, DIM);
+    if (kernel == AKV_K_SCORE || kernel == AKV_K_MEAN) {
+        lab->params.score = (akv_score_params){.pool = pool_map(),
+                                               .tiles = tiles,
+                                               .kv_heads = HEADS,
+                                               .k_dim = DIM,
+                                               .v_dim = DIM,
+                                               .block_tokens = BLOCK,
+                                               .blocks = 1,
+                                               .rows = BLOCK,
+                                               .stride = BLOCK,
+                                               .method = AKV_SCORE_AFFINE};
+        arg[0] = cut(lab, 4);
+        arg[1] = cut(lab, (2 * HEADS * DIM + (kernel == AKV_K_SCORE ? HEADS : 0)) * 4);
+        if (kernel == AKV_K_SCORE)
+            arg[2] = cut(lab, HEADS * BLOCK * 4);
+    } else if (kernel == AKV_K_MASS) {
+        lab->params.mass = (akv_mass_params){.pool = pool_map(),
+                                             .tiles = tiles,
+                                             .kv_heads = HEADS,
+                                             .q_heads = HEADS,
+                                             .k_dim = DIM,
+                                             .block_tokens = BLOCK,
+                                             .blocks = 1,
+                                             .rows = BLOCK,
+                                             .stride = BLOCK,
+                                             .queries = 1,
+                                             .scale = 0.125f};
+        arg[0] = cut(lab, 4);
+        arg[1] = cut(lab, 2 * HEADS * DIM * 4);
+        arg[2] = cut(lab, HEADS * 4);
+        arg[3] = cut(lab, 4);
+        arg[4] = cut(lab, HEADS * BLOCK * 4);
+    } else if (kernel == AKV_K_SELECT) {
+        lab->params.select = (akv_select_params){.problems = 1,
+                                                 .heads = HEADS,
+                                                 .rows = BLOCK,
+                                                 .stride = BLOCK,
+                                                 .first = 2,
+                                                 .last = BLOCK - 2,
+                                                 .unit = 1,
+                                                 .pool = 1,
+                                                 .keep = 3};
+        arg[0] = cut(lab, HEADS * BLOCK * 4);
+        arg[1] = cut(lab, HEADS * BLOCK * 4);
+        arg[2] = cut(lab, HEADS * 4);
+    } else {
+        lab->params.compact = (akv_compact_params){.pool = pool_map(),
+                                                   .kv_heads = HEADS,
+                                                   .block_tokens = BLOCK,
+                                                   .dim = {DIM, DIM},
+                                                   .format = {AKV_F16, AKV_F16},
+                                                   .offset = {0, HEADS * raw},
+                                                   .from_blocks = 1,
+                                                   .to_blocks = 1,
+                                                   .stride = BLOCK,
+                                                   .in_place = 1};
+        arg[0] = cut(lab, 4);
+        arg[1] = cut(lab, 4);
+        arg[2] = cut(lab, HEADS * BLOCK * 4);
+        arg[3] = cut(lab, HEADS * 4);
+    }
+}
+
 static void make(struct lab *lab, enum akv_kernel_id kernel)
 {
     akv_u32 tile = akv_tile_bytes(AKV_N4, TOKENS * HEADS, DIM);
@@ -216,10 +291,17 @@ static void make(struct lab *lab, enum akv_kernel_id kernel)
     case AKV_K_REENCODE:
         reencode_base(lab);
         break;
+    case AKV_K_SCORE:
+    case AKV_K_MEAN:
+    case AKV_K_MASS:
+    case AKV_K_SELECT:
+    case AKV_K_COMPACT:
+        evict_base(lab, kernel);
+        break;
     case AKV_KERNEL_COUNT:
         break;
     }
-    bool pooled = kernel >= AKV_K_SEAL;
+    bool pooled = kernel >= AKV_K_SEAL && kernel != AKV_K_SELECT;
     lab->launch.slabs = pooled ? SLABS : 0;
 }
 
@@ -246,7 +328,8 @@ static void tear_down(struct lab *lab)
 
 static const enum akv_kernel_id all[] = {AKV_K_ENCODE, AKV_K_DECODE, AKV_K_ROTATE, AKV_K_SEAL,
                                          AKV_K_APPEND, AKV_K_GATHER, AKV_K_COPY,   AKV_K_ATTEND,
-                                         AKV_K_REENCODE};
+                                         AKV_K_REENCODE, AKV_K_SCORE, AKV_K_MEAN, AKV_K_MASS,
+                                         AKV_K_SELECT, AKV_K_COMPACT};
 _Static_assert(sizeof all / sizeof all[0] == AKV_KERNEL_COUNT, "every kernel has a good launch");
 
 Test(launch, good_ones_run)
