@@ -233,7 +233,7 @@ typedef struct anykv_device_options {
 
 /* Opens a device: "auto" (ANYKV_DEVICE from the environment if set, else the first usable GPU, else
  * the CPU; never a CPU under OpenCL), a backend's name, a device's name or uuid, or its index.
- * On the CPU a call that waits may do the work it waits for itself: it needs 512 KiB of stack.
+ * On the CPU a call that waits may do the work it waits for itself.
  * E_NOT_FOUND: no such device; E_DEVICE: it is there but refused, with the reason.  Thread: free. */
 ANYKV_API anykv_status anykv_device_open(anykv_context *context, const char *name,
                                          const anykv_device_options *options,
@@ -241,7 +241,7 @@ ANYKV_API anykv_status anykv_device_open(anykv_context *context, const char *nam
 ANYKV_API void anykv_device_close(anykv_device *device);
 ANYKV_API anykv_status anykv_device_describe(anykv_device *device, anykv_device_info *info_out);
 /* Waits until the device's queue is empty.  UINT64_MAX waits for ever.  E_TIMEOUT; E_DEVICE: an earlier
- * asynchronous call failed.  Thread: free. */
+ * asynchronous call failed; caches of the device are told as well.  Thread: free. */
 ANYKV_API anykv_status anykv_device_wait(anykv_device *device, uint64_t timeout_ns);
 
 /* Device memory, for rows that live on the device.  adopt wraps memory of the caller (CPU: a pointer;

@@ -269,6 +269,7 @@ anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout
         return ANYKV_E_MEMORY;
     cache->context = context;
     cache->device = device;
+    cache->device_failures = akv_device_failures(device);
     cache->loose_first = cache->loose_last = AKV_NO_ID;
     cache->tenants = 1;
     anykv_status status = akv_layout_copy(layout, &cache->layout);
@@ -315,7 +316,7 @@ void anykv_cache_destroy(anykv_cache *cache)
     if (!cache)
         return;
     if (cache->fixed) /* its memory must not go while kernels use it */
-        (void)akv_queue_wait(cache->device->queue, UINT64_MAX);
+        (void)akv_device_finish(cache->device);
     for (uint32_t slot = 0; slot < AKV_OPEN_STEPS; slot++)
         anykv_step_cancel(&cache->steps[slot]);
     while (cache->seqs) /* forgotten ones go too, their handles with them */

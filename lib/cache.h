@@ -157,6 +157,7 @@ struct anykv_cache {
     uint32_t move_from[AKV_MOVES], move_to[AKV_MOVES];
     uint64_t epoch, clean_epoch; /* of enqueued writes; of those known to be complete */
     anykv_status failure;        /* for anykv_cache_wait */
+    uint64_t device_failures;    /* io's: of the device, those that are dealt with */
     uint32_t saw;                /* sticky, as of the last wait */
     uint32_t saw_read;           /* io's: where the device's flags arrive */
     bool sealed_since_wait;

@@ -97,9 +97,12 @@ anykv_status anykv_device_open(anykv_context *context, const char *name,
     if (!device)
         return ANYKV_E_MEMORY;
     device->context = context;
-    status = akv_device_open(context, name, &checked, &device->device);
+    status = akv_mutex_init(context, &device->lock);
     if (status)
         goto free_device;
+    status = akv_device_open(context, name, &checked, &device->device);
+    if (status)
+        goto destroy_lock;
     status = akv_queue_create(device->device, akv_native_queue(device->device, &checked),
                               &device->queue);
     if (status)
@@ -108,6 +111,8 @@ anykv_status anykv_device_open(anykv_context *context, const char *name,
     return ANYKV_OK;
 close_device:
     akv_device_close(device->device);
+destroy_lock:
+    akv_mutex_destroy(&device->lock);
 free_device:
     akv_free(context, device);
     return status;
@@ -119,6 +124,7 @@ void anykv_device_close(anykv_device *device)
         return;
     akv_queue_destroy(device->queue);
     akv_device_close(device->device);
+    akv_mutex_destroy(&device->lock);
     akv_free(device->context, device);
 }
 
@@ -141,18 +147,47 @@ anykv_status anykv_device_describe(anykv_device *device, anykv_device_info *info
     return publish(device->context, &info, index, info_out);
 }
 
+anykv_status akv_device_await(anykv_device *device, uint64_t timeout_ns,
+                              struct akv_device_waits *waits_out)
+{
+    akv_mutex_lock(&device->lock);
+    device->waiting++;
+    akv_mutex_unlock(&device->lock);
+    anykv_status status = akv_queue_wait(device->queue, timeout_ns);
+    akv_mutex_lock(&device->lock);
+    device->waiting--;
+    if (status && status != ANYKV_E_TIMEOUT) {
+        device->failures++;
+        device->failure = status;
+    }
+    *waits_out =
+        (struct akv_device_waits){device->failures, device->failure, device->waiting == 0};
+    akv_mutex_unlock(&device->lock);
+    return status;
+}
+
+uint64_t akv_device_failures(anykv_device *device)
+{
+    akv_mutex_lock(&device->lock);
+    const uint64_t failures = device->failures;
+    akv_mutex_unlock(&device->lock);
+    return failures;
+}
+
 anykv_status anykv_device_wait(anykv_device *device, uint64_t timeout_ns)
 {
+    struct akv_device_waits waits;
     if (!device)
         return akv_fail(NULL, ANYKV_E_ARG, "device: NULL");
-    return akv_queue_wait(device->queue, timeout_ns);
+    return akv_device_await(device, timeout_ns, &waits);
 }
 
 anykv_status akv_device_finish(anykv_device *device)
 {
-    anykv_status status = akv_queue_wait(device->queue, UINT64_MAX);
+    struct akv_device_waits waits;
+    anykv_status status = akv_device_await(device, UINT64_MAX, &waits);
     if (status)
-        (void)akv_queue_wait(device->queue, UINT64_MAX);
+        (void)akv_device_await(device, UINT64_MAX, &waits);
     return status;
 }
 

@@ -31,7 +31,23 @@ struct anykv_device {
     anykv_context *context;
     struct akv_device *device;
     struct akv_queue *queue;
+    akv_mutex lock;       /* guards what follows; a leaf */
+    uint32_t waiting;     /* calls inside akv_device_await */
+    uint64_t failures;    /* that waits have reported */
+    anykv_status failure; /* the last of them */
 };
+
+/* Waits for the device's queue.  A failed asynchronous call is reported to one waiter, whoever it
+ * is; others that depend on the device see it by the count.  alone: no other wait was under way at
+ * the end of this one, which may yet be told of a failure before it. */
+struct akv_device_waits {
+    uint64_t failures;
+    anykv_status failure; /* the last one */
+    bool alone;
+};
+anykv_status akv_device_await(anykv_device *device, uint64_t timeout_ns,
+                              struct akv_device_waits *waits_out);
+uint64_t akv_device_failures(anykv_device *device);
 
 struct anykv_mem {
     struct akv_mem *mem;

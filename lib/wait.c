@@ -3,8 +3,9 @@
  *
  * Every enqueued write of pool blocks has an epoch, and each block keeps that of its last one;
  * blocks of an open step count as being written.  A wait that succeeds makes all epochs before it
- * clean.  A wait that fails loses every block whose epoch is not clean: the sequences that hold one
- * are dead, and the names of such blocks are withdrawn. */
+ * clean.  A wait that fails, or that finds that another one of the device has failed since the last
+ * here, loses every block whose epoch is not clean: the sequences that hold one are dead, and the
+ * names of such blocks are withdrawn. */
 #include "cache.h"
 
 static bool lost(const anykv_cache *cache, uint32_t id)
@@ -69,16 +70,22 @@ anykv_status akv_cache_drain(anykv_cache *cache, uint64_t timeout_ns)
     if (sealed) /* what the quantising kernels saw comes along with a wait that is made anyway */
         status = akv_queue_get(cache->device->queue, &cache->saw_read,
                                akv_fixed_span(cache, cache->plan.flags_at, sizeof cache->saw_read));
+    struct akv_device_waits waits = {0};
     if (!status)
-        status = akv_queue_wait(cache->device->queue, timeout_ns);
+        status = akv_device_await(cache->device, timeout_ns, &waits);
     if (status == ANYKV_E_TIMEOUT)
         return status;
+    const bool told = !status && waits.failures != cache->device_failures;
+    if (told)
+        status = akv_fail(cache->context, waits.failure,
+                          "device: another wait was told of a failure since the last one here");
     if (status) {
         /* The failed wait may have left work behind that still reads the caller's memory. */
         char detail[256];
         strncpy(detail, anykv_error_detail(), sizeof detail - 1);
         detail[sizeof detail - 1] = '\0';
-        (void)akv_queue_wait(cache->device->queue, UINT64_MAX);
+        (void)akv_device_await(cache->device, UINT64_MAX, &waits);
+        cache->device_failures = waits.failures;
         akv_fail(cache->context, status, "%s", detail);
     }
     akv_mutex_lock(&cache->lock);
@@ -87,7 +94,7 @@ anykv_status akv_cache_drain(anykv_cache *cache, uint64_t timeout_ns)
         mark_lost(cache);
         akv_explain(cache, "a device failure: sequences with unfinished writes are dead");
     } else {
-        if (epoch > cache->clean_epoch)
+        if (epoch > cache->clean_epoch && waits.alone)
             cache->clean_epoch = epoch;
         if (sealed)
             cache->saw |= cache->saw_read;

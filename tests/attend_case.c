@@ -362,16 +362,28 @@ void attend_case_reference(struct attend_case *c)
     }
 }
 
+/* Memory of one worker, with what another launch might have left there. */
+static void *worker_memory(void)
+{
+    void *memory = aligned_alloc(64, AKV_CPU_WORK_BYTES);
+    if (!memory)
+        abort();
+    return memset(memory, 0xA5, AKV_CPU_WORK_BYTES);
+}
+
 void attend_case_run(struct attend_case *c, const struct akv_cpu_kernel *kernel, uint64_t range,
                      bool backwards)
 {
+    struct akv_cpu_args args = c->args;
+    args.work = worker_memory();
     for (uint32_t phase = 0; phase < kernel->phases; phase++) {
-        uint64_t items = kernel->items(&c->args, phase), ranges = (items + range - 1u) / range;
+        uint64_t items = kernel->items(&args, phase), ranges = (items + range - 1u) / range;
         for (uint64_t i = 0; i < ranges; i++) {
             uint64_t first = (backwards ? ranges - 1u - i : i) * range;
-            kernel->run(&c->args, phase, first, AKV_MIN(range, items - first));
+            kernel->run(&args, phase, first, AKV_MIN(range, items - first));
         }
     }
+    free(args.work);
 }
 
 struct crew {
@@ -383,12 +395,15 @@ struct crew {
 static void *work(void *user)
 {
     struct crew *crew = user;
+    struct akv_cpu_args args = crew->c->args;
+    args.work = worker_memory();
     for (uint32_t phase = 0; phase < crew->kernel->phases; phase++) {
-        uint64_t items = crew->kernel->items(&crew->c->args, phase), i;
+        uint64_t items = crew->kernel->items(&args, phase), i;
         while ((i = atomic_fetch_add(&crew->next[phase], 1)) < items)
-            crew->kernel->run(&crew->c->args, phase, i, 1);
+            crew->kernel->run(&args, phase, i, 1);
         pthread_barrier_wait(&crew->barrier);
     }
+    free(args.work);
     return NULL;
 }
 void attend_case_threads(struct attend_case *c, const struct akv_cpu_kernel *kernel,

@@ -194,6 +194,40 @@ Test(step, a_late_failure_kills_what_it_may_have_hit)
     stop();
 }
 
+Test(step, a_failure_that_another_wait_was_told_of_is_seen)
+{
+    for (int closing = 0; closing < 2; closing++) {
+        start(0, 32);
+        anykv_seq *safe = engine_seq(engine.cache), *hit = engine_seq(engine.cache);
+        anykv_cache *other = NULL;
+        const anykv_cache_options options = engine_options(8u << 20);
+        OK(anykv_cache_create(engine.device, engine.layout, &options, &other));
+        engine_run(safe, 100, 40);
+        OK(anykv_cache_wait(engine.cache, UINT64_MAX));
+        engine_run(hit, 100, 40); /* its last write is not waited for */
+        akv_fault_at(1, ANYKV_E_DEVICE, true);
+        if (closing)
+            anykv_cache_destroy(other);
+        else
+            REFUSED(ANYKV_E_DEVICE, "late fault", anykv_device_wait(engine.device, UINT64_MAX));
+        akv_fault_at(0, ANYKV_OK, false);
+        OK(anykv_device_wait(engine.device, UINT64_MAX));
+        REFUSED(ANYKV_E_DEVICE, "another wait", anykv_cache_wait(engine.cache, UINT64_MAX));
+        uint64_t length;
+        REFUSED(ANYKV_E_DEAD, "destroy it", anykv_seq_length(hit, &length));
+        cr_expect(engine_length(safe) == 40);
+        OK(anykv_cache_wait(engine.cache, UINT64_MAX)); /* once */
+        if (!closing) {
+            REFUSED(ANYKV_E_DEVICE, "another wait", anykv_cache_wait(other, UINT64_MAX));
+            OK(anykv_cache_wait(other, UINT64_MAX));
+            anykv_cache_destroy(other);
+        }
+        anykv_seq_destroy(hit);
+        anykv_seq_destroy(safe);
+        stop();
+    }
+}
+
 Test(step, names_of_lost_rows_are_withdrawn)
 {
     start(0, 1000);
@@ -246,6 +280,35 @@ static void *run_thread(void *argument)
             OK(anykv_cache_trim_memory(engine.cache));
     }
     return NULL;
+}
+
+static void *attend_thread(void *argument)
+{
+    static float out[20 * 2 * 64];
+    OK(attend_layer(argument, 0, NULL, out));
+    return NULL;
+}
+
+/* Inline, a launch runs in its caller; what an attend needs must not stand on that one's stack. */
+Test(step, attend_on_a_small_stack)
+{
+    start(0, 16);
+    anykv_seq *seq = engine_seq(engine.cache);
+    engine_run(seq, 100, 100);
+    anykv_step *step = begin_one(seq, 20);
+    uint64_t seeds[20];
+    seeds_for(seeds, 100, 20);
+    OK(engine_append(step, seeds));
+    pthread_attr_t small;
+    pthread_t thread;
+    cr_assert(pthread_attr_init(&small) == 0);
+    cr_assert(pthread_attr_setstacksize(&small, 128 << 10) == 0);
+    cr_assert(pthread_create(&thread, &small, attend_thread, step) == 0);
+    pthread_join(thread, NULL);
+    pthread_attr_destroy(&small);
+    OK(anykv_step_end(step, NULL, NULL));
+    anykv_seq_destroy(seq);
+    stop();
 }
 
 Test(step, threads_on_different_sequences, .timeout = 120)

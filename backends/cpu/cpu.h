@@ -11,7 +11,12 @@ struct akv_cpu_args {
     uint64_t arg_bytes[AKV_MAX_ARGS];
     uint8_t *slab[AKV_MAX_SLABS];
     uint32_t workers;                 /* that share this launch; results must not depend on it */
+    /* AKV_CPU_WORK_BYTES of this worker alone, aligned to 64, for what is too large for a stack. */
+    void *work;
 };
+
+/* Working memory of a worker; what needs more has no room in a worker. */
+#define AKV_CPU_WORK_BYTES ((size_t)320 << 10)
 
 /* A kernel is up to 3 phases; a phase is `items` independent pieces of work that any number of threads
  * take in any order (the queue hands out small ranges); a barrier stands between phases.  No phase

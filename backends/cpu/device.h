@@ -60,7 +60,8 @@ static inline bool akv_cpu_forked(const struct akv_cpu_device *device)
 /* ---- team.c: threads that share one piece of work at a time with the thread that hands it out
  * ---- */
 struct akv_cpu_team;
-typedef void akv_cpu_work(const void *job, uint64_t first, uint64_t count);
+/* worker: 0 for the thread that hands the work out, 1 … helpers. */
+typedef void akv_cpu_work(const void *job, uint32_t worker, uint64_t first, uint64_t count);
 anykv_status akv_cpu_team_create(anykv_context *context, uint32_t helpers,
                                  struct akv_cpu_team **team_out);
 void akv_cpu_team_destroy(struct akv_cpu_team *team, bool forked);

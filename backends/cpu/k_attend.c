@@ -452,7 +452,7 @@ void akv_attend_run(const struct akv_attend_ops *ops, const struct akv_cpu_args 
 {
     struct launch l = launch_of(args);
     uint64_t base = 0, before = 0, last = first + count;
-    struct akv_attend_work work;
+    struct akv_attend_work *work = args->work;
     for (uint32_t s = 0; s < l.head->sequences && before < last; s++) {
         const akv_step_seq *seq = &l.seq[s];
         struct cut c = cut_of(&l, seq);
@@ -467,7 +467,7 @@ void akv_attend_run(const struct akv_attend_ops *ops, const struct akv_cpu_args 
                 piece.part = (uint32_t)(i / l.p->kv_heads / c.tiles);
                 piece.begin = piece.part * c.part;
                 piece.end = piece.begin + c.part;
-                run_piece(ops, &l, &piece, &work);
+                run_piece(ops, &l, &piece, work);
             } else {
                 combine(&l, seq, base, c.parts, (uint32_t)(i / l.p->q_heads),
                         (uint32_t)(i % l.p->q_heads));

@@ -78,6 +78,7 @@ struct akv_attend_work {
     _Alignas(64) float waves[AKV_WORK_ROWS][16]; /* of slow pairs: coefficients over the 256 positions */
     float rest[AKV_WORK_ROWS];
 };
+_Static_assert(sizeof(struct akv_attend_work) <= AKV_CPU_WORK_BYTES, "a worker has less memory");
 #define AKV_ABOUT 256u /* positions for which `about` serves, a multiple of the steps' reach */
 
 /* Asks the second-level cache for the next `lines` lines of what is coming.  (Not the first level:

@@ -4,8 +4,8 @@
  * that waits for ever anyway: it would need longer to wake the dispatcher than to do a small
  * command itself.  With 0 threads a command is carried out inside the call.
  *
- * Nothing is allocated after creation: the ring, the staging bytes of small puts and the team are
- * made once; a full ring makes the caller wait.  Locks, in their order: enqueue_lock (producers;
+ * Nothing is allocated after creation: the ring, the staging bytes of small puts, the workers'
+ * memory and the team are made once; a full ring makes the caller wait.  Locks, in their order: enqueue_lock (producers;
  * guards `head` for writing, the slot being filled and `staged`), sleep_lock (a leaf: guards only
  * the sleep of dispatcher and waiters). */
 #include "device.h"
@@ -53,6 +53,7 @@ struct akv_cpu_queue {
     struct command *ring;       /* RING_COMMANDS of them; one when inline */
     uint8_t *stage;
     uint64_t staged; /* staging bytes ever taken, gaps at the end included */
+    uint8_t *work_memory, *work; /* AKV_CPU_WORK_BYTES a worker, aligned to 64 */
     struct akv_cpu_team *team;
     akv_thread dispatcher;
     akv_mutex enqueue_lock, sleep_lock;
@@ -77,10 +78,11 @@ static uint32_t threads_of(const struct akv_cpu_queue *queue)
 
 /* ---- carrying out ---- */
 
-static void move_pieces(const void *job, uint64_t first, uint64_t count)
+static void move_pieces(const void *job, uint32_t worker, uint64_t first, uint64_t count)
 {
     const struct command *command = job;
     uint64_t start = first * PIECE_BYTES, end = (first + count) * PIECE_BYTES;
+    (void)worker;
     if (end > command->bytes)
         end = command->bytes;
     if (command->kind == MOVE)
@@ -90,14 +92,17 @@ static void move_pieces(const void *job, uint64_t first, uint64_t count)
 }
 
 struct phase {
+    const struct akv_cpu_queue *queue;
     const struct command *command;
     uint32_t number;
 };
 
-static void run_phase(const void *job, uint64_t first, uint64_t count)
+static void run_phase(const void *job, uint32_t worker, uint64_t first, uint64_t count)
 {
     const struct phase *phase = job;
-    phase->command->kernel->run(&phase->command->args, phase->number, first, count);
+    struct akv_cpu_args args = phase->command->args;
+    args.work = phase->queue->work + worker * AKV_CPU_WORK_BYTES;
+    phase->command->kernel->run(&args, phase->number, first, count);
 }
 
 static void execute(struct akv_cpu_queue *queue, const struct command *command)
@@ -110,7 +115,7 @@ static void execute(struct akv_cpu_queue *queue, const struct command *command)
         break;
     case LAUNCH:
         for (uint32_t i = 0; i < command->kernel->phases; i++) {
-            struct phase phase = {command, i};
+            struct phase phase = {queue, command, i};
             akv_cpu_team_run(queue->team, run_phase, &phase,
                              command->kernel->items(&command->args, i));
         }
@@ -457,10 +462,15 @@ anykv_status akv_cpu_queue_create(struct akv_device *base, void *native,
     queue->stage = akv_alloc(context, device->threads ? STAGE_BYTES : 1, 1);
     if (!queue->stage)
         goto free_ring;
+    queue->work_memory =
+        akv_alloc(context, AKV_MAX(device->threads, 1u), AKV_CPU_WORK_BYTES + 64);
+    if (!queue->work_memory)
+        goto free_stage;
+    queue->work = queue->work_memory + (-(uintptr_t)queue->work_memory & 63u);
     status =
         akv_cpu_team_create(context, device->threads > 1 ? device->threads - 1 : 0, &queue->team);
     if (status)
-        goto free_stage;
+        goto free_work;
     status = make_locks(context, queue);
     if (status)
         goto destroy_team;
@@ -479,6 +489,8 @@ destroy_all_locks:
     destroy_locks(queue);
 destroy_team:
     akv_cpu_team_destroy(queue->team, false);
+free_work:
+    akv_free(context, queue->work_memory);
 free_stage:
     akv_free(context, queue->stage);
 free_ring:
@@ -517,6 +529,7 @@ void akv_cpu_queue_destroy(struct akv_queue *base)
     if (!forked)
         stop(device, queue);
     akv_cpu_team_destroy(queue->team, forked);
+    akv_free(context, queue->work_memory);
     akv_free(context, queue->stage);
     akv_free(context, queue->ring);
     akv_free(context, queue);

@@ -21,10 +21,16 @@
 #define GATE_OPEN   ((uint64_t)1 << 31)
 #define GATE_INSIDE (GATE_OPEN - 1)
 
+struct helper {
+    akv_thread thread;
+    struct akv_cpu_team *team;
+    uint32_t worker;
+};
+
 struct akv_cpu_team {
     anykv_context *context;
     uint32_t helpers;
-    akv_thread *thread;
+    struct helper *helper;
     /* The work; written by the leader while nobody is inside. */
     akv_cpu_work *work;
     const void *job;
@@ -38,7 +44,7 @@ struct akv_cpu_team {
 };
 
 /* Takes ranges until there are none. */
-static void take(struct akv_cpu_team *team)
+static void take(struct akv_cpu_team *team, uint32_t worker)
 {
     uint64_t items = team->items, share = 3u * ((uint64_t)team->helpers + 1);
     uint64_t first = atomic_load_explicit(&team->next, memory_order_relaxed);
@@ -49,7 +55,7 @@ static void take(struct akv_cpu_team *team)
         if (!atomic_compare_exchange_weak_explicit(&team->next, &first, first + count,
                                                    memory_order_relaxed, memory_order_relaxed))
             continue;
-        team->work(team->job, first, count);
+        team->work(team->job, worker, first, count);
         first = atomic_load_explicit(&team->next, memory_order_relaxed);
     }
 }
@@ -71,7 +77,7 @@ static void start_alone(struct akv_cpu_team *team)
             return;
         if (count > team->items - first)
             count = team->items - first;
-        team->work(team->job, first, count);
+        team->work(team->job, 0, first, count);
         if (akv_now_ns() - begin >= WAKE_NS) {
             wake(team);
             return;
@@ -103,9 +109,10 @@ static bool wait_for_work(struct akv_cpu_team *team, uint32_t seen)
     return !atomic_load(&team->stop);
 }
 
-static void *helper(void *argument)
+static void *help(void *argument)
 {
-    struct akv_cpu_team *team = argument;
+    const struct helper *helper = argument;
+    struct akv_cpu_team *team = helper->team;
     uint32_t seen = 0;
     akv_fp_enter();
     while (wait_for_work(team, seen)) {
@@ -116,7 +123,7 @@ static void *helper(void *argument)
                                                      memory_order_acquire, memory_order_relaxed))
             continue;
         seen = (uint32_t)(gate >> 32);
-        take(team);
+        take(team, helper->worker);
         atomic_fetch_sub_explicit(&team->gate, 1, memory_order_release);
     }
     return NULL;
@@ -128,7 +135,7 @@ void akv_cpu_team_run(struct akv_cpu_team *team, akv_cpu_work *work, const void 
     if (items == 0)
         return;
     if (team->helpers == 0 || items == 1) {
-        work(job, 0, items);
+        work(job, 0, 0, items);
         return;
     }
     team->work = work;
@@ -141,7 +148,7 @@ void akv_cpu_team_run(struct akv_cpu_team *team, akv_cpu_work *work, const void 
     atomic_store(&team->gate, ((uint64_t)generation << 32) | GATE_OPEN);
     if (atomic_load(&team->sleepers))
         start_alone(team);
-    take(team);
+    take(team, 0);
     uint64_t gate = atomic_fetch_and_explicit(&team->gate, ~GATE_OPEN, memory_order_acquire);
     for (unsigned spin = 0; gate & GATE_INSIDE; spin++) {
         akv_cpu_rest(spin);
@@ -156,7 +163,7 @@ static void stop(struct akv_cpu_team *team, uint32_t started)
     akv_cond_broadcast(&team->cond);
     akv_mutex_unlock(&team->lock);
     for (uint32_t i = 0; i < started; i++)
-        akv_thread_join(&team->thread[i]);
+        akv_thread_join(&team->helper[i].thread);
 }
 
 anykv_status akv_cpu_team_create(anykv_context *context, uint32_t helpers,
@@ -168,8 +175,8 @@ anykv_status akv_cpu_team_create(anykv_context *context, uint32_t helpers,
     team->context = context;
     team->helpers = helpers;
     anykv_status status = ANYKV_E_MEMORY;
-    team->thread = akv_alloc(context, helpers ? helpers : 1, sizeof *team->thread);
-    if (!team->thread)
+    team->helper = akv_alloc(context, helpers ? helpers : 1, sizeof *team->helper);
+    if (!team->helper)
         goto free_team;
     status = akv_mutex_init(context, &team->lock);
     if (status)
@@ -178,7 +185,9 @@ anykv_status akv_cpu_team_create(anykv_context *context, uint32_t helpers,
     if (status)
         goto destroy_lock;
     for (uint32_t i = 0; i < helpers; i++) {
-        status = akv_thread_start(context, &team->thread[i], helper, team);
+        team->helper[i].team = team;
+        team->helper[i].worker = i + 1;
+        status = akv_thread_start(context, &team->helper[i].thread, help, &team->helper[i]);
         if (status) {
             stop(team, i);
             goto destroy_cond;
@@ -191,7 +200,7 @@ destroy_cond:
 destroy_lock:
     akv_mutex_destroy(&team->lock);
 free_threads:
-    akv_free(context, team->thread);
+    akv_free(context, team->helper);
 free_team:
     akv_free(context, team);
     return status;
@@ -206,6 +215,6 @@ void akv_cpu_team_destroy(struct akv_cpu_team *team, bool forked)
         akv_cond_destroy(&team->cond);
         akv_mutex_destroy(&team->lock);
     }
-    akv_free(team->context, team->thread);
+    akv_free(team->context, team->helper);
     akv_free(team->context, team);
 }
