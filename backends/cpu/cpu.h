@@ -16,7 +16,7 @@ struct akv_cpu_args {
 };
 
 /* Working memory of a worker; what needs more has no room in a worker. */
-#define AKV_CPU_WORK_BYTES ((size_t)320 << 10)
+#define AKV_CPU_WORK_BYTES ((size_t)384 << 10)
 
 /* A kernel is up to 3 phases; a phase is `items` independent pieces of work that any number of threads
  * take in any order (the queue hands out small ranges); a barrier stands between phases.  No phase
