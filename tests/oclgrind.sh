@@ -18,7 +18,10 @@ if [ -n "$why" ]; then
     '' | 0) skip "kernels under Oclgrind" "$why" ;;
     *) fail "kernels under Oclgrind: $why" ;;
     esac
-    finish
+    # Kernels that only the GPU shape has.
+one gpu attend/F16/F16/d128-d128-decode-g4-t16-F16-precise-30
+one gpu attend/N4/N4/d64-d64-decode-g4-t16-F16-precise-30
+finish
 fi
 
 mkdir "$work/cache"
@@ -56,4 +59,7 @@ for shape in gpu cpu; do
     one "$shape" select/-/f1-u1-p5-0
     one "$shape" attend/N4/N4/d80-d80-mask-g2-t16-F16-precise-35
 done
+# Kernels that only the GPU shape has.
+one gpu attend/F16/F16/d128-d128-decode-g4-t16-F16-precise-30
+one gpu attend/N4/N4/d64-d64-decode-g4-t16-F16-precise-30
 finish
