@@ -212,7 +212,7 @@ static anykv_status exact_rows(const void *rows, anykv_dtype dtype, size_t count
 }
 
 static anykv_status prepare(const struct eval *eval, uint32_t layer,
-                            const struct akv_calibration_layer *calibration, struct rows *rows)
+                            const anykv_calibration *calibration, struct rows *rows)
 {
     const struct akv_dump *dump = &eval->dump;
     size_t row = (size_t)dump->kv_heads * dump->head_dim, count = row * dump->tokens;
@@ -232,15 +232,16 @@ static anykv_status prepare(const struct eval *eval, uint32_t layer,
     if (status == ANYKV_OK)
         status = check_finite(eval, layer, "q", rows->q, q_count);
     struct akv_eval_rows k = {.device = eval->tool.device,
-                              .layer = &eval->model.layers[dump->layer[layer]],
                               .calibration = calibration,
                               .data = raw.k,
                               .exact = rows->k,
                               .dtype = raw.k_dtype,
+                              .layer = dump->layer[layer],
                               .side = 0,
                               .tokens = dump->tokens,
                               .heads = dump->kv_heads,
-                              .dim = dump->head_dim};
+                              .dim = dump->head_dim,
+                              .search = true};
     struct akv_eval_rows v = k;
     v.data = raw.v;
     v.exact = rows->v;
@@ -360,12 +361,8 @@ static anykv_status one_layer(struct eval *eval, uint32_t layer)
     memset(&rows, 0, sizeof rows);
     anykv_calibration *own = NULL;
     anykv_status status = eval->own_mean ? own_mean(eval, layer, &own) : ANYKV_OK;
-    const anykv_calibration *calibration = own != NULL ? own : eval->calibration;
     if (status == ANYKV_OK)
-        status = prepare(eval, layer,
-                         calibration != NULL ? akv_calibration_find(calibration, dump->layer[layer])
-                                             : NULL,
-                         &rows);
+        status = prepare(eval, layer, own != NULL ? own : eval->calibration, &rows);
     for (uint32_t i = 0; i < VARIANTS; i++) {
         k[i] = rows.k_variant[i];
         v[i] = rows.v_variant[i];

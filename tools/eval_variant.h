@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A side's way through a format: transform, codec and back, as `anykv eval` sends rows. */
+/* A side's way through a format, there and back, as `anykv eval` sends rows. */
 #ifndef AKV_TOOLS_EVAL_VARIANT_H
 #define AKV_TOOLS_EVAL_VARIANT_H
 #include "calibration.h"
@@ -14,12 +14,13 @@ struct akv_eval_variant {
 /* Rows [tokens][heads][dim] of one layer. */
 struct akv_eval_rows {
     anykv_device *device;
-    const anykv_layer *layer;
-    const struct akv_calibration_layer *calibration; /* NULL: none for this layer */
+    const anykv_calibration *calibration; /* NULL: none */
     const void *data;    /* as the file has them */
     const double *exact; /* the same */
     anykv_dtype dtype;
+    uint32_t layer; /* its number in the model */
     uint32_t side, tokens, heads, dim;
+    bool search; /* of scales */
 };
 
 /* "N4", "KIVI4". */
