@@ -76,6 +76,7 @@ status "unknown transform" 2 "unknown transform \"turn\"" "$ANYKV" eval "$cut" -
 status "unknown token policy" 2 "unknown method \"best\"" "$ANYKV" eval "$cut" --evict best
 status "no share" 2 "not above 0" "$ANYKV" eval "$cut" --evict knorm --keep 0
 status "shared and adaptive" 2 "all heads keep the same tokens" "$ANYKV" eval "$cut" --evict tova:adaptive
+status "--no-search elsewhere" 2 "not with --evict" "$ANYKV" eval "$cut" --no-search --evict tova
 status "--keep alone" 2 "needs --evict" "$ANYKV" eval "$cut" --keep 0.5
 status "eval --compress" 2 "does not have it" "$ANYKV" eval "$cut" --compress x
 status "calibrate without -o" 2 "-o FILE is missing" "$ANYKV" calibrate "$cut"
@@ -150,6 +151,7 @@ near "cut, N4: SQNR of keys" "$(value sqnr_k_db "$work/eval")" 22.08 0.1
 "$ANYKV" eval "$cut" --json --formats N4 --transforms none --device cpu >"$work/eval"
 unrotated=$(value attention_tv "$work/eval")
 near "cut, N4: rotation pays" "$(awk "BEGIN { print ($unrotated > 0.0536 * 1.1) }")" 1 0
+figures "cut, N4 without search" "$cut" --formats N4 --no-search -- 0.0573 0.1280 0.959
 "$ANYKV" eval "$cut" --json --formats N4 --sinks 16 --recent 128 --device cpu >"$work/eval"
 near "sinks and recent tokens at 16 bit cost bits" "$(value bits "$work/eval")" \
     "4.25 + (16 - 4.25) * 144 / 1024" 1e-6

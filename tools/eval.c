@@ -34,7 +34,7 @@ struct eval {
     uint32_t pairs;
     struct akv_eval_pair pair[PAIRS];
     uint32_t sinks, recent;
-    bool layers, json;
+    bool search, layers, json;
     const char *pareto;
     struct akv_report *report;
     /* Sums over layers, one for each pair. */
@@ -241,7 +241,7 @@ static anykv_status prepare(const struct eval *eval, uint32_t layer,
                               .tokens = dump->tokens,
                               .heads = dump->kv_heads,
                               .dim = dump->head_dim,
-                              .search = true};
+                              .search = eval->search};
     struct akv_eval_rows v = k;
     v.data = raw.v;
     v.exact = rows->v;
@@ -513,7 +513,7 @@ int akv_tool_eval(int argc, char **argv)
     const char *device = "auto", *path = NULL, *calibration = NULL, *pareto = NULL;
     const char *compress = NULL;
     uint64_t sinks = UNSET, recent = UNSET, budget = 0;
-    bool json = false, layers = false;
+    bool json = false, layers = false, no_search = false;
     const struct akv_cli_option options[] = {
         {"formats", AKV_CLI_TEXT_LIST, &formats, 0, 0, "LIST",
          "K/V pairs, formats or profiles: I8/N4,N4,q5, or all\n"
@@ -529,6 +529,8 @@ int akv_tool_eval(int argc, char **argv)
          "the first N tokens enter at 16 bit (default: 0)"},
         {"recent", AKV_CLI_U64, &recent, 0, 1u << 30, "N",
          "the N tokens up to each query enter at 16 bit (default: 0)"},
+        {"no-search", AKV_CLI_FLAG, &no_search, 0, 0, NULL,
+         "N5 to N2 without the search of scales that a cache does"},
         {"layers", AKV_CLI_FLAG, &layers, 0, 0, NULL, "a row for each layer, too"},
         {"pareto", AKV_CLI_TEXT, &pareto, 0, 0, "FILE.svg", "draw bits against error"},
         {"evict", AKV_CLI_TEXT_LIST, &evict, 0, 0, "LIST",
@@ -577,6 +579,8 @@ int akv_tool_eval(int argc, char **argv)
         return go;
     if (compress != NULL)
         return akv_cli_wrong("eval", "--compress: this version does not have it");
+    if (no_search && (evict.count != 0 || budget != 0))
+        return akv_cli_wrong("eval", "--no-search: not with --evict or --budget");
     if (evict.count != 0)
         return akv_eval_evict(path, &evict, &keep, (uint32_t)(sinks == UNSET ? 4 : sinks),
                               (uint32_t)(recent == UNSET ? 32 : recent), layers, json);
@@ -597,6 +601,7 @@ int akv_tool_eval(int argc, char **argv)
         return akv_cli_status("eval", "memory", ANYKV_E_MEMORY);
     eval->sinks = (uint32_t)sinks;
     eval->recent = (uint32_t)recent;
+    eval->search = !no_search;
     eval->layers = layers;
     eval->json = json;
     eval->pareto = pareto;
