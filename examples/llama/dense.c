@@ -4,43 +4,12 @@
 #include <math.h>
 #include <string.h>
 
-#if defined(HAVE_CBLAS)
-#include <cblas.h>
-
-int dense_start(unsigned threads)
-{
-    (void)threads; /* the library's own affair: OPENBLAS_NUM_THREADS, OMP_NUM_THREADS */
-    return 0;
-}
-
-void dense_stop(void) {}
-const char *dense_name(void)
-{
-    return "CBLAS";
-}
-
-void dense_product(float *out, size_t ld_out, const float *a, size_t ld_a, const float *b,
-                   size_t ld_b, size_t rows, size_t n, size_t k)
-{
-    if (rows == 1)
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)n, (int)k, 1.0f, b, (int)ld_b, a, 1, 0.0f,
-                    out, 1);
-    else
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)n, (int)k, 1.0f, a,
-                    (int)ld_a, b, (int)ld_b, 0.0f, out, (int)ld_out);
-}
-
-void dense_product_plain(float *out, size_t ld_out, const float *a, size_t ld_a, const float *b,
-                         size_t ld_b, size_t rows, size_t n, size_t k)
-{
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)n, (int)k, 1.0f, a,
-                (int)ld_a, b, (int)ld_b, 0.0f, out, (int)ld_out);
-}
-
-#else
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
+#if defined(HAVE_CBLAS)
+#include <cblas.h>
+#endif
 
 /* A product, cut by columns of the result. */
 struct product {
@@ -175,11 +144,6 @@ void dense_stop(void)
     threads = 1;
 }
 
-const char *dense_name(void)
-{
-    return "own loops";
-}
-
 static void product(const struct product *p)
 {
     if (threads == 1 || p->rows * p->n * p->k < 1u << 15) {
@@ -199,18 +163,39 @@ static void product(const struct product *p)
     (void)pthread_mutex_unlock(&mutex);
 }
 
+/* One row is bound by memory, and the loops above wake their threads faster than a CBLAS does. */
 void dense_product(float *out, size_t ld_out, const float *a, size_t ld_a, const float *b,
                    size_t ld_b, size_t rows, size_t n, size_t k)
 {
+#if defined(HAVE_CBLAS)
+    if (rows > 1) {
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)n, (int)k, 1.0f, a,
+                    (int)ld_a, b, (int)ld_b, 0.0f, out, (int)ld_out);
+        return;
+    }
+#endif
     product(&(struct product){out, a, b, ld_out, ld_a, ld_b, rows, n, k, 0});
 }
 
 void dense_product_plain(float *out, size_t ld_out, const float *a, size_t ld_a, const float *b,
                          size_t ld_b, size_t rows, size_t n, size_t k)
 {
+#if defined(HAVE_CBLAS)
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)n, (int)k, 1.0f, a,
+                (int)ld_a, b, (int)ld_b, 0.0f, out, (int)ld_out);
+#else
     product(&(struct product){out, a, b, ld_out, ld_a, ld_b, rows, n, k, 1});
-}
 #endif
+}
+
+const char *dense_name(void)
+{
+#if defined(HAVE_CBLAS)
+    return "CBLAS";
+#else
+    return "own loops";
+#endif
+}
 
 void dense_rms_norm(float *out, const float *x, const float *weight, size_t rows, size_t n,
                     float epsilon)
