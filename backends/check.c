@@ -3,6 +3,7 @@
  * memory, rows and tiles inside their spans, nothing written that is also read.  What stands in
  * device memory (block tables, step descriptors) cannot be seen from here; the engine makes it. */
 #include "backend.h"
+#include "../lib/kernel/bx16.h"
 #include <math.h>
 
 struct arg_spec {
@@ -55,6 +56,11 @@ static const struct arg_spec arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
                        {"to", false, false, 4},
                        {"rows", false, false, 4},
                        {"counts", false, false, 4}},
+    [AKV_K_BX16_COUNT] = {{"rows", false, false, 2}, {"counts", true, false, 4}},
+    [AKV_K_BX16_ENCODE] = {{"rows", false, false, 2}, {"packed", true, false, 16}},
+    [AKV_K_BX16_DECODE] = {{"packed", false, false, 16},
+                           {"rows", true, false, 2},
+                           {"damaged", true, false, 4}},
 };
 
 /* What the checks of one launch or of bare parameters share; launch is NULL for the latter. */
@@ -596,6 +602,27 @@ static anykv_status check_compact(struct check *check, const akv_compact_params 
     return check_room(check, 3, check->empty ? 0 : (uint64_t)p->kv_heads * 4);
 }
 
+static anykv_status check_bx16(struct check *check, enum akv_kernel_id kernel, const akv_bx16_params *p)
+{
+    const bool count = kernel == AKV_K_BX16_COUNT, decode = kernel == AKV_K_BX16_DECODE;
+    if (p->elements > AKV_BX16_MAX)
+        return REFUSE(check, ANYKV_E_SHAPE, "%s.elements: %u are more than 2^30", check->kernel, p->elements);
+    check->empty = p->elements == 0;
+    if (check->empty)
+        return ANYKV_OK;
+    RETURN_IF(check_room(check, decode, (uint64_t)p->elements * 2));
+    if (count)
+        return check_room(check, 1, 256 * 4);
+    if (p->escapes > p->elements)
+        return REFUSE(check, ANYKV_E_SHAPE, "%s.escapes: %u of %u elements", check->kernel, p->escapes,
+                      p->elements);
+    for (unsigned i = 1; i < 16; i++)
+        if (akv_bx16_entry(p, i - 1) >= akv_bx16_entry(p, i))
+            return REFUSE(check, ANYKV_E_ARG, "%s.table: entry %u is not above the one before", check->kernel, i);
+    RETURN_IF(check_room(check, !decode, akv_bx16_bytes(p->elements, p->escapes)));
+    return decode ? check_room(check, 2, 4) : ANYKV_OK;
+}
+
 /* ---- the launch as a whole ---- */
 
 static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel, const void *params)
@@ -629,6 +656,10 @@ static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel,
         return check_select(check, params);
     case AKV_K_COMPACT:
         return check_compact(check, params);
+    case AKV_K_BX16_COUNT:
+    case AKV_K_BX16_ENCODE:
+    case AKV_K_BX16_DECODE:
+        return check_bx16(check, kernel, params);
     case AKV_KERNEL_COUNT:
         break;
     }

@@ -57,6 +57,9 @@ for shape in gpu cpu; do
     one "$shape" copy/-/pool-pool-48-0
     one "$shape" score/N4/d64-d512-m3-rotate-t256-0
     one "$shape" select/-/f1-u1-p5-0
+    one "$shape" bx16_count/-/spread-4097-8
+    one "$shape" bx16_encode/-/random-4097-8
+    one "$shape" bx16_decode/-/random-4097-8
     one "$shape" attend/N4/N4/d80-d80-mask-g2-t16-F16-precise-35
 done
 # Kernels that only the GPU shape has.

@@ -29,6 +29,8 @@ static const struct family {
     [AKV_K_SCORE] = {WALK_FORMATS, verify_score},   [AKV_K_MEAN] = {WALK_FORMATS, verify_mean},
     [AKV_K_MASS] = {WALK_FORMATS, verify_mass},     [AKV_K_SELECT] = {WALK_NONE, verify_select},
     [AKV_K_COMPACT] = {WALK_FORMATS, verify_compact},
+    [AKV_K_BX16_COUNT] = {WALK_NONE, verify_bx16},  [AKV_K_BX16_ENCODE] = {WALK_NONE, verify_bx16},
+    [AKV_K_BX16_DECODE] = {WALK_NONE, verify_bx16},
 };
 
 /* Attention: every format with itself, the mixed pairs of the profiles, and one raw with one

@@ -19,6 +19,7 @@ IMAGE(attend)
 IMAGE(attend_decode)
 IMAGE(attend_prefill)
 IMAGE(evict)
+IMAGE(compress)
 
 const void *akv_cuda_image(enum akv_cuda_image image)
 {
@@ -29,6 +30,7 @@ const void *akv_cuda_image(enum akv_cuda_image image)
         [AKV_IMAGE_ATTEND_DECODE] = akv_cuda_image_attend_decode,
         [AKV_IMAGE_ATTEND_PREFILL] = akv_cuda_image_attend_prefill,
         [AKV_IMAGE_EVICT] = akv_cuda_image_evict,
+        [AKV_IMAGE_COMPRESS] = akv_cuda_image_compress,
     };
     return all[image];
 }

@@ -10,6 +10,7 @@ enum akv_cuda_image {
     AKV_IMAGE_ATTEND_DECODE, /* sm_90 and newer only */
     AKV_IMAGE_ATTEND_PREFILL, /* sm_80 and newer only */
     AKV_IMAGE_EVICT,
+    AKV_IMAGE_COMPRESS,
     AKV_IMAGES
 };
 const void *akv_cuda_image(enum akv_cuda_image image);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Kernels of the CUDA backend: images, entry points, the shape of each launch. */
 #include "cuda.h"
+#include "../../lib/kernel/bx16.h"
 #include <stdio.h>
 
 #define WARPS 4u /* of a thread block of the quantize family */
@@ -140,12 +141,25 @@ static void evict_call(struct akv_cuda_call *call, const char *name, uint64_t bl
     call->grid[0] = blocks;
 }
 
-/* The calls that a launch takes, at most two. */
+static uint64_t piece_blocks(const akv_bx16_params *p)
+{
+    return akv_bx16_pieces(p->elements);
+}
+
+static void compress_call(struct akv_cuda_call *call, const char *name, uint64_t blocks)
+{
+    snprintf(call->name, sizeof call->name, "akv_k_bx16_%s", name);
+    call->image = AKV_IMAGE_COMPRESS;
+    call->threads = 128;
+    call->grid[0] = blocks;
+}
+
+#define CALLS 3u /* that a launch takes, at most */
 static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id kernel, const void *params,
                            struct akv_cuda_plan *plan, struct akv_cuda_call *calls)
 {
-    memset(calls, 0, 2u * sizeof *calls);
-    for (int i = 0; i < 2; i++)
+    memset(calls, 0, CALLS * sizeof *calls);
+    for (uint32_t i = 0; i < CALLS; i++)
         calls[i].grid[0] = calls[i].grid[1] = calls[i].grid[2] = 1;
     switch (kernel) {
     case AKV_K_ENCODE:
@@ -221,6 +235,17 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
         evict_call(calls, "compact", 2u * (uint64_t)p->kv_heads * (p->in_place ? 1u : p->to_blocks));
         return 1;
     }
+    case AKV_K_BX16_COUNT:
+        compress_call(calls, "count", (piece_blocks(params) + 63u) / 64u);
+        return 1;
+    case AKV_K_BX16_ENCODE:
+        compress_call(&calls[0], "pieces", piece_blocks(params));
+        compress_call(&calls[1], "records", 1);
+        compress_call(&calls[2], "escapes", piece_blocks(params));
+        return 3;
+    case AKV_K_BX16_DECODE:
+        compress_call(calls, "decode", piece_blocks(params));
+        return 1;
     default:
         return 0;
     }
@@ -239,7 +264,7 @@ void akv_cuda_check(struct akv_device *base, enum akv_kernel_id kernel, const vo
 anykv_status akv_cuda_prepare(struct akv_device *base, enum akv_kernel_id kernel, const void *params)
 {
     struct akv_cuda_device *device = (struct akv_cuda_device *)base;
-    struct akv_cuda_call calls[2];
+    struct akv_cuda_call calls[CALLS];
     struct akv_cuda_plan plan;
     uint32_t count = make_calls(device, kernel, params, &plan, calls);
     for (uint32_t i = 0; i < count; i++) {
@@ -256,7 +281,7 @@ anykv_status akv_cuda_launch(struct akv_queue *base, const struct akv_launch *la
 {
     struct akv_cuda_queue *queue = (struct akv_cuda_queue *)base;
     struct akv_cuda_device *device = (struct akv_cuda_device *)base->device;
-    struct akv_cuda_call calls[2];
+    struct akv_cuda_call calls[CALLS];
     struct akv_cuda_plan plan;
     struct akv_cuda_args args = {{0}, {0}};
     for (uint32_t i = 0; i < akv_kernels[launch->kernel].arguments; i++)

@@ -166,7 +166,9 @@ enum akv_cl_pass {
     AKV_CL_PASS_VALUES = 1,
     AKV_CL_PASS_ROWS = 2, /* of attend: any number of new tokens */
     AKV_CL_PASS_ONE = 3,  /* sequences with one new token */
-    AKV_CL_PASS_COMBINE = 4
+    AKV_CL_PASS_COMBINE = 4,
+    AKV_CL_PASS_PIECES = 5, /* of the compress family: a piece each */
+    AKV_CL_PASS_RECORDS = 6, /* one work-group */
 };
 struct akv_cl_plan {
     const char *source, *entry; /* static */

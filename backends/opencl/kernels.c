@@ -2,6 +2,7 @@
 /* check, prepare, launch: kernel objects of a queue, their arguments, their grids. */
 #include "cl.h"
 #include "../../kernels-cl/shape.h"
+#include "../../lib/kernel/bx16.h"
 #include <stdio.h>
 
 /* Every kernel: its parameters by value, up to 8 spans, up to 8 slabs, a few numbers; OpenCL grants
@@ -260,6 +261,16 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
         grid->groups[0] = 2u * (uint64_t)p->kv_heads;
         grid->groups[1] = p->in_place ? 1 : p->to_blocks;
         bind_slabs(binder, launch, &p->pool);
+        return ANYKV_OK;
+    }
+    case AKV_K_BX16_COUNT:
+    case AKV_K_BX16_ENCODE:
+    case AKV_K_BX16_DECODE: {
+        const akv_bx16_params *p = launch->params;
+        uint32_t pieces = akv_bx16_pieces(p->elements);
+        grid->groups[0] = pass == AKV_CL_PASS_RECORDS  ? 1u
+                          : pass == AKV_CL_PASS_PIECES ? pieces
+                                                       : (pieces + AKV_CL_COUNT_PIECES - 1u) / AKV_CL_COUNT_PIECES;
         return ANYKV_OK;
     }
     case AKV_KERNEL_COUNT:

@@ -275,6 +275,20 @@ uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id ker
     case AKV_K_COMPACT:
         plan_evict("akv_k_compact", "AKV_COMPACT", &compact->pool, NULL, plans);
         return 1;
+    case AKV_K_BX16_COUNT:
+        begin(plans, "compress", "akv_k_bx16_count", "AKV_COUNT");
+        return 1;
+    case AKV_K_BX16_ENCODE:
+        begin(&plans[0], "compress", "akv_k_bx16_pieces", "AKV_PIECES");
+        begin(&plans[1], "compress", "akv_k_bx16_records", "AKV_RECORDS");
+        begin(&plans[2], "compress", "akv_k_bx16_escapes", "AKV_ESCAPES");
+        plans[0].pass = plans[2].pass = AKV_CL_PASS_PIECES;
+        plans[1].pass = AKV_CL_PASS_RECORDS;
+        return 3;
+    case AKV_K_BX16_DECODE:
+        begin(plans, "compress", "akv_k_bx16_decode", "AKV_MERGE");
+        plans->pass = AKV_CL_PASS_PIECES;
+        return 1;
     case AKV_KERNEL_COUNT:
         break;
     }

@@ -317,4 +317,16 @@ typedef struct akv_compact_params {
     akv_u32 in_place; /* `to` is a beginning of `from` */
 } akv_compact_params;
 
+/* bx16_count: arg 0 bf16 elements, arg 1 akv_u32 [256], to which the number of elements with each
+ * exponent is added.  bx16_encode: arg 0 elements, arg 1 body out.  bx16_decode: arg 0 body, arg 1
+ * elements out, arg 2 akv_u32, set to 1 where the body is damaged, else left alone. */
+typedef struct akv_bx16_params {
+    akv_u32 elements; /* at most 2^30 */
+    akv_u32 escapes;  /* of all pieces; not of count */
+    akv_u32 table[4]; /* 16 exponents, ascending; not of count */
+} akv_bx16_params;
+typedef akv_bx16_params akv_bx16_count_params;
+typedef akv_bx16_params akv_bx16_encode_params;
+typedef akv_bx16_params akv_bx16_decode_params;
+
 #endif
