@@ -165,18 +165,18 @@ __kernel SHAPE void akv_k_bx16_escapes(__global const uchar *rows, ulong rows_at
     __global akv_u32 *escapes = (__global akv_u32 *)(body + akv_bx16_escapes_at(p.elements));
     akv_u32 first = records[piece * 2u];
     akv_u32 end = piece + 1u < akv_bx16_pieces(p.elements) ? records[piece * 2u + 2u] : p.escapes;
-    if (first >= end)
-        return;
+    /* No early return: with one in front of the barriers PoCL 3.1 left groups out behind the first. */
+    akv_u32 some = first < end;
     __global const ushort *x = (__global const ushort *)(rows + rows_at) + (akv_u64)piece * AKV_BX16_PIECE;
     fill_index(index, &p);
-    for (g = lane; g < OCTETS; g += LANES) {
+    for (g = lane; some && g < OCTETS; g += LANES) {
         akv_u32 own = 0u;
         for (i = g * 8u; i < AKV_MIN(g * 8u + 8u, m); i++)
             own += index[akv_bx16_exponent(x[i])] / AKV_BX16_ESCAPE;
         counts[g] = (uchar)own;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (g = lane; g < OCTETS; g += LANES) {
+    for (g = lane; some && g < OCTETS; g += LANES) {
         akv_u32 at = first;
         if (counts[g] == 0u)
             continue;

@@ -154,18 +154,17 @@ SHELL akv_k_bx16_escapes(const __grid_constant__ akv_bx16_params p, const __grid
     akv_u32 *escapes = (akv_u32 *)(body + akv_bx16_escapes_at(p.elements));
     akv_u32 first = records[piece * 2u];
     akv_u32 end = piece + 1u < akv_bx16_pieces(p.elements) ? records[piece * 2u + 2u] : p.escapes;
-    if (first >= end)
-        return;
+    akv_u32 some = first < end;
     const akv_u16 *x = (const akv_u16 *)a.arg[0] + (akv_u64)piece * AKV_BX16_PIECE;
     fill_index(index, &p);
-    for (g = lane; g < OCTETS; g += LANES) {
+    for (g = lane; some && g < OCTETS; g += LANES) {
         akv_u32 own = 0u;
         for (i = g * 8u; i < AKV_MIN(g * 8u + 8u, m); i++)
             own += index[akv_bx16_exponent(x[i])] / AKV_BX16_ESCAPE;
         counts[g] = (akv_u8)own;
     }
     __syncthreads();
-    for (g = lane; g < OCTETS; g += LANES) {
+    for (g = lane; some && g < OCTETS; g += LANES) {
         akv_u32 at = first;
         if (counts[g] == 0u)
             continue;

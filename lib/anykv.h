@@ -338,6 +338,41 @@ ANYKV_API anykv_status anykv_codec_decode(anykv_codec *codec, const void *packed
                                           uint32_t tokens, uint32_t heads, const anykv_view *rows);
 
 /* ------------------------------------------------------------------------------------------------ */
+/* Compression: rows to fewer bytes for storage and transport, and back, shape and dtype kept.  A method
+ * that cannot save refuses; it never grows. */
+
+typedef enum anykv_compression {
+    ANYKV_COMPRESS_BX16 = 1 /* BF16 rows, bit for bit: 12.1 bits an element on real rows (docs/format.md) */
+} anykv_compression;
+
+#define ANYKV_COMPRESS_HEADER 64u /* bytes before what the method writes */
+
+/* The most bytes that compressing rows of this shape can take: those of the rows.  E_ARG: no such method;
+ * E_UNSUPPORTED: a dtype that the method does not take (BX16: BF16 only); E_SHAPE: no elements, or more
+ * than 2^30.  Thread: free. */
+ANYKV_API anykv_status anykv_compress_bound(anykv_compression method, anykv_dtype dtype, uint32_t tokens,
+                                            uint32_t heads, uint32_t head_dim, uint64_t *bytes_out);
+/* Compresses [tokens][heads][head_dim] rows into packed (host memory of `capacity` bytes, apart from the
+ * rows; aligned to 16 bytes it is written in place on devices of host memory).  Any head_dim; rows in
+ * device memory must be dense.  The same rows give the same bytes on every device.  As
+ * anykv_compress_bound; E_UNSUPPORTED also: the bytes would be more than the rows'; E_SHAPE also: more than
+ * capacity; nothing written.  E_MEMORY, E_BUDGET; E_DEVICE: packed undefined.  Thread: free. */
+ANYKV_API anykv_status anykv_compress(anykv_device *device, anykv_compression method, const anykv_view *rows,
+                                      uint32_t tokens, uint32_t heads, uint32_t head_dim, void *packed,
+                                      uint64_t capacity, uint64_t *bytes_out);
+/* What compressed bytes hold.  E_DATA: the header is damaged or foreign, or the bytes are not all there.
+ * Thread: free. */
+ANYKV_API anykv_status anykv_compressed_shape(const void *packed, uint64_t bytes, anykv_compression *method_out,
+                                              anykv_dtype *dtype_out, uint32_t *tokens_out,
+                                              uint32_t *heads_out, uint32_t *head_dim_out);
+/* The way back, to rows of exactly the shape and dtype that the bytes hold (else E_SHAPE, nothing
+ * written).  E_DATA: damaged, found by checks of every piece; rows are undefined then, as after E_DEVICE.
+ * Thread: free. */
+ANYKV_API anykv_status anykv_decompress(anykv_device *device, const void *packed, uint64_t bytes,
+                                        const anykv_view *rows, uint32_t tokens, uint32_t heads,
+                                        uint32_t head_dim);
+
+/* ------------------------------------------------------------------------------------------------ */
 /* Layout: geometry and meaning of rows, layer by layer. */
 
 typedef struct anykv_layout anykv_layout;
