@@ -250,7 +250,8 @@ void bench_progress(struct bench *b, const char *name)
 static const struct bench_kind {
     const char *name;
     anykv_status (*run)(struct bench *b);
-} kinds[] = {{"codec", bench_codec}, {"attend", bench_attend}, {"cache", bench_cache}, {"evict", bench_evict}};
+} kinds[] = {{"codec", bench_codec}, {"attend", bench_attend}, {"cache", bench_cache}, {"evict", bench_evict},
+             {"compress", bench_compress}};
 
 static int check_options(struct bench_options *o)
 {
@@ -355,8 +356,8 @@ int akv_tool_bench(int argc, char **argv)
     };
     const struct akv_cli cli = {
         command,
-        "codec|attend|cache|evict [OPTION]...",
-        "Measures the codec, attention, the cache or the eviction of tokens; one row for each combination of the lists.\n"
+        "codec|attend|cache|evict|compress [OPTION]...",
+        "Measures the codec, attention, the cache, the eviction of tokens or compression; one row for each combination of the lists.\n"
         "Runs alternate with their peer; figures are medians, spread is the largest over the "
         "least.",
         "anykv bench codec --device cpu --formats I8,N4\n"
@@ -377,7 +378,7 @@ int akv_tool_bench(int argc, char **argv)
             if (strcmp(kinds[i].name, o->what) == 0)
                 go = run(b, &kinds[i]);
         if (go == -2)
-            go = akv_cli_wrong(command, "\"%s\" is not one of codec, attend, cache, evict", o->what);
+            go = akv_cli_wrong(command, "\"%s\" is not one of codec, attend, cache, evict, compress", o->what);
     }
     akv_free(NULL, b);
     return go;

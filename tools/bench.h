@@ -78,5 +78,6 @@ anykv_status bench_codec(struct bench *b);
 anykv_status bench_attend(struct bench *b);
 anykv_status bench_cache(struct bench *b);
 anykv_status bench_evict(struct bench *b);
+anykv_status bench_compress(struct bench *b);
 
 #endif

@@ -58,7 +58,7 @@ extern const struct akv_cpu_kernel akv_cpu_encode_planted;
 #if defined(AKV_HAVE_AVX2)
 extern const struct akv_cpu_kernel akv_cpu_encode_avx2, akv_cpu_decode_avx2, akv_cpu_seal_avx2,
     akv_cpu_gather_avx2, akv_cpu_attend_avx2, akv_cpu_reencode_avx2, akv_cpu_score_avx2,
-    akv_cpu_bx16_encode_avx2, akv_cpu_bx16_decode_avx2;
+    akv_cpu_bx16_count_avx2, akv_cpu_bx16_encode_avx2, akv_cpu_bx16_decode_avx2;
 #endif
 #if defined(AKV_HAVE_AVX512)
 extern const struct akv_cpu_kernel akv_cpu_encode_avx512, akv_cpu_decode_avx512, akv_cpu_seal_avx512,

@@ -86,6 +86,7 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_ATTEND] = &akv_cpu_attend_avx2,
             [AKV_K_REENCODE] = &akv_cpu_reencode_avx2,
             [AKV_K_SCORE] = &akv_cpu_score_avx2,
+            [AKV_K_BX16_COUNT] = &akv_cpu_bx16_count_avx2,
             [AKV_K_BX16_ENCODE] = &akv_cpu_bx16_encode_avx2,
             [AKV_K_BX16_DECODE] = &akv_cpu_bx16_decode_avx2,
         },

@@ -3,8 +3,6 @@
  * Encoding takes three phases: pieces and their numbers of escapes, the sum of those in order, escapes. */
 #include "k_compress.h"
 
-#define COUNT_PIECES 64u
-
 static akv_u32 load16(const uint8_t *rows, akv_u32 i)
 {
     uint16_t bits;
@@ -25,11 +23,18 @@ static void store32(uint8_t *to, akv_u32 value)
 
 /* ---- count ---- */
 
+void akv_bx16_counts_add(uint8_t *to, const akv_u32 counts[256])
+{
+    for (akv_u32 e = 0; e < 256u; e++)
+        if (counts[e])
+            __atomic_fetch_add((akv_u32 *)(void *)(to + 4u * e), counts[e], __ATOMIC_RELAXED);
+}
+
 static uint64_t count_items(const struct akv_cpu_args *args, uint32_t phase)
 {
     (void)phase;
     const akv_bx16_params *p = args->params;
-    return (akv_bx16_pieces(p->elements) + COUNT_PIECES - 1u) / COUNT_PIECES;
+    return (akv_bx16_pieces(p->elements) + AKV_BX16_COUNT_PIECES - 1u) / AKV_BX16_COUNT_PIECES;
 }
 
 /* Neighbours have equal exponents and a counter is a memory cell, so four take turns. */
@@ -38,7 +43,7 @@ static void count_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t 
     (void)phase;
     const akv_bx16_params *p = args->params;
     akv_u32 counts[4][256] = {{0}};
-    const uint64_t each = COUNT_PIECES * AKV_BX16_PIECE;
+    const uint64_t each = AKV_BX16_COUNT_PIECES * AKV_BX16_PIECE;
     const uint64_t end = AKV_MIN((first + count) * each, (uint64_t)p->elements);
     uint64_t i = first * each;
     for (; i + 4u <= end; i += 4u) {
@@ -51,11 +56,9 @@ static void count_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t 
     }
     for (; i < end; i++)
         counts[0][akv_bx16_exponent(load16(args->arg[0], (akv_u32)i))]++;
-    for (akv_u32 e = 0; e < 256u; e++) {
-        akv_u32 sum = counts[0][e] + counts[1][e] + counts[2][e] + counts[3][e];
-        if (sum)
-            __atomic_fetch_add((akv_u32 *)(void *)(args->arg[1] + 4u * e), sum, __ATOMIC_RELAXED);
-    }
+    for (akv_u32 e = 0; e < 256u; e++)
+        counts[0][e] += counts[1][e] + counts[2][e] + counts[3][e];
+    akv_bx16_counts_add(args->arg[1], counts[0]);
 }
 
 /* ---- a piece ---- */

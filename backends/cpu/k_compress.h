@@ -6,6 +6,10 @@
 #include "cpu.h"
 #include "../../lib/kernel/bx16.h"
 
+#define AKV_BX16_COUNT_PIECES 64u /* pieces that an item of count takes */
+
+void akv_bx16_counts_add(uint8_t *to, const akv_u32 counts[256]); /* other threads add to them, too */
+
 /* Elements [from, m) of a piece: rests and indices; returns the number of escapes. */
 typedef akv_u32 akv_bx16_split(const akv_bx16_params *p, const uint8_t *rows, akv_u32 m, uint8_t *rests,
                                uint8_t *indices);

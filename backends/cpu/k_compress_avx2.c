@@ -20,6 +20,63 @@ static inline __m256i rests_of(__m256i x)
                            _mm256_and_si256(x, _mm256_set1_epi16(0x7F)));
 }
 
+/* ---- count ---- */
+
+static uint64_t count_items(const struct akv_cpu_args *args, uint32_t phase)
+{
+    return akv_cpu_bx16_count_scalar.items(args, phase);
+}
+
+/* A piece's largest exponent and the 15 below it by comparison, the others one by one. */
+static void count_piece(const uint8_t *rows, akv_u32 counts[256])
+{
+    __m256i e[AKV_BX16_PIECE / 32u], most = _mm256_setzero_si256();
+    uint8_t byte[AKV_BX16_PIECE];
+    akv_u32 low, i, k, seen = 0;
+    for (i = 0; i < AKV_BX16_PIECE / 32u; i++) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(rows + 64u * i));
+        __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(rows + 64u * i + 32u));
+        e[i] = _mm256_packus_epi16(exponents(a), exponents(b)); /* in any order */
+        most = _mm256_max_epu8(most, e[i]);
+    }
+    _mm256_storeu_si256((__m256i *)(void *)byte, most);
+    for (i = 1; i < 32u; i++)
+        byte[0] = AKV_MAX(byte[0], byte[i]);
+    low = byte[0] < 15u ? 0u : byte[0] - 15u;
+    for (k = low; k < low + 16u; k++) {
+        const __m256i value = _mm256_set1_epi8((char)k);
+        __m256i sum = _mm256_setzero_si256();
+        for (i = 0; i < AKV_BX16_PIECE / 32u; i++)
+            sum = _mm256_sub_epi8(sum, _mm256_cmpeq_epi8(e[i], value)); /* at most 32 in a byte */
+        sum = _mm256_sad_epu8(sum, _mm256_setzero_si256());
+        __m128i half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+        akv_u32 n = (akv_u32)(_mm_cvtsi128_si32(half) + _mm_extract_epi16(half, 4));
+        counts[k] += n;
+        seen += n;
+    }
+    if (seen == AKV_BX16_PIECE)
+        return;
+    memcpy(byte, e, sizeof byte);
+    for (i = 0; i < AKV_BX16_PIECE; i++)
+        if (byte[i] < low)
+            counts[byte[i]]++;
+}
+
+static void count_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
+{
+    const akv_bx16_params *p = args->params;
+    const uint64_t full = p->elements / AKV_BX16_PIECE, end = (first + count) * AKV_BX16_COUNT_PIECES;
+    akv_u32 counts[256] = {0};
+    (void)phase;
+    for (uint64_t piece = first * AKV_BX16_COUNT_PIECES; piece < AKV_MIN(end, full); piece++)
+        count_piece(args->arg[0] + piece * AKV_BX16_PIECE * 2u, counts);
+    for (uint64_t i = full * AKV_BX16_PIECE; end > full && i < p->elements; i++)
+        counts[akv_bx16_exponent((akv_u32)(args->arg[0][2u * i] | args->arg[0][2u * i + 1u] << 8))]++;
+    akv_bx16_counts_add(args->arg[1], counts);
+}
+
+/* ---- pieces ---- */
+
 static akv_u32 split(const akv_bx16_params *p, const uint8_t *rows, akv_u32 m, uint8_t *rests, uint8_t *indices)
 {
     const akv_u32 low = akv_bx16_entry(p, 0);
@@ -108,5 +165,6 @@ static void decode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t
     akv_bx16_decode_run(args, first, count, merge, sum);
 }
 
+const struct akv_cpu_kernel akv_cpu_bx16_count_avx2 = {1, count_items, count_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_bx16_encode_avx2 = {3, akv_bx16_encode_items, encode_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_bx16_decode_avx2 = {1, decode_items, decode_run, NULL, NULL};
