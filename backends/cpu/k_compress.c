@@ -169,9 +169,14 @@ static void put_escapes(const struct akv_cpu_args *args, akv_u32 piece)
     const uint8_t *rows = args->arg[0] + (uint64_t)piece * AKV_BX16_PIECE * 2u;
     /* What the parameters promise is not trusted with memory: a wrong count writes less. */
     end = AKV_MIN(end, p->escapes);
+    if (at >= end)
+        return;
+    bool known[256] = {false};
+    for (akv_u32 k = 0; k < 16u; k++)
+        known[akv_bx16_entry(p, k)] = true;
     for (akv_u32 i = 0; i < akv_bx16_length(p->elements, piece) && at < end; i++) {
         akv_u32 exponent = akv_bx16_exponent(load16(rows, i));
-        if (akv_bx16_index(p, exponent) == AKV_BX16_ESCAPE)
+        if (!known[exponent])
             store32(args->arg[1] + akv_bx16_escapes_at(p->elements) + (uint64_t)at++ * 4u, i | exponent << 16);
     }
 }
