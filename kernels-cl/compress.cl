@@ -17,24 +17,22 @@ typedef struct octet {
 } octet;
 
 /* wide: x is aligned to 16 bytes. */
-static inline octet octet_of(__global const ushort *x, akv_u32 m, akv_u32 g, bool wide)
+static inline void octet_of(octet *to, __global const ushort *x, akv_u32 m, akv_u32 g, bool wide)
 {
-    octet o;
     akv_u32 i;
-    o.count = g * 8u < m ? AKV_MIN(8u, m - g * 8u) : 0u;
-    if (wide && o.count == 8u) {
+    to->count = g * 8u < m ? AKV_MIN(8u, m - g * 8u) : 0u;
+    if (wide && to->count == 8u) {
         uint4 all = *(__global const uint4 *)(x + g * 8u);
-        o.word[0] = all.x;
-        o.word[1] = all.y;
-        o.word[2] = all.z;
-        o.word[3] = all.w;
-        return o;
+        to->word[0] = all.x;
+        to->word[1] = all.y;
+        to->word[2] = all.z;
+        to->word[3] = all.w;
+        return;
     }
     for (i = 0u; i < 4u; i++) {
-        o.word[i] = 2u * i < o.count ? x[g * 8u + 2u * i] : 0u;
-        o.word[i] |= 2u * i + 1u < o.count ? (akv_u32)x[g * 8u + 2u * i + 1u] << 16 : 0u;
+        to->word[i] = 2u * i < to->count ? x[g * 8u + 2u * i] : 0u;
+        to->word[i] |= 2u * i + 1u < to->count ? (akv_u32)x[g * 8u + 2u * i + 1u] << 16 : 0u;
     }
-    return o;
 }
 
 /* Which index each exponent has. */
@@ -83,7 +81,8 @@ __kernel SHAPE void akv_k_bx16_pieces(__global const uchar *rows, ulong rows_at,
     __global akv_u32 *indices = (__global akv_u32 *)(body + akv_bx16_indices_at(p.elements, piece));
     /* Both are padded to 16 bytes: of rests 16 elements, of indices 32. */
     for (g = lane; g < OCTETS && g * 8u < ((m + 31u) & ~31u); g += LANES) {
-        octet o = octet_of(x, m, g, (rows_at & 15u) == 0u);
+        octet o;
+        octet_of(&o, x, m, g, (rows_at & 15u) == 0u);
         akv_u32 rest[2] = {0u, 0u}, nibbles = 0u;
         for (i = 0u; i < o.count; i++) {
             akv_u32 bits = o.word[i / 2u] >> 16u * (i & 1u), k = index[akv_bx16_exponent(bits)];
