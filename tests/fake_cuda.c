@@ -18,7 +18,6 @@
 #define INVALID_VALUE   1
 #define INVALID_CONTEXT 201
 #define INVALID_HANDLE  400
-#define NOT_FOUND       500
 
 enum kind { CONTEXT, STREAM, EVENT, MODULE, FUNCTION, DEVICE_MEMORY, PINNED_MEMORY };
 struct thing {
@@ -333,9 +332,24 @@ EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device)
     }
     return end(code);
 }
+/* A context that cannot be entered has gone, and its unfinished work with it. */
+static void drop_work(void)
+{
+    while (first) {
+        struct work *work = first;
+        first = work->next;
+        if (work->event)
+            work->event->pending--;
+        free(work);
+    }
+    last = &first;
+    pending = 0;
+}
 EXPORT CUresult cuCtxPushCurrent_v2(CUcontext context)
 {
     CUresult code = begin(__func__);
+    if (code)
+        drop_work();
     if (!code && !alive(context, CONTEXT))
         code = wrong(INVALID_CONTEXT, __func__, "not a live context");
     if (!code && depth == DEPTH)
@@ -672,9 +686,9 @@ EXPORT CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const
         code = need(__func__, module, MODULE, &t);
     bool special = strncmp(name, "akv_k_attend_", 13) == 0 || strncmp(name, "akv_k_prefill_", 14) == 0;
     if (!code && pose("plain") && special)
-        code = NOT_FOUND;
+        code = AKV_CU_NOT_FOUND;
     if (!code && !names(t->image, name))
-        code = wrong(NOT_FOUND, name, "the image has no such entry");
+        code = wrong(AKV_CU_NOT_FOUND, name, "the image has no such entry");
     if (!code) {
         struct thing *f = make(FUNCTION);
         f->module = t;
@@ -716,7 +730,7 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, un
         code = wrong(INVALID_VALUE, __func__, "extra");
     uint32_t count = code || !kernels.sizes ? 0 : kernels.sizes(t->name, bytes);
     if (!code && count == 0)
-        code = wrong(NOT_FOUND, t->name, "a name that means no kernel");
+        code = wrong(AKV_CU_NOT_FOUND, t->name, "a name that means no kernel");
     if (!code && launch_count == sizeof launches / sizeof *launches)
         code = wrong(INVALID_VALUE, __func__, "more launches than the fake remembers");
     if (code)

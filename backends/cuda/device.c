@@ -37,18 +37,22 @@ static void describe(const struct akv_cu *cu, CUdevice device, uint32_t index, s
     snprintf(info->vendor, sizeof info->vendor, "NVIDIA");
     snprintf(info->driver, sizeof info->driver, "CUDA %d.%d", cu->version / 1000, cu->version % 1000 / 10);
     cu->device_name(info->name, (int)sizeof info->name, device);
-    cu->device_attribute(&major, AKV_CU_ATTR_MAJOR, device);
-    cu->device_attribute(&minor, AKV_CU_ATTR_MINOR, device);
+    CUresult code = cu->device_attribute(&major, AKV_CU_ATTR_MAJOR, device);
+    if (!code)
+        code = cu->device_attribute(&minor, AKV_CU_ATTR_MINOR, device);
+    if (!code)
+        code = cu->device_memory(&bytes, device);
     snprintf(info->isa, sizeof info->isa, "sm_%d%d", major, minor);
-    cu->device_memory(&bytes, device);
     info->bytes_total = bytes;
     info->max_alloc = bytes;
     if (cu->device_uuid(&uuid, device) == AKV_CU_OK)
         for (int i = 0, at = 0; i < 16; i++)
             at += snprintf(info->uuid + at, sizeof info->uuid - (size_t)at,
                            i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", uuid.bytes[i]);
-    info->usable = major * 10 + minor >= 75;
-    if (!info->usable)
+    info->usable = !code && major * 10 + minor >= 75;
+    if (code)
+        snprintf(info->reason, sizeof info->reason, "the driver does not describe the device (error %d)", code);
+    else if (!info->usable)
         snprintf(info->reason, sizeof info->reason, "compute capability %d.%d: 7.5 or newer is needed",
                  major, minor);
 }
@@ -73,8 +77,8 @@ anykv_status akv_cuda_probe(anykv_context *context, uint32_t capacity, struct ak
     }
     *count_out = (uint32_t)count;
     for (uint32_t i = 0; i < (uint32_t)count && i < capacity; i++) {
-        CUdevice device = 0;
-        cu->device_get(&device, (int)i);
+        CUdevice device = (CUdevice)i;
+        (void)cu->device_get(&device, (int)i); /* opening it tells a failure */
         describe(cu, device, i, &infos[i]);
     }
     return ANYKV_OK;
@@ -111,20 +115,40 @@ static anykv_status choose_context(struct akv_cuda_device *device, const anykv_d
     return ANYKV_OK;
 }
 
+/* Results of loading code that mean: not made for this device. */
+static bool no_code(CUresult code)
+{
+    switch (code) {
+    case AKV_CU_INVALID_IMAGE:
+    case AKV_CU_NO_BINARY:
+    case AKV_CU_INVALID_PTX:
+    case AKV_CU_NO_JIT:
+    case AKV_CU_NEWER_PTX:
+    case AKV_CU_JIT_OFF:
+    case AKV_CU_NOT_FOUND:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Older devices, and builds without real code for this one, have no fast attention kernels. */
-static bool has_entry(struct akv_cuda_device *device, enum akv_cuda_image image, const char *name)
+static anykv_status find_entry(struct akv_cuda_device *device, enum akv_cuda_image image, const char *name,
+                               bool *found_out)
 {
     CUfunction function;
-    bool found = false;
-    if (akv_cuda_enter(device) != ANYKV_OK)
-        return false;
     CUmodule module = NULL;
-    if (device->cu->module_load(&module, akv_cuda_image(image)) == AKV_CU_OK) {
-        found = device->cu->module_function(&function, module, name) == AKV_CU_OK;
+    anykv_status status = akv_cuda_enter(device);
+    if (status)
+        return status;
+    CUresult code = device->cu->module_load(&module, akv_cuda_image(image));
+    if (!code) {
         device->module[image] = module;
+        code = device->cu->module_function(&function, module, name);
     }
     akv_cuda_leave(device);
-    return found;
+    *found_out = code == AKV_CU_OK;
+    return code && !no_code(code) ? akv_cuda_fail(device, code, name) : ANYKV_OK;
 }
 
 anykv_status akv_cuda_open(anykv_context *context, uint32_t index, const anykv_device_options *options,
@@ -154,14 +178,21 @@ anykv_status akv_cuda_open(anykv_context *context, uint32_t index, const anykv_d
         status = akv_fail(context, ANYKV_E_DEVICE, "cuda: %s", device->base.info.reason);
         goto undo_mutex;
     }
-    cu->device_attribute(&device->sm_count, AKV_CU_ATTR_SM_COUNT, device->device);
-    cu->device_attribute(&device->shared_optin, AKV_CU_ATTR_SHARED_OPTIN, device->device);
+    code = cu->device_attribute(&device->sm_count, AKV_CU_ATTR_SM_COUNT, device->device);
+    if (!code)
+        code = cu->device_attribute(&device->shared_optin, AKV_CU_ATTR_SHARED_OPTIN, device->device);
+    if (code) {
+        status = akv_cuda_fail(device, code, "device attributes");
+        goto undo_mutex;
+    }
     status = choose_context(device, options);
     if (status)
         goto undo_mutex;
-    device->decode = has_entry(device, AKV_IMAGE_ATTEND_DECODE, "akv_k_attend_f16_128");
-    device->prefill = has_entry(device, AKV_IMAGE_ATTEND_PREFILL, "akv_k_prefill_4");
-    status = akv_cuda_kat(device);
+    status = find_entry(device, AKV_IMAGE_ATTEND_DECODE, "akv_k_attend_f16_128", &device->decode);
+    if (!status)
+        status = find_entry(device, AKV_IMAGE_ATTEND_PREFILL, "akv_k_prefill_4", &device->prefill);
+    if (!status)
+        status = akv_cuda_kat(device);
     if (status) {
         akv_cuda_close(&device->base);
         return status;

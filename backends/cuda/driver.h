@@ -21,7 +21,13 @@ struct akv_cu_uuid {
 #define AKV_CU_OK            0
 #define AKV_CU_OUT_OF_MEMORY 2
 #define AKV_CU_NO_DEVICE     100
+#define AKV_CU_INVALID_IMAGE 200
 #define AKV_CU_NO_BINARY     209
+#define AKV_CU_INVALID_PTX   218
+#define AKV_CU_NO_JIT        221 /* no compiler for PTX */
+#define AKV_CU_NEWER_PTX     222 /* than the driver knows */
+#define AKV_CU_JIT_OFF       223
+#define AKV_CU_NOT_FOUND     500
 #define AKV_CU_NOT_READY     600
 
 /* Device attributes and flags by number (cuda.h, CUdevice_attribute). */
