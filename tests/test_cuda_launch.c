@@ -222,26 +222,26 @@ Test(cuda_launch, grids_beyond_the_card)
 Test(cuda_launch, every_kernel_gets_what_it_needs, .timeout = 600)
 {
     static const char *const families[] = {
-        "akv_k_encode_raw", "akv_k_encode_n4_search", "akv_k_encode_e4m3", "akv_k_encode_iq4_nl",
-        "akv_k_decode_i8",  "akv_k_rotate",           "akv_k_seal_k_n4",   "akv_k_seal_v_n4_search",
-        "akv_k_append",     "akv_k_gather",           "akv_k_copy",        "akv_k_attend",
-        "akv_k_attend_n4_n4_128", "akv_k_reencode_k_n2", "akv_k_reencode_v_same", "akv_k_score",
-        "akv_k_mean",       "akv_k_mass",             "akv_k_select",      "akv_k_compact"};
-    static const char *const globs[] = {"[!a]*", "append", "attend"};
+        "akv_k_encode_n4_search", "akv_k_decode_n4", "akv_k_rotate", "akv_k_seal_k_n4", "akv_k_seal_v_n4",
+        "akv_k_append", "akv_k_gather", "akv_k_copy", "akv_k_attend", "akv_k_attend_n4_n4_128",
+        "akv_k_reencode_k_", "akv_k_reencode_v_", "akv_k_score", "akv_k_mean", "akv_k_mass", "akv_k_select",
+        "akv_k_compact"};
+    static const char *const runs[][2] = {{"[!a]*", "N4*"}, {"rotate", "*"}, {"copy", "*"}, {"select", "*"},
+                                          {"append", "*"},  {"attend", "N4/N4"}};
     bool seen[sizeof families / sizeof *families] = {false};
     const struct fake_cuda *fake = rig_use_fake();
-    for (size_t g = 0; g < sizeof globs / sizeof *globs; g++) {
-        const char *argv[] = {"verify", "--device",   "cuda",   "--require",      "cuda", "--elements",
-                              "300",    "--kernel",   globs[g], g == 2 ? "--format" : NULL, "[IN][84]/N4", NULL};
+    for (size_t r = 0; r < sizeof runs / sizeof *runs; r++) {
+        const char *argv[] = {"verify",     "--device", "cuda",     "--require", "cuda",     "--elements",
+                              "10",         "--kernel", runs[r][0], "--format",  runs[r][1], NULL};
         fake->reset();
         fake->defer(1);
-        int code = akv_tool_verify(g == 2 ? 11 : 9, (char **)(uintptr_t)argv);
-        cr_expect(code == 0, "verify --kernel %s: exit status %d", globs[g], code);
-        rig_expect_clean(fake, globs[g]);
+        int code = akv_tool_verify(runs[r][1][0] == '*' ? 9 : 11, (char **)(uintptr_t)argv);
+        cr_expect(code == 0, "verify --kernel %s: exit status %d", runs[r][0], code);
+        rig_expect_clean(fake, runs[r][0]);
         const struct fake_cuda_launch *l;
         for (uint64_t i = 0; (l = fake->launch(i)); i++)
             for (size_t f = 0; f < sizeof families / sizeof *families; f++)
-                seen[f] |= strcmp(l->name, families[f]) == 0;
+                seen[f] |= strncmp(l->name, families[f], strlen(families[f])) == 0;
     }
     for (size_t f = 0; f < sizeof families / sizeof *families; f++)
         cr_expect(seen[f], "%s was not launched", families[f]);
