@@ -464,7 +464,9 @@ typedef struct anykv_calibrate_options {
             ANYKV_TRANSFORM_ROTATE                                                                 \
     }
 
-/* Chooses for each layer and head what predicts the least error, and makes the calibration of it.
+/* Chooses for each layer and head what predicts the least error, and makes the calibration of it.  A
+ * matrix of keys is judged by the half of the queries that it was not fitted to (they are dealt in runs
+ * of 64 positions, as they were added); the one that is kept is fitted to all.
  * Layers to which nothing was added are left out of it (a layout rotates them).  options may be NULL.
  * E_STATE: no layer has rows, or one has fewer than 256 positions of keys or of queries; E_DATA: the
  * moments of a layer are not finite, all zero, or not positive definite.  Thread: object. */

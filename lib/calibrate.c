@@ -4,7 +4,10 @@
  * With Sk the second moment of centred keys and Sq that of the queries, 1 % of the mean of its diagonal
  * added to each, Sk = Lk*Lk^T, Sq = Lq*Lq^T and Lq^T*Lk = U*S*V^T, the matrix is
  * T = S^-1/2 * U^T * Lq^T: then T*Sk*T^T = T^-T*Sq*T^-1 = S, so every component matters as much as it
- * spreads.  The normalised Hadamard behind it gives all of them the same spread. */
+ * spreads.  The normalised Hadamard behind it gives all of them the same spread.
+ *
+ * A matrix is chosen for keys by queries that it was not fitted to: one made of the first half of them
+ * is judged by the second half; the one that is kept is made of all. */
 #include "calibration.h"
 #include "half.h"
 #include "kernel/format.h"
@@ -18,6 +21,7 @@
 /* Scratch of the largest layer. */
 struct scratch {
     double *sk, *sq, *m, *t; /* [dim][dim]; m also holds key_trig times the mean's matrix */
+    double *kept;            /* [dim][dim], sk while a matrix is judged */
     double *s, *mean;        /* [dim] */
 };
 
@@ -191,29 +195,93 @@ static anykv_status store_matrix(const anykv_moments *moments, uint32_t l, uint3
     return ANYKV_OK;
 }
 
-/* sk and sq are used up.  Returns (tr S / dim)^2 through matrix_out. */
-static anykv_status balance(const anykv_moments *moments, uint32_t l, uint32_t head,
-                            const char *side, uint32_t n, struct scratch *work, double *error_out,
-                            uint16_t *matrix)
+/* t = T, from sk and sq, which are used up; sum_out receives tr S. */
+static anykv_status fit(const anykv_moments *moments, uint32_t l, uint32_t head, const char *side,
+                        uint32_t n, struct scratch *work, double *sum_out)
 {
-    const double before = trace(work->sk, n);
     if (!factor(work->sk, n) || !factor(work->sq, n))
         return fail_head(moments, l, head, side, "not positive definite after the addition");
     multiply_factors(work->sq, work->sk, n, work->m);
     transpose(work->sq, n, work->t);
     if (!akv_orthogonalise(work->m, work->t, work->s, n))
         return fail_head(moments, l, head, side, "the singular values do not converge");
-    double sum = 0.0;
+    *sum_out = 0.0;
     for (size_t i = 0; i < n; i++) {
-        sum += work->s[i];
+        *sum_out += work->s[i];
         if (!(work->s[i] > 0.0))
             return fail_head(moments, l, head, side, "a singular value is zero");
         for (size_t j = 0; j < n; j++)
             work->t[i * n + j] /= sqrt(work->s[i]);
     }
+    return ANYKV_OK;
+}
+
+/* sk and sq are used up.  error_out: (tr S / dim)^2. */
+static anykv_status balance(const anykv_moments *moments, uint32_t l, uint32_t head,
+                            const char *side, uint32_t n, struct scratch *work, double *error_out,
+                            uint16_t *matrix)
+{
+    const double before = trace(work->sk, n);
+    double sum;
+    anykv_status status = fit(moments, l, head, side, n, work, &sum);
+    if (status)
+        return status;
     *error_out = sum / n * (sum / n);
     fold_hadamard(work->t, n, work->m);
     return store_matrix(moments, l, head, side, work->m, n, sqrt(sum / before), matrix);
+}
+
+/* The mean square of the queries of one half, or with half 2 of all. */
+static anykv_status queries_of(const anykv_moments *moments, uint32_t l, uint32_t head,
+                               uint32_t half, double *out)
+{
+    const anykv_layer *layer = &moments->layers[l];
+    const struct akv_layer_moments *sums = &moments->sums[l];
+    const uint32_t dim = layer->k_dim, group = layer->q_heads / layer->kv_heads;
+    const size_t square = (size_t)dim * dim;
+    const double *first = sums->query + head * square, *second = first + layer->kv_heads * square;
+    const uint64_t counts[3] = {sums->queries - sums->judges, sums->judges, sums->queries};
+    const double count = (double)(counts[half] * group);
+    for (size_t i = 0; i < dim; i++)
+        for (size_t j = 0; j <= i; j++) {
+            const size_t n = i * dim + j;
+            const double sum = half == 2 ? first[n] + second[n] : half ? second[n] : first[n];
+            out[n] = out[j * dim + i] = sum / count;
+        }
+    return check_square(moments, l, head, half == 2 ? "q" : "half of q", out, dim);
+}
+
+/* What a matrix leaves of the error of rows that are only rotated and centred, sk, for queries that
+ * it was not fitted to: tr(T * Sk * T^T) * tr(T^-T * Sq * T^-1) / (tr Sk * tr Sq).  sk stays. */
+static anykv_status judge(const anykv_moments *moments, uint32_t l, uint32_t head,
+                          struct scratch *work, double *share_out)
+{
+    const uint32_t n = moments->layers[l].k_dim;
+    const size_t bytes = (size_t)n * n * sizeof *work->sk;
+    const double before = trace(work->sk, n);
+    double sum, seen = 0.0;
+    memcpy(work->kept, work->sk, bytes);
+    anykv_status status = queries_of(moments, l, head, 0, work->sq);
+    if (!status)
+        status = fit(moments, l, head, "k", n, work, &sum);
+    for (size_t i = 0; i < (size_t)n * n && !status; i++) /* S is of sk and the addition */
+        sum -= ADDED * before / n * work->t[i] * work->t[i];
+    if (!status && !akv_invert(work->t, work->m, n))
+        status = fail_head(moments, l, head, "k", "the matrix has no inverse");
+    if (!status)
+        status = queries_of(moments, l, head, 1, work->sq);
+    if (status)
+        return status;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j <= i; j++) {
+            double product = 0.0;
+            for (size_t c = 0; c < n; c++)
+                product += work->m[i * n + c] * work->m[j * n + c];
+            seen += (i == j ? 1.0 : 2.0) * product * work->sq[i * n + j];
+        }
+    *share_out = sum * seen / (before * trace(work->sq, n));
+    memcpy(work->sk, work->kept, bytes);
+    return ANYKV_OK;
 }
 
 /* What a head that is only rotated has where its layer has matrices. */
@@ -248,9 +316,7 @@ static anykv_status solve_keys(const anykv_moments *moments, uint32_t l, uint32_
         return status;
     double queries = dim; /* tr Sq; of unit queries where there are none */
     if (sums->queries) {
-        const double count = (double)(sums->queries * (layer->q_heads / layer->kv_heads));
-        mean_square(sums->query + head * square, count, dim, work->sq);
-        status = check_square(moments, l, head, "q", work->sq, dim);
+        status = queries_of(moments, l, head, 2, work->sq);
         queries = trace(work->sq, dim);
     }
     if (status)
@@ -268,10 +334,15 @@ static anykv_status solve_keys(const anykv_moments *moments, uint32_t l, uint32_
         chosen->transform = ANYKV_TRANSFORM_CENTRE;
     if (most < ANYKV_TRANSFORM_MATRIX)
         return ANYKV_OK;
+    double share = 1.0, fitted;
     status = check_square(moments, l, head, "centred k", work->sk, dim);
     if (!status)
-        status = balance(moments, l, head, "k", dim, work, &chosen->matrix,
-                         side->matrix + head * square);
+        status = judge(moments, l, head, work, &share);
+    if (!status)
+        status = queries_of(moments, l, head, 2, work->sq);
+    if (!status)
+        status = balance(moments, l, head, "k", dim, work, &fitted, side->matrix + head * square);
+    chosen->matrix = status ? -1.0 : chosen->centre * share;
     if (!status && chosen->matrix < fmin(chosen->centre, chosen->rotate))
         chosen->transform = ANYKV_TRANSFORM_MATRIX;
     return status;
@@ -376,10 +447,12 @@ static anykv_status make_scratch(const anykv_moments *moments, struct scratch *w
     work->sq = akv_alloc(context, n * n, sizeof(double));
     work->m = akv_alloc(context, n * n, sizeof(double));
     work->t = akv_alloc(context, n * n, sizeof(double));
+    work->kept = akv_alloc(context, n * n, sizeof(double));
     work->s = akv_alloc(context, n, sizeof(double));
     work->mean = akv_alloc(context, n, sizeof(double));
-    return work->sk && work->sq && work->m && work->t && work->s && work->mean ? ANYKV_OK
-                                                                              : ANYKV_E_MEMORY;
+    return work->sk && work->sq && work->m && work->t && work->kept && work->s && work->mean
+               ? ANYKV_OK
+               : ANYKV_E_MEMORY;
 }
 
 static void free_scratch(const anykv_moments *moments, struct scratch *work)
@@ -388,6 +461,7 @@ static void free_scratch(const anykv_moments *moments, struct scratch *work)
     akv_free(moments->context, work->sq);
     akv_free(moments->context, work->m);
     akv_free(moments->context, work->t);
+    akv_free(moments->context, work->kept);
     akv_free(moments->context, work->s);
     akv_free(moments->context, work->mean);
 }
@@ -434,7 +508,7 @@ static anykv_status check_layer(const anykv_moments *moments, uint32_t l,
 static anykv_status solve(const anykv_moments *moments, const anykv_calibrate_options *options,
                           anykv_calibration *calibration)
 {
-    struct scratch work = {NULL, NULL, NULL, NULL, NULL, NULL};
+    struct scratch work = {NULL, NULL, NULL, NULL, NULL, NULL, NULL};
     anykv_status status = make_scratch(moments, &work);
     uint32_t record = 0;
     for (uint32_t l = 0; l < moments->count && !status; l++)

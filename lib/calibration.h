@@ -5,7 +5,8 @@
 #include "internal.h"
 #include <stdatomic.h>
 
-/* What was chosen for a head, and the mean square errors predicted; negative: not known. */
+/* What was chosen for a head, and the mean square errors predicted; negative: not known.  That of a
+ * keys' matrix is of queries that it was not fitted to. */
 struct akv_prediction {
     uint32_t transform;
     double rotate, centre, matrix;

@@ -181,7 +181,7 @@ static anykv_status make_room(anykv_moments *moments, const anykv_layer *layer,
     if (v && good)
         good = room(context, &sums->value, heads * vd * vd);
     if (q && good)
-        good = room(context, &sums->query, heads * kd * kd);
+        good = room(context, &sums->query, 2 * heads * kd * kd);
     return good ? ANYKV_OK : ANYKV_E_MEMORY;
 }
 
@@ -216,11 +216,13 @@ static void add_queries(anykv_moments *moments, uint32_t q_heads, const anykv_la
                         struct akv_layer_moments *sums, const anykv_view *q, uint32_t t)
 {
     const uint32_t dim = layer->k_dim, group = q_heads / layer->kv_heads;
+    const uint32_t half = sums->queries / AKV_HALF_RUN % 2, first = half * layer->kv_heads;
     for (uint32_t h = 0; h < q_heads; h++) {
         load_row(q, t, h, dim, moments->row);
-        add_square(sums->query + (size_t)(h / group) * dim * dim, moments->row, dim);
+        add_square(sums->query + (size_t)(first + h / group) * dim * dim, moments->row, dim);
     }
     sums->queries++;
+    sums->judges += half;
 }
 
 anykv_status anykv_moments_add(anykv_moments *moments, uint32_t layer, uint64_t first,

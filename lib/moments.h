@@ -9,10 +9,11 @@
  * rows is enough although the mean is not known before its end. */
 struct akv_layer_moments {
     uint64_t keys, values, queries; /* positions added; queries of all layers that read these rows */
+    uint64_t judges;                /* queries of the second half */
     double *trig;     /* [t][t], of the positions of keys, shared by the heads */
     double *key;      /* [kv_heads][k_dim][k_dim], sum of k * k^T */
     double *key_trig; /* [kv_heads][k_dim][t], sum of k * trig^T */
-    double *query;    /* [kv_heads][k_dim][k_dim], sum over the q heads of the group */
+    double *query;    /* [half][kv_heads][k_dim][k_dim], sum over the q heads of the group */
     double *value;    /* [kv_heads][v_dim][v_dim] */
 };
 
@@ -24,6 +25,9 @@ struct anykv_moments {
     struct akv_layer_moments *sums; /* [count]; arrays are made when rows first come */
     double *row, *angle;            /* of the largest layer: a row, a trigonometric vector */
 };
+
+/* Queries are dealt to two halves in runs of this many positions, as they come: neighbours are alike. */
+#define AKV_HALF_RUN 64u
 
 /* Elements of pair i of a layer's keys. */
 static inline void akv_rope_pair(const anykv_layer *layer, uint32_t i, uint32_t *a, uint32_t *b)
