@@ -174,6 +174,9 @@ void verify_shuffle(uint32_t *items, uint32_t count, uint64_t *state);
 uint32_t verify_block_tokens(uint32_t variant);
 /* How many of the elements one of `combinations` cases has to bring. */
 uint64_t verify_share(const struct verify *v, uint32_t combinations);
+/* False for two of three cases whose smallest size is far more than so few elements ask for; a case that
+ * --case names is never left out. */
+bool verify_wanted(const struct verify *v, uint32_t number);
 
 /* ---- families ---- */
 void verify_encode(struct verify *v, uint32_t format);

@@ -263,6 +263,8 @@ void verify_maps(struct verify *v, uint32_t format)
                                       .search = variant % 2 && akv_format_codebook(format)
                                                     ? AKV_FLAG_SEARCH
                                                     : 0u};
+                if (!verify_wanted(v, d + variant + side + format))
+                    continue;
                 c.state = verify_mix(v->seed, 7000u + 10u * variant + side);
                 if (!verify_case(v, (uint64_t)rows * c.dim, "maps-d%" PRIu32 "-%" PRIu32 "-%s", c.dim,
                                  variant, side ? "values" : "keys"))
