@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Launches: one good launch of every kernel, and each thing that can be wrong with it, one at a
  * time. */
+#include "../lib/kernel/bx16.h"
 #include "house.h"
 #include <math.h>
 
@@ -19,6 +20,7 @@ union params {
     akv_mass_params mass;
     akv_select_params select;
     akv_compact_params compact;
+    akv_bx16_params bx16;
 };
 
 struct lab {
@@ -298,10 +300,21 @@ static void make(struct lab *lab, enum akv_kernel_id kernel)
     case AKV_K_COMPACT:
         evict_base(lab, kernel);
         break;
+    case AKV_K_BX16_COUNT:
+    case AKV_K_BX16_ENCODE:
+    case AKV_K_BX16_DECODE: /* zeros: their exponent is the table's first */
+        lab->params.bx16 = (akv_bx16_params){
+            .elements = 1100, .table = {0x03020100, 0x07060504, 0x0B0A0908, 0x0F0E0D0C}};
+        arg[kernel == AKV_K_BX16_DECODE] = cut(lab, 1100 * 2);
+        arg[kernel != AKV_K_BX16_DECODE] =
+            cut(lab, kernel == AKV_K_BX16_COUNT ? 256 * 4 : akv_bx16_bytes(1100, 0));
+        if (kernel == AKV_K_BX16_DECODE)
+            arg[2] = cut(lab, 4);
+        break;
     case AKV_KERNEL_COUNT:
         break;
     }
-    bool pooled = kernel >= AKV_K_SEAL && kernel != AKV_K_SELECT;
+    bool pooled = kernel >= AKV_K_SEAL && kernel != AKV_K_SELECT && kernel < AKV_K_BX16_COUNT;
     lab->launch.slabs = pooled ? SLABS : 0;
 }
 
@@ -329,7 +342,8 @@ static void tear_down(struct lab *lab)
 static const enum akv_kernel_id all[] = {AKV_K_ENCODE, AKV_K_DECODE, AKV_K_ROTATE, AKV_K_SEAL,
                                          AKV_K_APPEND, AKV_K_GATHER, AKV_K_COPY,   AKV_K_ATTEND,
                                          AKV_K_REENCODE, AKV_K_SCORE, AKV_K_MEAN, AKV_K_MASS,
-                                         AKV_K_SELECT, AKV_K_COMPACT};
+                                         AKV_K_SELECT, AKV_K_COMPACT, AKV_K_BX16_COUNT,
+                                         AKV_K_BX16_ENCODE, AKV_K_BX16_DECODE};
 _Static_assert(sizeof all / sizeof all[0] == AKV_KERNEL_COUNT, "every kernel has a good launch");
 
 Test(launch, good_ones_run)
