@@ -61,7 +61,7 @@ static inline void rig_run(const char *name, void *const *param)
     const struct akv_cpu_kernel *kernel = akv_cpu_kernels[AKV_ISA_SCALAR][id];
     const struct akv_cuda_args *given = param[1];
     struct akv_cpu_args args = {.params = param[0], .workers = 1};
-    void *scratch = NULL;
+    void *scratch = NULL, *work;
     if (strncmp(name, "akv_k_prefill_", 14) == 0)
         return; /* the launch of attend before it has done the whole */
     if (id == AKV_K_ENCODE || id == AKV_K_DECODE) {
@@ -88,10 +88,14 @@ static inline void rig_run(const char *name, void *const *param)
         cr_assert(scratch);
         args.arg[6] = scratch;
     }
+    work = aligned_alloc(64, AKV_CPU_WORK_BYTES);
+    cr_assert(work);
+    args.work = work;
     akv_fp_state saved = akv_fp_enter();
     for (uint32_t phase = 0; phase < kernel->phases; phase++)
         kernel->run(&args, phase, 0, kernel->items(&args, phase));
     akv_fp_leave(saved);
+    free(work);
     free(scratch);
 }
 
