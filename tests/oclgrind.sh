@@ -18,10 +18,7 @@ if [ -n "$why" ]; then
     '' | 0) skip "kernels under Oclgrind" "$why" ;;
     *) fail "kernels under Oclgrind: $why" ;;
     esac
-    # Kernels that only the GPU shape has.
-one gpu attend/F16/F16/d128-d128-decode-g4-t16-F16-precise-30
-one gpu attend/N4/N4/d64-d64-decode-g4-t16-F16-precise-30
-finish
+    finish
 fi
 
 mkdir "$work/cache"
