@@ -78,7 +78,8 @@ status "no share" 2 "not above 0" "$ANYKV" eval "$cut" --evict knorm --keep 0
 status "shared and adaptive" 2 "all heads keep the same tokens" "$ANYKV" eval "$cut" --evict tova:adaptive
 status "--no-search elsewhere" 2 "not with --evict" "$ANYKV" eval "$cut" --no-search --evict tova
 status "--keep alone" 2 "needs --evict" "$ANYKV" eval "$cut" --keep 0.5
-status "eval --compress" 2 "does not have it" "$ANYKV" eval "$cut" --compress x
+status "eval --compress" 2 "unknown method" "$ANYKV" eval "$cut" --compress x
+status "eval --compress elsewhere" 2 "not with --evict" "$ANYKV" eval "$cut" --compress bx16 --evict tova
 status "calibrate without -o" 2 "-o FILE is missing" "$ANYKV" calibrate "$cut"
 status "calibrate with an unknown transform" 2 "--keys: \"turn\"" "$ANYKV" calibrate "$cut" -o x --keys turn
 status "values have no mean" 2 "--values: \"centre\"" "$ANYKV" calibrate "$cut" -o x --values centre
@@ -139,11 +140,19 @@ figures() {
 "$ANYKV" eval "$cut" --json --layers --formats q8,I8/N4,N4,F16 --device cpu >"$work/eval" 2>"$work/err" ||
     fail "eval of the bundled cut" "$work/err"
 # shellcheck disable=SC2086
-fields "eval: fields" "$work/eval" $eval_fields
+fields "eval: fields" "$work/eval" $eval_fields method bytes
 near "eval: a row for each pair and layer, and their means" "$(wc -l <"$work/eval")" 16 0
 near "eval: rows of layer 14" "$(grep -c '"layer": 14,' "$work/eval")" 4 0
 near "eval: exact rows change nothing" \
-    "$(grep -c '"k": "F16".*"sqnr_k_db": null.*"attention_tv": 0, "output_error": 0, .*"top1": 1}' "$work/eval")" 4 0
+    "$(grep -c '"k": "F16".*"sqnr_k_db": null.*"attention_tv": 0, "output_error": 0, .*"top1": 1,' "$work/eval")" 4 0
+"$ANYKV" eval "$cut" --json --formats BF16 --compress bx16 --device cpu >"$work/eval" 2>"$work/err" ||
+    fail "eval --compress" "$work/err"
+# shellcheck disable=SC2086
+fields "eval --compress: fields" "$work/eval" $eval_fields method bytes
+near "eval --compress: BX16 has the error of BF16" \
+    "$(sed 's/.*"attention_tv"/"attention_tv"/; s/, "method".*//' "$work/eval" | sort -u | wc -l)" 1 0
+grep '"method": "bx16"' "$work/eval" >"$work/one"
+near "eval --compress: bits of BX16" "$(value bits "$work/one")" 12.1 0.2
 figures "cut, I8" "$cut" --formats I8 -- 0.0039 0.0086 0.995
 near "cut, I8: bits" "$(value bits "$work/eval")" 8.25 0
 figures "cut, N4" "$cut" --formats N4 -- 0.0536 0.1191 0.962

@@ -3,6 +3,7 @@
 #include "device_option.h"
 #include "dump_model.h"
 #include "eval_budget.h"
+#include "eval_compress.h"
 #include "eval_pareto.h"
 #include "eval_evict.h"
 #include "eval_reference.h"
@@ -33,19 +34,21 @@ struct eval {
     struct variants k, v;
     uint32_t pairs;
     struct akv_eval_pair pair[PAIRS];
+    uint32_t methods;
+    struct akv_eval_method method[AKV_LIST_MAX]; /* --compress */
     uint32_t sinks, recent;
     bool search, layers, json;
     const char *pareto;
     struct akv_report *report;
     /* Sums over layers, one for each pair. */
     struct akv_eval_result sum[PAIRS];
-    double sqnr_k[PAIRS], sqnr_v[PAIRS];
+    double sqnr_k[PAIRS], sqnr_v[PAIRS], bits[PAIRS];
 };
 /* One layer's rows as double, exact and after each variant. */
 struct rows {
     double *q, *k, *v;
     double *k_variant[VARIANTS], *v_variant[VARIANTS];
-    double sqnr_k[VARIANTS], sqnr_v[VARIANTS];
+    double sqnr_k[VARIANTS], sqnr_v[VARIANTS], k_bits[VARIANTS], v_bits[VARIANTS];
 };
 
 static const struct akv_column columns[] = {
@@ -61,6 +64,8 @@ static const struct akv_column columns[] = {
     {"output_error_999", "99.9 %", 4},
     {"top1", NULL, 0},
     {NULL, "top-1 %", 1},
+    {"method", NULL, 0},
+    {"bytes", "bytes", 0},
 };
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
@@ -85,11 +90,11 @@ static bool known_elsewhere(const char *name)
 
 static int add_variant(struct variants *variants, struct akv_eval_variant variant, uint32_t *number)
 {
-    if (variant.kivi != 0 || variant.format <= ANYKV_BF16)
+    if (variant.kivi != 0 || variant.method != NULL || variant.format <= ANYKV_BF16)
         variant.transform = ANYKV_TRANSFORM_NONE;
     for (uint32_t i = 0; i < variants->count; i++) {
         const struct akv_eval_variant *known = &variants->item[i];
-        if (known->format == variant.format && known->kivi == variant.kivi &&
+        if (known->format == variant.format && known->kivi == variant.kivi && known->method == variant.method &&
             known->transform == variant.transform) {
             *number = i;
             return AKV_CLI_GO;
@@ -102,19 +107,8 @@ static int add_variant(struct variants *variants, struct akv_eval_variant varian
     return AKV_CLI_GO;
 }
 
-static int add_pair(struct eval *eval, const char *name, anykv_transform transform)
+static int add_sides(struct eval *eval, struct akv_eval_variant k, struct akv_eval_variant v)
 {
-    struct akv_eval_variant k = {ANYKV_F32, 0, transform}, v = k;
-    if (strcasecmp(name, "KIVI4") == 0 || strcasecmp(name, "KIVI2") == 0) {
-        k.kivi = v.kivi = name[4] == '4' ? 4 : 2;
-    } else if (anykv_format_pair_parse(name, &k.format, &v.format) != ANYKV_OK) {
-        if (anykv_format_parse(name, &k.format) != ANYKV_OK)
-            return akv_cli_wrong("eval", "--formats: %s \"%s\"",
-                                 known_elsewhere(name) ? "this version does not have the format"
-                                                       : "unknown format or pair",
-                                 name);
-        v.format = k.format;
-    }
     if (eval->pairs == PAIRS)
         return akv_cli_wrong("eval", "--formats: more than %u rows", PAIRS);
     struct akv_eval_pair *pair = &eval->pair[eval->pairs];
@@ -126,6 +120,22 @@ static int add_pair(struct eval *eval, const char *name, anykv_transform transfo
             return go; /* what no transform changes has one row */
     eval->pairs += go == AKV_CLI_GO;
     return go;
+}
+
+static int add_pair(struct eval *eval, const char *name, anykv_transform transform)
+{
+    struct akv_eval_variant k = {ANYKV_F32, 0, transform, NULL}, v = k;
+    if (strcasecmp(name, "KIVI4") == 0 || strcasecmp(name, "KIVI2") == 0) {
+        k.kivi = v.kivi = name[4] == '4' ? 4 : 2;
+    } else if (anykv_format_pair_parse(name, &k.format, &v.format) != ANYKV_OK) {
+        if (anykv_format_parse(name, &k.format) != ANYKV_OK)
+            return akv_cli_wrong("eval", "--formats: %s \"%s\"",
+                                 known_elsewhere(name) ? "this version does not have the format"
+                                                       : "unknown format or pair",
+                                 name);
+        v.format = k.format;
+    }
+    return add_sides(eval, k, v);
 }
 
 /* Every format with itself, the mixed profiles, the peers. */
@@ -148,6 +158,18 @@ static int add_pairs(struct eval *eval, const struct akv_text_list *formats,
     for (uint32_t i = 0; i < formats->count && go == AKV_CLI_GO; i++)
         go = strcmp(formats->item[i], "all") == 0 ? add_all(eval, transform)
                                                   : add_pair(eval, formats->item[i], transform);
+    return go;
+}
+
+static int add_methods(struct eval *eval, const struct akv_text_list *methods)
+{
+    int go = AKV_CLI_GO;
+    for (uint32_t i = 0; i < methods->count && go == AKV_CLI_GO; i++) {
+        const struct akv_eval_variant side = {ANYKV_F32, 0, ANYKV_TRANSFORM_NONE, &eval->method[i]};
+        go = akv_eval_method_parse(methods->item[i], &eval->method[i]);
+        if (go == AKV_CLI_GO)
+            go = add_sides(eval, side, side);
+    }
     return go;
 }
 
@@ -248,12 +270,12 @@ static anykv_status prepare(const struct eval *eval, uint32_t layer,
     v.dtype = raw.v_dtype;
     v.side = 1;
     for (uint32_t i = 0; i < eval->k.count && status == ANYKV_OK; i++) {
-        status = akv_eval_pass(&k, &eval->k.item[i], &rows->k_variant[i]);
+        status = akv_eval_pass(&k, &eval->k.item[i], &rows->k_variant[i], &rows->k_bits[i]);
         if (status == ANYKV_OK)
             rows->sqnr_k[i] = sqnr(eval, rows->k, rows->k_variant[i]);
     }
     for (uint32_t i = 0; i < eval->v.count && status == ANYKV_OK; i++) {
-        status = akv_eval_pass(&v, &eval->v.item[i], &rows->v_variant[i]);
+        status = akv_eval_pass(&v, &eval->v.item[i], &rows->v_variant[i], &rows->v_bits[i]);
         if (status == ANYKV_OK)
             rows->sqnr_v[i] = sqnr(eval, rows->v, rows->v_variant[i]);
     }
@@ -273,18 +295,18 @@ static void free_rows(struct rows *rows)
 }
 
 /* Bits an element of this file takes on average, K and V together, 16-bit tokens included. */
-static double bits(const struct eval *eval, uint32_t pair)
+static double bits(const struct eval *eval, const struct rows *rows, uint32_t pair)
 {
     double tokens = (double)eval->dump.tokens, sum = 0.0;
     double hot = (double)eval->sinks + (double)eval->recent;
-    const struct akv_eval_variant *sides[2] = {&eval->k.item[eval->pair[pair].k],
-                                               &eval->v.item[eval->pair[pair].v]};
+    const uint32_t number[2] = {eval->pair[pair].k, eval->pair[pair].v};
+    const struct akv_eval_variant *sides[2] = {&eval->k.item[number[0]], &eval->v.item[number[1]]};
+    const double own[2] = {rows->k_bits[number[0]], rows->v_bits[number[1]]};
     if (hot > tokens)
         hot = tokens;
     for (int side = 0; side < 2; side++) {
-        double own = akv_eval_format_bits(sides[side], eval->dump.head_dim);
-        double exact = sides[side]->kivi == 0 && sides[side]->format <= ANYKV_BF16 ? own : 16.0;
-        sum += (hot * exact + (tokens - hot) * own) / tokens;
+        const bool raw = !sides[side]->method && !sides[side]->kivi && sides[side]->format <= ANYKV_BF16;
+        sum += (hot * (raw ? own[side] : 16.0) + (tokens - hot) * own[side]) / tokens;
     }
     return sum / 2.0;
 }
@@ -298,15 +320,17 @@ static const char *transform_of(const struct eval *eval, uint32_t pair)
 }
 
 static void add_row(const struct eval *eval, uint32_t pair, const char *layer, uint32_t number,
-                    const struct akv_eval_result *result, double sqnr_k, double sqnr_v)
+                    const struct akv_eval_result *result, double sqnr_k, double sqnr_v, double pair_bits)
 {
+    const struct akv_dump *dump = &eval->dump;
+    const double elements = 2.0 * dump->tokens * dump->kv_heads * dump->head_dim;
     const struct akv_eval_variant *k = &eval->k.item[eval->pair[pair].k];
     const struct akv_eval_variant *v = &eval->v.item[eval->pair[pair].v];
     struct akv_value row[COLUMNS] = {
         akv_text(akv_eval_format_name(k)),
         akv_text(akv_eval_format_name(v)),
         akv_text(transform_of(eval, pair)),
-        akv_real(bits(eval, pair)),
+        akv_real(pair_bits),
         layer != NULL ? akv_text(layer) : akv_whole(number),
         akv_real(sqnr_k),
         akv_real(sqnr_v),
@@ -315,6 +339,8 @@ static void add_row(const struct eval *eval, uint32_t pair, const char *layer, u
         akv_real(result->output_error_999),
         akv_real(result->top1),
         akv_real(result->top1 * 100.0),
+        akv_text(k->method != NULL ? k->method->name : NULL),
+        akv_whole((uint64_t)llrint(pair_bits / 8.0 * elements * (layer != NULL ? dump->layers : 1))),
     };
     akv_report_row(eval->report, row);
 }
@@ -324,14 +350,16 @@ static void add_layer(struct eval *eval, uint32_t layer, const struct rows *rows
 {
     for (uint32_t n = 0; n < eval->pairs; n++) {
         double k = rows->sqnr_k[eval->pair[n].k], v = rows->sqnr_v[eval->pair[n].v];
+        const double mean = bits(eval, rows, n);
         eval->sum[n].attention_tv += result[n].attention_tv;
         eval->sum[n].output_error += result[n].output_error;
         eval->sum[n].output_error_999 += result[n].output_error_999;
         eval->sum[n].top1 += result[n].top1;
         eval->sqnr_k[n] += k;
         eval->sqnr_v[n] += v;
+        eval->bits[n] += mean;
         if (eval->layers)
-            add_row(eval, n, NULL, eval->dump.layer[layer], &result[n], k, v);
+            add_row(eval, n, NULL, eval->dump.layer[layer], &result[n], k, v, mean);
     }
 }
 
@@ -405,10 +433,11 @@ static anykv_status draw(const struct eval *eval)
         const struct akv_eval_variant *v = &eval->v.item[eval->pair[n].v];
         struct akv_pareto_point *point = &points[n];
         const char *name = akv_eval_format_name(k);
-        snprintf(point->name, sizeof point->name, "%s%s%s", name, k->kivi != 0 ? "" : "/",
-                 k->kivi != 0 ? "" : akv_eval_format_name(v));
-        point->series = k->kivi != 0 ? "peer" : transform_of(eval, n);
-        point->bits = bits(eval, n);
+        const bool one = k->kivi != 0 || k->method != NULL;
+        snprintf(point->name, sizeof point->name, "%s%s%s", name, one ? "" : "/",
+                 one ? "" : akv_eval_format_name(v));
+        point->series = k->kivi != 0 ? "peer" : k->method != NULL ? "compress" : transform_of(eval, n);
+        point->bits = eval->bits[n] / eval->dump.layers;
         point->attention_tv = eval->sum[n].attention_tv / eval->dump.layers;
         point->output_error = eval->sum[n].output_error / eval->dump.layers;
     }
@@ -438,7 +467,8 @@ static anykv_status all_layers(struct eval *eval)
         mean.output_error *= share;
         mean.output_error_999 *= share;
         mean.top1 *= share;
-        add_row(eval, n, "all", 0, &mean, eval->sqnr_k[n] * share, eval->sqnr_v[n] * share);
+        add_row(eval, n, "all", 0, &mean, eval->sqnr_k[n] * share, eval->sqnr_v[n] * share,
+                eval->bits[n] * share);
     }
     if (status == ANYKV_OK && eval->pareto != NULL)
         status = draw(eval);
@@ -509,9 +539,8 @@ static int run_budget(const char *path, const char *device, uint32_t percent, ui
 
 int akv_tool_eval(int argc, char **argv)
 {
-    static struct akv_text_list formats, transforms, evict, keep;
+    static struct akv_text_list formats, transforms, evict, keep, compress;
     const char *device = "auto", *path = NULL, *calibration = NULL, *pareto = NULL;
-    const char *compress = NULL;
     uint64_t sinks = UNSET, recent = UNSET, budget = 0;
     bool json = false, layers = false, no_search = false;
     const struct akv_cli_option options[] = {
@@ -544,7 +573,9 @@ int akv_tool_eval(int argc, char **argv)
         {"budget", AKV_CLI_U64, &budget, 1, 100, "PERCENT",
          "compare the precision ladder with eviction in a cache of that share\n"
          "of the file's F16 bytes (--sinks and --recent: here 4 and 128)"},
-        {"compress", AKV_CLI_TEXT, &compress, 0, 0, "METHOD", NULL},
+        {"compress", AKV_CLI_TEXT_LIST, &compress, 0, 0, "LIST",
+         "ways of compressing, METHOD[:PARAMETER], beside the formats: bx16 (rows\n"
+         "rounded to BF16, then bit for bit)"},
         AKV_DEVICE_OPTION(device),
         AKV_JSON_OPTION(json),
         {NULL, AKV_CLI_FLAG, NULL, 0, 0, NULL, NULL},
@@ -569,16 +600,17 @@ int akv_tool_eval(int argc, char **argv)
         "rope_base,\n"
         "rope_dim and rope_base_sliding.",
         "anykv eval model.safetensors --formats I8,N4,I8/N4 --sinks 4 --recent 128\n"
+        "anykv eval text.safetensors --formats N4 --compress bx16\n"
         "anykv eval text.safetensors --formats all --calibration model.anykvcal --pareto out.svg",
         options,
         1,
         1};
-    formats.count = transforms.count = evict.count = keep.count = 0;
+    formats.count = transforms.count = evict.count = keep.count = compress.count = 0;
     int go = akv_cli_parse(&cli, argc, argv, &path, NULL);
     if (go != AKV_CLI_GO)
         return go;
-    if (compress != NULL)
-        return akv_cli_wrong("eval", "--compress: this version does not have it");
+    if (compress.count != 0 && (evict.count != 0 || budget != 0))
+        return akv_cli_wrong("eval", "--compress: not with --evict or --budget");
     if (no_search && (evict.count != 0 || budget != 0))
         return akv_cli_wrong("eval", "--no-search: not with --evict or --budget");
     if (evict.count != 0)
@@ -606,6 +638,8 @@ int akv_tool_eval(int argc, char **argv)
     eval->json = json;
     eval->pareto = pareto;
     go = choose(eval, &formats, &transforms, calibration != NULL);
+    if (go == AKV_CLI_GO)
+        go = add_methods(eval, &compress);
     if (go == AKV_CLI_GO) {
         go = run(eval, path, device, calibration);
         anykv_calibration_destroy(eval->calibration);

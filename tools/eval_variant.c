@@ -2,6 +2,7 @@
 /* A side's way through a format: the library's codec there and back, or KIVI. */
 #include "eval_variant.h"
 #include "dump.h"
+#include "eval_compress.h"
 #include "eval_kivi.h"
 #include <inttypes.h>
 
@@ -9,15 +10,10 @@
 
 const char *akv_eval_format_name(const struct akv_eval_variant *variant)
 {
-    return variant->kivi == 0   ? anykv_format_name(variant->format)
-           : variant->kivi == 4 ? "KIVI4"
-                                : "KIVI2";
-}
-
-double akv_eval_format_bits(const struct akv_eval_variant *variant, uint32_t dim)
-{
-    return variant->kivi != 0 ? akv_kivi_bits(variant->kivi)
-                              : anykv_format_bits(variant->format, dim);
+    return variant->method != NULL ? variant->method->name
+           : variant->kivi == 0    ? anykv_format_name(variant->format)
+           : variant->kivi == 4    ? "KIVI4"
+                                   : "KIVI2";
 }
 
 /* ---- the codec ---- */
@@ -74,13 +70,21 @@ static anykv_status through_codec(const struct akv_eval_rows *rows,
 /* ---- a variant ---- */
 
 anykv_status akv_eval_pass(const struct akv_eval_rows *rows, const struct akv_eval_variant *variant,
-                           double **stored_out)
+                           double **stored_out, double *bits_out)
 {
     const size_t count = (size_t)rows->tokens * rows->heads * rows->dim;
     anykv_codec_options options;
     *stored_out = akv_alloc(NULL, count, sizeof **stored_out);
     if (*stored_out == NULL)
         return ANYKV_E_MEMORY;
+    if (variant->method != NULL) {
+        uint64_t bytes = 0;
+        const anykv_status status = akv_eval_compress(rows, variant->method, *stored_out, &bytes);
+        *bits_out = 8.0 * (double)bytes / (double)count;
+        return status;
+    }
+    *bits_out = variant->kivi != 0 ? akv_kivi_bits(variant->kivi)
+                                   : anykv_format_bits(variant->format, rows->dim);
     if (variant->kivi != 0) {
         akv_kivi_pass(rows->exact, rows->tokens, rows->heads, rows->dim, variant->kivi,
                       rows->side == 0, *stored_out);

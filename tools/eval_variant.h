@@ -10,6 +10,7 @@ struct akv_eval_variant {
     anykv_format format;
     uint32_t kivi; /* code bits of KIVI, and then format and transform mean nothing; 0: not KIVI */
     anykv_transform transform;
+    const struct akv_eval_method *method; /* a way of compressing, and then nothing else counts; or NULL */
 };
 /* Rows [tokens][heads][dim] of one layer. */
 struct akv_eval_rows {
@@ -23,12 +24,11 @@ struct akv_eval_rows {
     bool search; /* of scales */
 };
 
-/* "N4", "KIVI4". */
+/* "N4", "KIVI4", "bx16". */
 const char *akv_eval_format_name(const struct akv_eval_variant *variant);
-double akv_eval_format_bits(const struct akv_eval_variant *variant, uint32_t dim);
-/* stored_out receives the rows after the variant; free it in either case.  E_DATA: the variant needs a
- * calibration of this layer. */
+/* stored_out receives the rows after the variant, free it in either case; bits_out: an element's share of
+ * what they take in between.  E_DATA: the variant needs a calibration of this layer. */
 anykv_status akv_eval_pass(const struct akv_eval_rows *rows, const struct akv_eval_variant *variant,
-                           double **stored_out);
+                           double **stored_out, double *bits_out);
 
 #endif
