@@ -35,40 +35,6 @@ static void heading(const struct akv_demo *demo, const char *title, const char *
 
 /* ---- data ---- */
 
-static anykv_status exact_outputs(struct akv_demo *demo, uint32_t index)
-{
-    const struct akv_dump *dump = &demo->dump;
-    const struct akv_dump_layer *raw = &demo->layer[index];
-    size_t rows = (size_t)dump->tokens * dump->kv_heads * dump->head_dim;
-    size_t outputs = (size_t)(dump->tokens - dump->q_first) * dump->q_heads * dump->head_dim;
-    double *k = akv_alloc(NULL, rows, sizeof *k), *v = akv_alloc(NULL, rows, sizeof *v);
-    double *q = akv_alloc(NULL, outputs, sizeof *q);
-    demo->exact[index] = akv_alloc(NULL, outputs, sizeof *q);
-    anykv_status status = ANYKV_E_MEMORY;
-    if (k != NULL && v != NULL && q != NULL && demo->exact[index] != NULL) {
-        akv_rows_to_double(raw->k, raw->k_dtype, rows, k);
-        akv_rows_to_double(raw->v, raw->v_dtype, rows, v);
-        akv_rows_to_double(raw->q, raw->q_dtype, outputs, q);
-        const struct akv_eval_problem problem = {
-            .tokens = dump->tokens,
-            .q_first = dump->q_first,
-            .q_heads = dump->q_heads,
-            .kv_heads = dump->kv_heads,
-            .dim = dump->head_dim,
-            .window = dump->window[index],
-            .scale = dump->scale,
-            .q = q,
-            .k = k,
-            .v = v,
-        };
-        status = akv_eval_attend(&problem, akv_cpu_count(), demo->exact[index]);
-    }
-    akv_free(NULL, k);
-    akv_free(NULL, v);
-    akv_free(NULL, q);
-    return status;
-}
-
 static anykv_status load(struct akv_demo *demo, const char *path)
 {
     anykv_status status = akv_dump_open(&demo->dump, path);
@@ -84,7 +50,7 @@ static anykv_status load(struct akv_demo *demo, const char *path)
     for (uint32_t i = 0; i < demo->dump.layers && status == ANYKV_OK; i++) {
         status = akv_dump_load(&demo->dump, i, &demo->layer[i]);
         if (status == ANYKV_OK)
-            status = exact_outputs(demo, i);
+            status = akv_eval_exact(&demo->dump, i, &demo->layer[i], &demo->exact[i]);
     }
     return status;
 }

@@ -96,39 +96,8 @@ static anykv_status open_way(struct budget *b, struct way *way)
 
 static anykv_status load_layer(struct budget *b, uint32_t l)
 {
-    const struct akv_dump *dump = &b->dump;
-    const size_t kv = (size_t)dump->tokens * dump->kv_heads * dump->head_dim;
-    const size_t outs = (size_t)(dump->tokens - dump->q_first) * dump->q_heads * dump->head_dim;
-    anykv_status status = akv_dump_load(dump, l, &b->rows[l]);
-    if (status)
-        return status;
-    double *q = akv_alloc(NULL, outs, sizeof *q), *k = akv_alloc(NULL, kv, sizeof *k),
-           *v = akv_alloc(NULL, kv, sizeof *v);
-    b->exact[l] = akv_alloc(NULL, outs, sizeof **b->exact);
-    if (q && k && v && b->exact[l]) {
-        akv_rows_to_double(b->rows[l].q, b->rows[l].q_dtype, outs, q);
-        akv_rows_to_double(b->rows[l].k, b->rows[l].k_dtype, kv, k);
-        akv_rows_to_double(b->rows[l].v, b->rows[l].v_dtype, kv, v);
-        const struct akv_eval_problem problem = {
-            .tokens = dump->tokens,
-            .q_first = dump->q_first,
-            .q_heads = dump->q_heads,
-            .kv_heads = dump->kv_heads,
-            .dim = dump->head_dim,
-            .window = dump->window[l],
-            .scale = dump->scale,
-            .q = q,
-            .k = k,
-            .v = v,
-        };
-        status = akv_eval_attend(&problem, akv_cpu_count(), b->exact[l]);
-    } else {
-        status = ANYKV_E_MEMORY;
-    }
-    akv_free(NULL, q);
-    akv_free(NULL, k);
-    akv_free(NULL, v);
-    return status;
+    anykv_status status = akv_dump_load(&b->dump, l, &b->rows[l]);
+    return status ? status : akv_eval_exact(&b->dump, l, &b->rows[l], &b->exact[l]);
 }
 
 /* ---- one step ---- */

@@ -2,7 +2,7 @@
 /* Attention in double precision over exact rows, and over rows that have been through a format. */
 #ifndef AKV_TOOLS_EVAL_REFERENCE_H
 #define AKV_TOOLS_EVAL_REFERENCE_H
-#include "internal.h"
+#include "dump.h"
 
 /* Row-major matrix of one kv head, regrouped so that eight columns lie together: the operand that
  * the reference multiplies with.  For keys the columns are tokens, for values they are dimensions.
@@ -39,6 +39,10 @@ anykv_status akv_eval_compare(const struct akv_eval_problem *problem, uint32_t t
                               struct akv_eval_result *result_out);
 /* Exact outputs alone: out [tokens - q_first][q_heads][dim]. */
 anykv_status akv_eval_attend(const struct akv_eval_problem *problem, uint32_t threads, double *out);
+/* The same for layer `index` of a dump, whose rows `layer` are; *out is the caller's to free, also
+ * after an error. */
+anykv_status akv_eval_exact(const struct akv_dump *dump, uint32_t index,
+                            const struct akv_dump_layer *layer, double **out);
 /* |a - b| / |b|; 0 where both are zero, 1 where only b is. */
 double akv_relative_error(const double *a, const double *b, uint32_t count);
 /* The smallest element that at least `share` of all do not exceed; sorts values. */

@@ -166,6 +166,10 @@ void verify_pool_write(struct verify_pool *pool, uint64_t address, const void *b
                        uint64_t count, bool only_after);
 /* Adds the slabs to a launch. */
 void verify_pool_bind(const struct verify_pool *pool, struct verify_launch *launch);
+/* Compares a launch that makes blocks of kind 1 out of those of kind 0, one by one: span[1] becomes the list
+ * of moves, in two orders for the two shapes; the other arguments are the caller's. */
+void verify_moves(struct verify *v, const struct verify_pool *pool, const struct verify_launch *launch,
+                  uint64_t elements);
 /* Rows [first, first + tokens) of a ROW order tile of n rows as a tile of their own. */
 void verify_slice(void *into, const void *tile, uint32_t format, uint32_t n, uint32_t dim,
                   uint32_t first, uint32_t tokens);

@@ -109,6 +109,29 @@ void verify_pool_bind(const struct verify_pool *pool, struct verify_launch *laun
             (struct verify_span){pool->before[s], pool->after[s], pool->slab_bytes};
 }
 
+void verify_moves(struct verify *v, const struct verify_pool *pool, const struct verify_launch *launch,
+                  uint64_t elements)
+{
+    uint32_t count = pool->count[0];
+    akv_move *moves = verify_alloc(v, (uint64_t)VERIFY_SHAPES * count * sizeof *moves);
+    if (moves) {
+        struct verify_launch shape[VERIFY_SHAPES];
+        for (uint32_t s = 0; s < VERIFY_SHAPES; s++) {
+            akv_move *list = moves + (size_t)s * count;
+            for (uint32_t b = 0; b < count; b++) {
+                uint32_t at = s == 0 ? b : count - 1 - b;
+                list[at].src = akv_block_address(&pool->map, pool->entry[0][b]);
+                list[at].dst = akv_block_address(&pool->map, pool->entry[1][b]);
+            }
+            shape[s] = *launch;
+            shape[s].span[1] = (struct verify_span){list, NULL, count * sizeof *list};
+            verify_pool_bind(pool, &shape[s]);
+        }
+        verify_compare(v, elements, shape);
+    }
+    akv_free(v->context, moves);
+}
+
 void verify_slice(void *into, const void *tile, uint32_t format, uint32_t n, uint32_t dim,
                   uint32_t first, uint32_t tokens)
 {

@@ -132,9 +132,7 @@ static void reencode_case(struct verify *v, struct reencode_case *c, uint64_t el
     struct verify_pool pool;
     uint32_t bytes[2] = {c->src_bytes, c->dst_bytes}, count[2] = {c->blocks, c->blocks};
     uint32_t marked = 0x40000000u, saw = marked;
-    akv_move *moves[VERIFY_SHAPES] = {verify_alloc(v, c->blocks * sizeof(akv_move)),
-                                      verify_alloc(v, c->blocks * sizeof(akv_move))};
-    bool good = verify_pool_create(v, &pool, 2, bytes, count, &seed) && moves[0] && moves[1] &&
+    bool good = verify_pool_create(v, &pool, 2, bytes, count, &seed) &&
                 fill_side(v, c, &pool, 0, verify_mix(seed, 1), &saw) &&
                 fill_side(v, c, &pool, 1, verify_mix(seed, 2), &saw);
     if (good) {
@@ -148,25 +146,11 @@ static void reencode_case(struct verify *v, struct reencode_case *c, uint64_t el
                                       c->tokens,    c->dim[0],    c->dim[1],    c->source[0],
                                       c->source[1], c->format[0], c->format[1], c->flags[0],
                                       c->flags[1]};
-        struct verify_launch shape[VERIFY_SHAPES] = {0};
-        for (uint32_t s = 0; s < VERIFY_SHAPES; s++) {
-            for (uint32_t b = 0; b < c->blocks; b++) {
-                uint32_t at = s == 0 ? b : c->blocks - 1 - b;
-                moves[s][at].src = akv_block_address(&pool.map, pool.entry[0][b]);
-                moves[s][at].dst = akv_block_address(&pool.map, pool.entry[1][b]);
-            }
-            shape[s].params = &params;
-            shape[s].span[0] = (struct verify_span){layers, NULL, c->layers * sizeof layers[0]};
-            shape[s].span[1] = (struct verify_span){moves[s], NULL, c->blocks * sizeof(akv_move)};
-            shape[s].span[2] = (struct verify_span){&marked, &saw, sizeof marked};
-            verify_pool_bind(&pool, &shape[s]);
-            shape[s].explain = explain_reencode;
-            shape[s].user = c;
-        }
-        verify_compare(v, elements, shape);
+        struct verify_launch launch = {.params = &params, .explain = explain_reencode, .user = c};
+        launch.span[0] = (struct verify_span){layers, NULL, c->layers * sizeof layers[0]};
+        launch.span[2] = (struct verify_span){&marked, &saw, sizeof marked};
+        verify_moves(v, &pool, &launch, elements);
     }
-    akv_free(v->context, moves[0]);
-    akv_free(v->context, moves[1]);
     verify_pool_destroy(v, &pool);
 }
 
