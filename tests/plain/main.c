@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Runner of the plain suites: each test in a process of its own, TAP on standard output. */
+/* Runner of the plain suites: each test in a process of its own, TAP on standard output.
+ * --filter 'SUITE/TEST' takes a shell pattern, as Criterion does. */
 #include "criterion/criterion.h"
+#include <fnmatch.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -79,9 +81,10 @@ int main(int argc, char **argv)
     for (struct plain_test *test = tests; test; test = test->next) {
         char name[256];
         int status = -1;
-        snprintf(name, sizeof name, "%s::%s", test->suite, test->name);
-        if (filter && !strstr(name, filter))
+        snprintf(name, sizeof name, "%s/%s", test->suite, test->name);
+        if (filter && fnmatch(filter, name, 0) != 0)
             continue;
+        snprintf(name, sizeof name, "%s::%s", test->suite, test->name);
         fflush(stdout);
         pid_t child = test->disabled ? 0 : fork();
         if (child == 0 && !test->disabled)
