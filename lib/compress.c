@@ -1,27 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Compression of rows: a header of 64 bytes, then the body that the kernels of the method make.
- *
- * The header, little-endian: "AKVC", u32 method, dtype, tokens, heads, head_dim, escapes, check; u64 bytes
- * of all; the table; 8 zeros.  check: sum of mix(word j, j) of lib/kernel/bx16.h over the other words. */
+/* Compression of rows: a header of 64 bytes, then the body that the kernels of the method make. */
+#include "compress.h"
 #include "kernel/bx16.h"
 #include "objects.h"
 
-struct header {
-    char magic[4];
-    uint32_t method, dtype, tokens, heads, dim, escapes, check;
-    uint64_t bytes;
-    uint32_t table[4];
-    uint64_t zero;
-};
-_Static_assert(sizeof(struct header) == ANYKV_COMPRESS_HEADER, "the header is what the format says");
-
-static uint32_t header_check(const struct header *header)
+uint32_t akv_compress_check(const struct akv_compress_header *header)
 {
     uint32_t word[ANYKV_COMPRESS_HEADER / 4], sum = 0;
     memcpy(word, header, sizeof word);
     for (uint32_t j = 0; j < sizeof word / sizeof word[0]; j++)
-        sum += j == offsetof(struct header, check) / 4 ? 0 : akv_bx16_mix(word[j], j);
+        sum += j == offsetof(struct akv_compress_header, check) / 4 ? 0 : akv_bx16_mix(word[j], j);
     return sum;
+}
+
+anykv_status akv_compress_header_read(anykv_context *context, const void *packed, uint64_t bytes,
+                                      struct akv_compress_header *header)
+{
+    if (bytes < sizeof *header)
+        return akv_fail(context, ANYKV_E_DATA, "compressed rows: %llu bytes, the header has %u",
+                        (unsigned long long)bytes, ANYKV_COMPRESS_HEADER);
+    memcpy(header, packed, sizeof *header);
+    if (memcmp(header->magic, "AKVC", 4) != 0)
+        return akv_fail(context, ANYKV_E_DATA, "compressed rows: they do not begin with AKVC");
+    if (header->check != akv_compress_check(header))
+        return akv_fail(context, ANYKV_E_DATA, "compressed rows: the header is damaged");
+    return ANYKV_OK;
 }
 
 static anykv_status check_shape(anykv_context *context, anykv_compression method, anykv_dtype dtype,
@@ -181,10 +184,10 @@ static anykv_status encode(struct job *job, uint8_t *packed, uint64_t bytes)
     anykv_status finished = akv_device_finish(job->device);
     if (status || finished)
         return status ? status : finished;
-    struct header header = {{'A', 'K', 'V', 'C'}, ANYKV_COMPRESS_BX16, ANYKV_BF16, job->tokens, job->heads,
+    struct akv_compress_header header = {{'A', 'K', 'V', 'C'}, ANYKV_COMPRESS_BX16, ANYKV_BF16, job->tokens, job->heads,
                             job->dim, job->params.escapes, 0, bytes, {0}, 0};
     memcpy(header.table, job->params.table, sizeof header.table);
-    header.check = header_check(&header);
+    header.check = akv_compress_check(&header);
     memcpy(packed, &header, sizeof header);
     return ANYKV_OK;
 }
@@ -225,17 +228,13 @@ anykv_status anykv_compress(anykv_device *device, anykv_compression method, cons
 
 /* ---- decompress ---- */
 
-static anykv_status read_header(anykv_context *context, const void *packed, uint64_t bytes, struct header *header)
+static anykv_status read_header(anykv_context *context, const void *packed, uint64_t bytes,
+                                struct akv_compress_header *header)
 {
     uint32_t elements;
-    if (bytes < sizeof *header)
-        return akv_fail(context, ANYKV_E_DATA, "compressed rows: %llu bytes, the header has %u",
-                        (unsigned long long)bytes, ANYKV_COMPRESS_HEADER);
-    memcpy(header, packed, sizeof *header);
-    if (memcmp(header->magic, "AKVC", 4) != 0)
-        return akv_fail(context, ANYKV_E_DATA, "compressed rows: they do not begin with AKVC");
-    if (header->check != header_check(header))
-        return akv_fail(context, ANYKV_E_DATA, "compressed rows: the header is damaged");
+    anykv_status status = akv_compress_header_read(context, packed, bytes, header);
+    if (status)
+        return status;
     if (header->method > INT32_MAX || header->dtype > INT32_MAX || header->zero != 0 ||
         check_shape(context, (anykv_compression)header->method, (anykv_dtype)header->dtype, header->tokens,
                     header->heads, header->dim, &elements) != ANYKV_OK)
@@ -259,7 +258,7 @@ anykv_status anykv_compressed_shape(const void *packed, uint64_t bytes, anykv_co
                                     anykv_dtype *dtype_out, uint32_t *tokens_out, uint32_t *heads_out,
                                     uint32_t *head_dim_out)
 {
-    struct header header;
+    struct akv_compress_header header;
     if (!packed || !method_out || !dtype_out || !tokens_out || !heads_out || !head_dim_out)
         return akv_fail(NULL, ANYKV_E_ARG, "%s: NULL", packed ? "an output" : "packed");
     anykv_status status = read_header(NULL, packed, bytes, &header);
@@ -305,7 +304,7 @@ static anykv_status decode(struct job *job, const uint8_t *body)
 anykv_status anykv_decompress(anykv_device *device, const void *packed, uint64_t bytes,
                               const anykv_view *rows, uint32_t tokens, uint32_t heads, uint32_t head_dim)
 {
-    struct header header;
+    struct akv_compress_header header;
     if (!device || !packed || !rows)
         return akv_fail(device ? device->context : NULL, ANYKV_E_ARG, "%s: NULL",
                         !device   ? "device"
