@@ -99,12 +99,20 @@ void akv_cache_release(anykv_cache *cache, uint32_t id)
         akv_cache_settle(cache, id);
 }
 
+void akv_cache_show(anykv_cache *cache, uint32_t id)
+{
+    const struct akv_block *block = akv_pool_block(&cache->pool, id);
+    if (block->node != AKV_NO_ID)
+        akv_find_show(&cache->prefix.find, block->node, block->group, akv_block_kind(block));
+}
+
 void akv_node_give(anykv_cache *cache, uint32_t node, uint32_t group, uint32_t id)
 {
     struct akv_block *block = akv_pool_block(&cache->pool, id);
     assert(block->node == AKV_NO_ID && akv_prefix_blocks(&cache->prefix, node)[group] == AKV_NO_ID);
     block->node = node;
     akv_prefix_blocks(&cache->prefix, node)[group] = id;
+    akv_cache_show(cache, id);
     akv_cache_acquire(cache, id);
 }
 
@@ -117,6 +125,7 @@ void akv_node_take(anykv_cache *cache, uint32_t node, uint32_t group)
     struct akv_block *block = akv_pool_block(&cache->pool, id);
     unloose(cache, block);
     akv_pool_set_idle(&cache->pool, id, false);
+    akv_find_show(&cache->prefix.find, node, group, AKV_KIND_NONE);
     block->node = AKV_NO_ID;
     blocks[group] = AKV_NO_ID;
     akv_pool_release(&cache->pool, id);

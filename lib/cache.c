@@ -10,7 +10,9 @@ void akv_explain(anykv_cache *cache, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
+    akv_mutex_lock(&cache->reason_lock);
     vsnprintf(cache->reason, sizeof cache->reason, format, arguments);
+    akv_mutex_unlock(&cache->reason_lock);
     va_end(arguments);
 }
 
@@ -295,6 +297,9 @@ anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout
     status = akv_mutex_init(context, &cache->lock);
     if (status)
         goto destroy_io;
+    status = akv_mutex_init(context, &cache->reason_lock);
+    if (status)
+        goto destroy_lock;
     status = make_parts(cache);
     if (status) {
         anykv_cache_destroy(cache);
@@ -302,6 +307,8 @@ anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout
     }
     *cache_out = cache;
     return ANYKV_OK;
+destroy_lock:
+    akv_mutex_destroy(&cache->lock);
 destroy_io:
     akv_mutex_destroy(&cache->io);
 free_layout:
@@ -335,6 +342,7 @@ void anykv_cache_destroy(anykv_cache *cache)
     akv_events_finish(&cache->events, cache->context);
     akv_prefix_finish(&cache->prefix);
     akv_free(cache->context, cache->need);
+    akv_mutex_destroy(&cache->reason_lock);
     akv_mutex_destroy(&cache->lock);
     akv_mutex_destroy(&cache->io);
     anykv_layout_destroy(cache->layout);

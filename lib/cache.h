@@ -8,7 +8,9 @@
  * take bad rows for good ones. lock  everything else in the cache: pool, prefix index, lists,
  * counters, the sequences' tables and the lists of moves on the device.  Kernels that name pool
  * blocks are enqueued under it, so that the queue sees relocations and reads in one order.  Never
- * held while waiting. */
+ * held while waiting.
+ *
+ * Lookups take none of them (find.h); matches take `lock` once, after theirs. */
 #ifndef AKV_CACHE_H
 #define AKV_CACHE_H
 #include "events.h"
@@ -129,6 +131,13 @@ struct anykv_step {
     uint8_t *image;            /* the descriptors as put on the device */
 };
 
+/* Lookups are counted without the lock, by threads in turn at different places. */
+#define AKV_COUNTERS 16u
+struct akv_lookups {
+    atomic_uint_fast64_t calls, tokens, hit_tokens, precision_misses; /* relaxed */
+    char apart[128 - 4 * sizeof(atomic_uint_fast64_t)];
+};
+
 struct anykv_cache {
     anykv_context *context;
     anykv_device *device;
@@ -162,6 +171,8 @@ struct anykv_cache {
     uint32_t saw_read;           /* io's: where the device's flags arrive */
     bool sealed_since_wait;
     anykv_stats count; /* the counters among its fields */
+    struct akv_lookups lookups[AKV_COUNTERS];
+    akv_mutex reason_lock; /* a leaf */
     char reason[256];
 };
 
@@ -207,6 +218,8 @@ static inline struct akv_span akv_maps_span(const anykv_cache *cache)
                : none;
 }
 AKV_PRINTF(2, 3) void akv_explain(anykv_cache *cache, const char *format, ...);
+/* The sums of the lookups' counters, added to those of `stats`. */
+void akv_lookups_count(const anykv_cache *cache, anykv_stats *stats);
 
 /* ---- call.c: what a call did; under lock ---- */
 struct akv_call {
@@ -216,6 +229,10 @@ struct akv_call {
 };
 void akv_call_begin(const anykv_cache *cache, struct akv_call *call, const char *name);
 void akv_call_end(const anykv_cache *cache, const struct akv_call *call, anykv_status status);
+/* Adds to the last call what it looked up. */
+void akv_call_matched(uint64_t asked, uint64_t matched);
+/* akv_call_end of a call that takes no lock and changes nothing. */
+void akv_call_looked(const char *name, uint64_t start_ns, uint64_t asked, uint64_t matched);
 
 /* An event about a node's block; under lock. */
 void akv_cache_event(anykv_cache *cache, anykv_block_event_type type, uint32_t node,
@@ -258,6 +275,8 @@ void akv_cache_acquire(anykv_cache *cache, uint32_t block);
 void akv_cache_release(anykv_cache *cache, uint32_t block);
 /* Recomputes whether a block can be evicted. */
 void akv_cache_settle(anykv_cache *cache, uint32_t block);
+/* After a change of a block's kind: tells those who look without the lock. */
+void akv_cache_show(anykv_cache *cache, uint32_t block);
 /* Puts a sequence's block under a node, or takes a node's block away. */
 void akv_node_give(anykv_cache *cache, uint32_t node, uint32_t group, uint32_t block);
 void akv_node_take(anykv_cache *cache, uint32_t node, uint32_t group);

@@ -19,8 +19,6 @@ void akv_call_end(const anykv_cache *cache, const struct akv_call *call, anykv_s
     last.call = call->name;
     last.status = status;
     last.duration_ns = akv_now_ns() - call->start_ns;
-    last.tokens_asked = now->lookup_tokens - before->lookup_tokens;
-    last.tokens_matched = now->hit_tokens - before->hit_tokens;
     last.blocks_reused = now->blocks_reused - before->blocks_reused;
     last.blocks_new = now->blocks_new - before->blocks_new;
     last.bytes_new = now->bytes_new - before->bytes_new;
@@ -31,6 +29,22 @@ void akv_call_end(const anykv_cache *cache, const struct akv_call *call, anykv_s
     last.blocks_lowered = now->blocks_lowered - before->blocks_lowered;
     last.bytes_lowered = now->lowered_bytes - before->lowered_bytes;
     last.blocks_moved = now->blocks_moved - before->blocks_moved;
+}
+
+void akv_call_matched(uint64_t asked, uint64_t matched)
+{
+    last.tokens_asked = asked;
+    last.tokens_matched = matched;
+}
+
+void akv_call_looked(const char *name, uint64_t start_ns, uint64_t asked, uint64_t matched)
+{
+    memset(&last, 0, sizeof last);
+    last.size = sizeof last;
+    last.call = name;
+    last.status = ANYKV_OK;
+    last.duration_ns = akv_now_ns() - start_ns;
+    akv_call_matched(asked, matched);
 }
 
 anykv_status anykv_call_info_last(anykv_call_info *info_out)

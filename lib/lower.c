@@ -121,6 +121,7 @@ static void commit(anykv_cache *cache, uint32_t kind, uint32_t count)
         const bool idle = block->idle;
         akv_pool_set_idle(pool, id, false);
         akv_pool_swap(pool, id, cache->move_to[i]);
+        akv_cache_show(cache, id);
         akv_pool_release(pool, cache->move_to[i]);
         akv_pool_set_idle(pool, id, idle);
         if (block->epoch < epoch)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prefix index: chain keys, open addressing, the tree's counts. */
+/* Prefix index: chain keys, the tree's counts. */
 #include "prefix.h"
 
 #define FIRST_NODES 64u
@@ -45,80 +45,7 @@ akv_digest akv_prefix_key_of(uint64_t id)
     return key;
 }
 
-/* ---- slots ---- */
-
-static uint32_t slot_of(const akv_digest *key)
-{
-    uint32_t word;
-    memcpy(&word, key->byte, sizeof word);
-    return word;
-}
-
-static uint32_t tag_of(const akv_digest *key)
-{
-    uint32_t word;
-    memcpy(&word, key->byte + 4, sizeof word);
-    return word;
-}
-
-static void place_slot(struct akv_prefix_slot *slots, uint32_t mask, const akv_digest *key,
-                       uint32_t node)
-{
-    uint32_t at = slot_of(key) & mask;
-    while (slots[at].node != AKV_NO_ID)
-        at = (at + 1) & mask;
-    slots[at] = (struct akv_prefix_slot){tag_of(key), node};
-}
-
-static uint32_t find_slot(const struct akv_prefix *prefix, const akv_digest *key)
-{
-    const uint32_t tag = tag_of(key);
-    uint32_t at = slot_of(key) & prefix->slot_mask;
-    for (; prefix->slots[at].node != AKV_NO_ID; at = (at + 1) & prefix->slot_mask)
-        if (prefix->slots[at].tag == tag &&
-            memcmp(&prefix->nodes[prefix->slots[at].node].key, key, sizeof *key) == 0)
-            return at;
-    return AKV_NO_ID;
-}
-
-/* Empties a slot and moves later ones of the run forward, so that no tombstones are needed. */
-static void clear_slot(struct akv_prefix *prefix, uint32_t hole)
-{
-    const uint32_t mask = prefix->slot_mask;
-    for (uint32_t at = (hole + 1) & mask; prefix->slots[at].node != AKV_NO_ID;
-         at = (at + 1) & mask) {
-        const uint32_t home = slot_of(&prefix->nodes[prefix->slots[at].node].key) & mask;
-        if (((at - home) & mask) < ((at - hole) & mask))
-            continue; /* its home lies behind the hole */
-        prefix->slots[hole] = prefix->slots[at];
-        hole = at;
-    }
-    prefix->slots[hole].node = AKV_NO_ID;
-}
-
 /* ---- memory ---- */
-
-static anykv_status grow_slots(struct akv_prefix *prefix, uint32_t nodes)
-{
-    uint32_t size = prefix->slots ? prefix->slot_mask + 1 : FIRST_NODES * 2;
-    while (size < 0x80000000u && size / 2 < nodes)
-        size *= 2;
-    if (prefix->slots && size == prefix->slot_mask + 1)
-        return ANYKV_OK;
-    struct akv_prefix_slot *slots = akv_alloc(prefix->context, size, sizeof *slots);
-    if (!slots)
-        return ANYKV_E_MEMORY;
-    for (uint32_t i = 0; i < size; i++)
-        slots[i].node = AKV_NO_ID;
-    for (uint32_t i = 0; prefix->slots && i <= prefix->slot_mask; i++)
-        if (prefix->slots[i].node != AKV_NO_ID)
-            place_slot(slots, size - 1, &prefix->nodes[prefix->slots[i].node].key,
-                       prefix->slots[i].node);
-    akv_free(prefix->context, prefix->slots);
-    prefix->slots = slots;
-    prefix->slot_mask = size - 1;
-    return ANYKV_OK;
-}
 
 anykv_status akv_prefix_reserve(struct akv_prefix *prefix, uint32_t more)
 {
@@ -126,7 +53,7 @@ anykv_status akv_prefix_reserve(struct akv_prefix *prefix, uint32_t more)
     if (more > 0x3FFFFFFFu - prefix->count)
         return akv_fail(context, ANYKV_E_MEMORY, "prefix index: more than 2^30 blocks");
     const uint32_t need = prefix->count + more, old = prefix->capacity;
-    anykv_status status = grow_slots(prefix, need);
+    anykv_status status = akv_find_reserve(&prefix->find, need);
     if (status || need <= old)
         return status;
     uint32_t capacity = old ? old : FIRST_NODES;
@@ -161,7 +88,8 @@ anykv_status akv_prefix_init(struct akv_prefix *prefix, anykv_context *context, 
 {
     memset(prefix, 0, sizeof *prefix);
     prefix->context = context;
-    prefix->groups = groups;
+    prefix->groups = prefix->find.groups = groups;
+    prefix->find.context = context;
     prefix->free_node = AKV_NO_ID;
     anykv_status status = akv_evict_init(&prefix->evict, context, policy);
     if (!status)
@@ -175,10 +103,9 @@ void akv_prefix_finish(struct akv_prefix *prefix)
 {
     akv_free(prefix->context, prefix->nodes);
     akv_free(prefix->context, prefix->blocks);
-    akv_free(prefix->context, prefix->slots);
+    akv_find_finish(&prefix->find);
     prefix->nodes = NULL;
     prefix->blocks = NULL;
-    prefix->slots = NULL;
     prefix->capacity = prefix->count = 0;
     akv_evict_finish(&prefix->evict);
     akv_terms_finish(&prefix->terms);
@@ -263,17 +190,9 @@ void akv_prefix_unpin(struct akv_prefix *prefix, uint32_t node)
         became_idle(prefix, node);
 }
 
-/* Eight bytes of the key, for ghosts and samples. */
-static uint64_t tag64(const struct akv_prefix *prefix, uint32_t node)
-{
-    uint64_t tag;
-    memcpy(&tag, prefix->nodes[node].key.byte, sizeof tag);
-    return tag;
-}
-
 void akv_prefix_touch(struct akv_prefix *prefix, uint32_t node)
 {
-    akv_evict_touch(&prefix->evict, node, tag64(prefix, node));
+    akv_evict_touch(&prefix->evict, node, akv_find_tag(&prefix->find, node));
 }
 
 void akv_prefix_renew(struct akv_prefix *prefix, uint32_t node)
@@ -283,7 +202,7 @@ void akv_prefix_renew(struct akv_prefix *prefix, uint32_t node)
 
 void akv_prefix_end(struct akv_prefix *prefix, uint32_t node)
 {
-    akv_evict_end(&prefix->evict, prefix->evict.entry[node].part, tag64(prefix, node));
+    akv_evict_end(&prefix->evict, prefix->evict.entry[node].part, akv_find_tag(&prefix->find, node));
 }
 
 void akv_prefix_request(struct akv_prefix *prefix, const uint32_t *nodes, uint32_t count)
@@ -396,8 +315,9 @@ uint32_t akv_prefix_victim(struct akv_prefix *prefix)
     akv_prefix_clock(prefix, prefix->evict.now);
     const uint32_t node = akv_evict_victim(&prefix->evict, prefix->spared);
     if (node != AKV_NO_ID) { /* its removal needs all of these */
-        akv_evict_prefetch(&prefix->evict, node, tag64(prefix, node));
-        akv_prefix_prefetch(prefix, &prefix->nodes[node].key);
+        akv_evict_prefetch(&prefix->evict, node, akv_find_tag(&prefix->find, node));
+        const akv_digest key = akv_find_key(&prefix->find, node);
+        akv_find_prefetch(&prefix->find, &key);
     }
     return node;
 }
@@ -406,18 +326,7 @@ uint32_t akv_prefix_victim(struct akv_prefix *prefix)
 
 uint32_t akv_prefix_find(const struct akv_prefix *prefix, const akv_digest *key)
 {
-    const uint32_t at = find_slot(prefix, key);
-    return at == AKV_NO_ID ? AKV_NO_ID : prefix->slots[at].node;
-}
-
-void akv_prefix_prefetch(const struct akv_prefix *prefix, const akv_digest *key)
-{
-#if defined(__GNUC__)
-    __builtin_prefetch(&prefix->slots[slot_of(key) & prefix->slot_mask]);
-#else
-    (void)prefix;
-    (void)key;
-#endif
+    return akv_find_node(&prefix->find, key);
 }
 
 uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uint32_t parent,
@@ -427,16 +336,15 @@ uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uin
         return AKV_NO_ID;
     const uint32_t node = prefix->free_node;
     struct akv_node *n = &prefix->nodes[node];
-    assert(!n->used && find_slot(prefix, key) == AKV_NO_ID);
+    assert(!n->used);
     prefix->free_node = n->parent;
     memset(n, 0, sizeof *n);
-    n->key = *key;
     n->parent = parent;
     n->used = true;
     n->users = 1;
     for (uint32_t g = 0; g < prefix->groups; g++)
         akv_prefix_blocks(prefix, node)[g] = AKV_NO_ID;
-    place_slot(prefix->slots, prefix->slot_mask, key, node);
+    akv_find_add(&prefix->find, key, node);
     prefix->count++;
     if (parent != AKV_NO_ID) {
         struct akv_node *p = &prefix->nodes[parent];
@@ -446,7 +354,7 @@ uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uin
             p->fan_out++;
         akv_evict_fan_out(&prefix->evict, parent, p->fan_out);
     }
-    akv_evict_born(&prefix->evict, node, part, tag64(prefix, node), partial);
+    akv_evict_born(&prefix->evict, node, part, akv_find_tag(&prefix->find, node), partial);
     became_busy(prefix, node);
     if (parent != AKV_NO_ID)
         update_candidate(prefix, parent);
@@ -457,9 +365,7 @@ void akv_prefix_withdraw(struct akv_prefix *prefix, uint32_t node)
 {
     if (prefix->nodes[node].withdrawn)
         return;
-    const uint32_t at = find_slot(prefix, &prefix->nodes[node].key);
-    assert(at != AKV_NO_ID);
-    clear_slot(prefix, at);
+    akv_find_remove(&prefix->find, node);
     prefix->nodes[node].withdrawn = true;
 }
 
@@ -467,7 +373,7 @@ void akv_prefix_remove(struct akv_prefix *prefix, uint32_t node)
 {
     struct akv_node *n = &prefix->nodes[node];
     assert(n->used && n->children == 0 && !akv_prefix_busy(prefix, node));
-    akv_evict_gone(&prefix->evict, node, tag64(prefix, node), !n->withdrawn);
+    akv_evict_gone(&prefix->evict, node, akv_find_tag(&prefix->find, node), !n->withdrawn);
     for (uint32_t kind = 0; kind < AKV_TERM_KINDS; kind++)
         akv_terms_set(&prefix->terms, node, (enum akv_term_kind)kind, 0.0);
     akv_prefix_withdraw(prefix, node);

@@ -18,13 +18,13 @@
  * policy's candidates are the idle nodes without children: leaves go before their parents, and
  * every idle node can be reached by evicting idle nodes only.
  *
- * Not thread-safe: the owner locks. */
+ * Not thread-safe: the owner locks; only akv_find_prefetch and akv_find_peek need no lock. */
 #ifndef AKV_PREFIX_H
 #define AKV_PREFIX_H
+#include "find.h"
 #include "term.h"
 
 struct akv_node {
-    akv_digest key;
     uint32_t parent;   /* AKV_NO_ID: first block of a chain; next free node while unused */
     uint32_t children; /* in the index now */
     uint32_t depth;    /* 0: first block of a chain */
@@ -36,19 +36,13 @@ struct akv_node {
     bool withdrawn; /* no longer found by its key */
 };
 
-struct akv_prefix_slot {
-    uint32_t tag;  /* part of the key's hash */
-    uint32_t node; /* AKV_NO_ID: empty */
-};
-
 struct akv_prefix {
     anykv_context *context;
     uint32_t groups;
     struct akv_node *nodes; /* [capacity] */
     uint32_t *blocks;       /* [capacity * groups] */
     uint32_t capacity, count, free_node;
-    struct akv_prefix_slot *slots; /* [slot_mask + 1], open addressing, at most half full */
-    uint32_t slot_mask;
+    struct akv_find find; /* keys, and which node has one */
     struct akv_evict evict;
     struct akv_terms terms;
     uint64_t spared; /* bit p: no victims from part p */
@@ -75,8 +69,6 @@ akv_digest akv_prefix_key_of(uint64_t id);
 /* ---- lookup and change ---- */
 uint32_t akv_prefix_find(const struct akv_prefix *prefix,
                          const akv_digest *key); /* AKV_NO_ID: a miss */
-/* Starts the memory access that find will need. */
-void akv_prefix_prefetch(const struct akv_prefix *prefix, const akv_digest *key);
 /* New node below parent (AKV_NO_ID: a first block), with no blocks, held once, not yet touched; it
  * belongs to a part of the policy.  The key must not be in the index.  Allocates unless reserved:
  * AKV_NO_ID means E_MEMORY (detail recorded). */

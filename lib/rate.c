@@ -17,7 +17,8 @@ static void describe(const anykv_cache *cache, uint32_t node, anykv_candidate *c
     const struct akv_evict *evict = &cache->prefix.evict;
     const struct akv_node *n = &cache->prefix.nodes[node];
     memset(candidate, 0, sizeof *candidate);
-    memcpy(candidate->key, n->key.byte, sizeof candidate->key);
+    const akv_digest key = akv_find_key(&cache->prefix.find, node);
+    memcpy(candidate->key, key.byte, sizeof candidate->key);
     for (uint32_t g = 0; g < cache->layout->group_count; g++) {
         const uint32_t id = akv_prefix_blocks(&cache->prefix, node)[g];
         if (id != AKV_NO_ID)

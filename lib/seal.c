@@ -53,6 +53,7 @@ static anykv_status flush(anykv_cache *cache, uint32_t group, uint32_t count)
         struct akv_block *block = akv_pool_block(&cache->pool, cache->move_from[i]);
         block->epoch = epoch;
         akv_pool_swap(&cache->pool, cache->move_from[i], cache->move_to[i]);
+        akv_cache_show(cache, cache->move_from[i]);
         akv_pool_release(&cache->pool, cache->move_to[i]);
     }
     cache->count.blocks_sealed += count;

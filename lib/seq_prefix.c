@@ -9,7 +9,7 @@
  */
 #include "seq.h"
 
-#define BATCH 32u /* keys computed before the lock is taken */
+#define BATCH 32u /* keys whose slots are asked for from memory together */
 
 /* Walks a chain of keys; `runs[g]` counts the blocks of group g that are held without a gap up to
  * here. */
@@ -20,22 +20,20 @@ struct walk {
     uint32_t found;  /* nodes found in a row */
     uint32_t best;   /* longest length in blocks at which every group is served */
     akv_digest key;
-    uint32_t rungs;     /* accepted below the layout's formats */
-    bool too_low;       /* a block was there, at less */
+    uint32_t rungs; /* accepted below the layout's formats */
+    bool too_low;   /* a block was there, at less */
     uint32_t runs[AKV_MAX_LAYERS];
 };
 
-/* Takes one found node in; false: the chain ends here. */
-static bool extend(struct walk *walk, uint32_t node)
+/* Takes one found node in, whose blocks are of these kinds; false: the chain ends here. */
+static bool extend(struct walk *walk, const uint8_t *kinds)
 {
     const anykv_cache *cache = walk->cache;
-    const uint32_t *blocks = akv_prefix_blocks(&cache->prefix, node);
     const uint32_t count = walk->found + 1, length = count * akv_block_tokens(cache);
     bool served = true;
     for (uint32_t g = 0; g < cache->layout->group_count; g++) {
-        bool held = blocks[g] != AKV_NO_ID;
-        if (held && akv_block_kind(akv_pool_block(&cache->pool, blocks[g])) >
-                        AKV_KIND_SEALED + walk->rungs) {
+        bool held = kinds[g] != AKV_KIND_NONE;
+        if (held && kinds[g] > AKV_KIND_SEALED + walk->rungs) {
             held = false;
             walk->too_low = true;
         }
@@ -51,12 +49,24 @@ static bool extend(struct walk *walk, uint32_t node)
     return true;
 }
 
-/* Looks the chain up; with seq, holds every node found and lists it there.  Takes the lock in
- * turns. */
+/* One key, without the lock unless changes come in between all the time. */
+static void look(anykv_cache *cache, const akv_digest *key, struct akv_found *found, uint8_t *kinds)
+{
+    struct akv_find *find = &cache->prefix.find;
+    if (akv_find_peek(find, key, found, kinds))
+        return;
+    akv_mutex_lock(&cache->lock);
+    (void)akv_find_peek(find, key, found, kinds); /* nothing changes now */
+    akv_mutex_unlock(&cache->lock);
+}
+
+/* Looks the chain up, without the lock; with seq, lists there what was found: its nodes and, where
+ * its tokens will stand, their births. */
 static void run_walk(struct walk *walk, anykv_seq *seq)
 {
     anykv_cache *cache = walk->cache;
     const uint32_t size = akv_block_tokens(cache);
+    uint8_t kinds[AKV_MAX_LAYERS];
     bool more = true;
     while (more && walk->found < walk->blocks) {
         akv_digest keys[BATCH];
@@ -65,19 +75,36 @@ static void run_walk(struct walk *walk, anykv_seq *seq)
             walk->key =
                 akv_prefix_key(&walk->key, walk->tokens + (size_t)(walk->found + i) * size, size);
             keys[i] = walk->key;
+            akv_find_prefetch(&cache->prefix.find, &keys[i]);
         }
-        akv_mutex_lock(&cache->lock);
-        for (uint32_t i = 0; i < count; i++)
-            akv_prefix_prefetch(&cache->prefix, &keys[i]);
         for (uint32_t i = 0; i < count && more; i++) {
-            const uint32_t node = akv_prefix_find(&cache->prefix, &keys[i]);
-            more = node != AKV_NO_ID && extend(walk, node);
+            struct akv_found found;
+            look(cache, &keys[i], &found, kinds);
+            more = found.node != AKV_NO_ID && extend(walk, kinds);
             if (more && seq) {
-                akv_prefix_hold(&cache->prefix, node);
-                seq->nodes[seq->node_count++] = node;
+                seq->nodes[walk->found - 1] = found.node;
+                seq->tokens[walk->found - 1] = found.birth;
             }
         }
-        akv_mutex_unlock(&cache->lock);
+    }
+}
+
+/* Under lock: what of the listed nodes is still there, with blocks as they are now. */
+static void check_walk(struct walk *walk, const anykv_seq *seq)
+{
+    const struct akv_find *find = &walk->cache->prefix.find;
+    const uint32_t found = walk->found;
+    uint8_t kinds[AKV_MAX_LAYERS];
+    memset(walk->runs, 0, walk->cache->layout->group_count * sizeof walk->runs[0]);
+    walk->found = walk->best = 0;
+    for (uint32_t i = 0; i < found; i++) {
+        const uint32_t node = seq->nodes[i];
+        if (akv_find_birth(find, node) != seq->tokens[i])
+            return;
+        for (uint32_t g = 0; g < walk->cache->layout->group_count; g++)
+            kinds[g] = akv_find_kinds(find, node)[g];
+        if (!extend(walk, kinds))
+            return;
     }
 }
 
@@ -104,20 +131,38 @@ static void start_walk(struct walk *walk, anykv_cache *cache, const akv_digest *
     memset(walk->runs, 0, cache->layout->group_count * sizeof walk->runs[0]);
 }
 
-/* Under lock. */
 static void count_lookup(struct walk *walk, uint64_t count)
 {
+    static atomic_uint threads;
+    static _Thread_local uint32_t place = UINT32_MAX;
     anykv_cache *cache = walk->cache;
-    const uint32_t size = akv_block_tokens(cache);
-    cache->count.lookups++;
-    cache->count.lookup_tokens += count;
-    cache->count.hit_tokens += (uint64_t)walk->best * size;
-    cache->count.precision_misses += walk->best < walk->blocks && walk->too_low;
-    if (walk->best < walk->blocks)
+    if (place == UINT32_MAX)
+        place = atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed) % AKV_COUNTERS;
+    struct akv_lookups *lookups = &cache->lookups[place];
+    const uint64_t hit = (uint64_t)walk->best * akv_block_tokens(cache);
+    const bool missed = walk->best < walk->blocks;
+    atomic_fetch_add_explicit(&lookups->calls, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&lookups->tokens, count, memory_order_relaxed);
+    atomic_fetch_add_explicit(&lookups->hit_tokens, hit, memory_order_relaxed);
+    if (missed && walk->too_low)
+        atomic_fetch_add_explicit(&lookups->precision_misses, 1, memory_order_relaxed);
+    if (missed)
         akv_explain(cache, "missed block %u of %u: %s", walk->best, walk->blocks,
                     walk->too_low ? "its precision was lowered below what the sequence accepts"
                     : walk->found > walk->best ? "the window's blocks before it are gone"
                                                : "no block of that key and identity");
+}
+
+void akv_lookups_count(const anykv_cache *cache, anykv_stats *stats)
+{
+    for (uint32_t i = 0; i < AKV_COUNTERS; i++) {
+        const struct akv_lookups *lookups = &cache->lookups[i];
+        stats->lookups += atomic_load_explicit(&lookups->calls, memory_order_relaxed);
+        stats->lookup_tokens += atomic_load_explicit(&lookups->tokens, memory_order_relaxed);
+        stats->hit_tokens += atomic_load_explicit(&lookups->hit_tokens, memory_order_relaxed);
+        stats->precision_misses +=
+            atomic_load_explicit(&lookups->precision_misses, memory_order_relaxed);
+    }
 }
 
 anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t count,
@@ -149,14 +194,9 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
     akv_mutex_lock(&cache->lock);
     struct akv_call call;
     akv_call_begin(cache, &call, "anykv_seq_match");
-    /* Between two turns of the lock blocks may have gone, or been lost; held nodes stay. */
-    memset(walk.runs, 0, cache->layout->group_count * sizeof walk.runs[0]);
-    const uint32_t found = walk.found;
-    walk.found = walk.best = 0;
-    while (walk.found < found && !cache->prefix.nodes[seq->nodes[walk.found]].withdrawn &&
-           extend(&walk, seq->nodes[walk.found]))
-        continue;
-    akv_seq_drop_nodes(seq, walk.best);
+    check_walk(&walk, seq);
+    for (; seq->node_count < walk.best; seq->node_count++)
+        akv_prefix_hold(&cache->prefix, seq->nodes[seq->node_count]);
     if (walk.best) {
         const uint32_t last = seq->nodes[walk.best - 1];
         seq->gap = cache->prefix.nodes[last].fan_out <= 2
@@ -185,6 +225,7 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
     count_lookup(&walk, count);
     *matched_out = seq->length;
     akv_call_end(cache, &call, ANYKV_OK);
+    akv_call_matched(count, seq->length);
     return akv_seq_leave(seq, ANYKV_OK);
 }
 
@@ -198,6 +239,7 @@ anykv_status anykv_cache_lookup(anykv_cache *cache, const anykv_seq_options *opt
                                        : "tokens");
     anykv_seq_options checked;
     akv_digest root;
+    const uint64_t start_ns = akv_now_ns();
     anykv_status status = akv_seq_identity(cache, options, &checked, &root);
     if (status)
         return status;
@@ -205,13 +247,9 @@ anykv_status anykv_cache_lookup(anykv_cache *cache, const anykv_seq_options *opt
     start_walk(&walk, cache, &root, tokens, count, akv_seq_rungs(&checked));
     if (!(checked.flags & ANYKV_SEQ_PRIVATE))
         run_walk(&walk, NULL);
-    akv_mutex_lock(&cache->lock);
-    struct akv_call call;
-    akv_call_begin(cache, &call, "anykv_cache_lookup");
     count_lookup(&walk, count);
-    akv_call_end(cache, &call, ANYKV_OK);
-    akv_mutex_unlock(&cache->lock);
     *matched_out = (uint64_t)walk.best * akv_block_tokens(cache);
+    akv_call_looked("anykv_cache_lookup", start_ns, count, *matched_out);
     return ANYKV_OK;
 }
 
@@ -233,8 +271,8 @@ void akv_seq_publish(anykv_seq *seq)
     while (seq->node_count < seq->named / size) {
         const uint32_t i = seq->node_count;
         const uint32_t parent = i ? seq->nodes[i - 1] : AKV_NO_ID;
-        const akv_digest key = akv_prefix_key(i ? &prefix->nodes[parent].key : &seq->root,
-                                              seq->tokens + (size_t)i * size, size);
+        const akv_digest before = i ? akv_find_key(&prefix->find, parent) : seq->root;
+        const akv_digest key = akv_prefix_key(&before, seq->tokens + (size_t)i * size, size);
         uint32_t node = akv_prefix_find(prefix, &key);
         if (node != AKV_NO_ID) {
             akv_prefix_hold(prefix, node);

@@ -35,6 +35,7 @@ anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out)
         (void)akv_device_memory(cache->device->device, &total, &left);
     akv_mutex_lock(&cache->lock);
     anykv_stats stats = cache->count;
+    akv_lookups_count(cache, &stats);
     stats.device_bytes_total = total;
     stats.device_bytes_free = left;
     stats.size = size;
@@ -65,8 +66,8 @@ anykv_status anykv_cache_explain(anykv_cache *cache, char *text, size_t text_byt
                         !cache  ? "cache: NULL"
                         : !text ? "text: NULL"
                                 : "text_bytes: 0");
-    akv_mutex_lock(&cache->lock);
+    akv_mutex_lock(&cache->reason_lock);
     snprintf(text, text_bytes, "%s", cache->reason);
-    akv_mutex_unlock(&cache->lock);
+    akv_mutex_unlock(&cache->reason_lock);
     return ANYKV_OK;
 }

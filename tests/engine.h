@@ -251,6 +251,10 @@ static inline void audit_blocks(anykv_cache *cache, const char *when)
     for (uint32_t node = 0; node < cache->prefix.capacity; node++)
         for (uint32_t g = 0; cache->prefix.nodes[node].used && g < groups; g++) {
             const uint32_t id = akv_prefix_blocks(&cache->prefix, node)[g];
+            const uint32_t shown = akv_find_kinds(&cache->prefix.find, node)[g];
+            cr_assert(shown == (id == AKV_NO_ID ? AKV_KIND_NONE
+                                                : akv_block_kind(&pool->blocks[id])),
+                      "%s: lookups see kind %u of node %u", when, shown, node);
             if (id == AKV_NO_ID)
                 continue;
             cr_assert(pool->blocks[id].node == node, "%s: block %u is not its node's", when, id);
@@ -331,9 +335,9 @@ static inline void audit_nodes(anykv_cache *cache, const char *when)
         const bool candidate = !akv_prefix_busy(prefix, node) && n->children == 0;
         cr_assert((prefix->evict.place[node] != 0) == candidate, "%s: node %u as a candidate", when,
                   node);
-        if (!n->withdrawn)
-            cr_assert(akv_prefix_find(prefix, &n->key) == node, "%s: node %u is not found", when,
-                      node);
+        const akv_digest key = akv_find_key(&prefix->find, node);
+        cr_assert(n->withdrawn || akv_prefix_find(prefix, &key) == node,
+                  "%s: node %u is not found", when, node);
     }
     free(users);
     free(children);

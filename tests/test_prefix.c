@@ -98,6 +98,85 @@ Test(prefix, withdrawn_names_are_not_found)
     akv_prefix_finish(&prefix);
 }
 
+/* Searches while another thread changes the index: a search finds a node with the kind that its key
+ * was given, or nothing, and keys that stay are always found. */
+#define KEYS  3000u /* the table grows several times meanwhile */
+#define STAYS 64u
+
+struct search {
+    struct akv_prefix prefix;
+    atomic_bool over;
+    atomic_uint wrong, found;
+};
+
+static akv_digest search_key(uint32_t i)
+{
+    akv_digest key = akv_prefix_key_of(i);
+    if (i % 3 == 0)
+        memset(key.byte, 0, 4); /* long runs of slots */
+    return key;
+}
+
+static void *search(void *argument)
+{
+    struct search *s = argument;
+    uint64_t random = 5;
+    uint32_t wrong = 0, seen = 0;
+    for (uint32_t round = 0; round < 20000 || !atomic_load(&s->over); round++) {
+        const uint32_t i = house_random(&random) % KEYS;
+        const akv_digest key = search_key(i);
+        struct akv_found found;
+        uint8_t kind = AKV_KIND_NONE;
+        if (!akv_find_peek(&s->prefix.find, &key, &found, &kind))
+            continue;
+        if (found.node == AKV_NO_ID) {
+            wrong += i < STAYS;
+            continue;
+        }
+        seen++;
+        wrong += found.birth == 0 || (kind != AKV_KIND_NONE && kind != i % 7);
+    }
+    atomic_fetch_add(&s->wrong, wrong);
+    atomic_fetch_add(&s->found, seen);
+    return NULL;
+}
+
+Test(prefix, searches_take_no_lock)
+{
+    static struct search s;
+    static uint32_t node[KEYS];
+    akv_thread threads[3];
+    memset(&s, 0, sizeof s);
+    OK(akv_prefix_init(&s.prefix, NULL, 1, ANYKV_POLICY_LRU));
+    uint64_t random = 3;
+    for (uint32_t i = 0; i < KEYS; i++)
+        node[i] = AKV_NO_ID;
+    for (uint32_t i = 0; i < STAYS; i++) {
+        const akv_digest key = search_key(i);
+        node[i] = akv_prefix_insert(&s.prefix, &key, AKV_NO_ID, 0, false);
+    }
+    for (uint32_t t = 0; t < 3; t++)
+        OK(akv_thread_start(NULL, &threads[t], search, &s));
+    for (uint32_t step = 0; step < 100000; step++) {
+        const uint32_t i = STAYS + house_random(&random) % (KEYS - STAYS);
+        if (node[i] == AKV_NO_ID) {
+            const akv_digest key = search_key(i);
+            node[i] = akv_prefix_insert(&s.prefix, &key, AKV_NO_ID, 0, false);
+            akv_find_show(&s.prefix.find, node[i], 0, i % 7);
+        } else {
+            akv_prefix_drop(&s.prefix, node[i]);
+            akv_prefix_remove(&s.prefix, node[i]);
+            node[i] = AKV_NO_ID;
+        }
+    }
+    atomic_store(&s.over, true);
+    for (uint32_t t = 0; t < 3; t++)
+        akv_thread_join(&threads[t]);
+    cr_expect_eq(atomic_load(&s.wrong), 0);
+    cr_expect(atomic_load(&s.found) > 20000);
+    akv_prefix_finish(&s.prefix);
+}
+
 /* Keys whose hashes collide on purpose: runs of slots that wrap and close up again. */
 Test(prefix, random_inserts_and_removals)
 {

@@ -3,6 +3,7 @@
 #include "bench.h"
 #include "bench_policy.h"
 #include "prefix.h"
+#include <stdatomic.h>
 #include <stdio.h>
 
 static const struct akv_column columns[] = {
@@ -212,6 +213,23 @@ static anykv_status run_step_engine(struct rig *rig, anykv_seq *seq, uint32_t si
     return status;
 }
 
+/* Begin and cancel alone, of a sequence that is long. */
+static anykv_status run_long_step(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
+{
+    enum { LOOPS = 32 };
+    const uint32_t count = 1;
+    anykv_status status = ANYKV_OK;
+    (void)size;
+    uint64_t start = akv_now_ns();
+    for (uint32_t i = 0; i < LOOPS && status == ANYKV_OK; i++) {
+        anykv_step *step = NULL;
+        status = anykv_step_begin(rig->cache, &seq, &count, 1, &step);
+        anykv_step_cancel(step);
+    }
+    *ns_out = (double)(akv_now_ns() - start) / LOOPS;
+    return status;
+}
+
 static anykv_status run_seal(struct rig *rig, anykv_seq *ignored, uint32_t size, double *ns_out)
 {
     anykv_seq *seq = NULL;
@@ -267,43 +285,106 @@ static anykv_status run_match(struct rig *rig, anykv_seq *ignored, uint32_t size
     return status;
 }
 
+/* Threads that look a prompt up, or take it, while another one may make and evict blocks. */
 struct looker {
     struct rig *rig;
     uint32_t size, loops;
-    akv_mutex *mutex; /* around each lookup, to compare with; or NULL */
+    akv_mutex *mutex; /* around each call, to compare with; or NULL */
+    bool match;
+    atomic_bool *over; /* the thread that evicts goes on until then */
     anykv_status status;
 };
+
+static void hold(akv_mutex *mutex, bool hold)
+{
+    if (mutex && hold)
+        akv_mutex_lock(mutex);
+    else if (mutex)
+        akv_mutex_unlock(mutex);
+}
+
+static anykv_status take(const struct looker *looker, uint64_t *matched)
+{
+    anykv_seq *seq = NULL;
+    anykv_status status = sequence(looker->rig, &seq);
+    if (status == ANYKV_OK)
+        status = anykv_seq_match(seq, looker->rig->tokens, looker->size, matched);
+    anykv_seq_destroy(seq);
+    return status;
+}
 
 static void *look(void *argument)
 {
     struct looker *looker = argument;
     anykv_seq_options options = ANYKV_SEQ_OPTIONS_INIT;
     options.flags = ANYKV_SEQ_PUBLIC;
-    uint64_t matched;
     for (uint32_t i = 0; i < looker->loops && looker->status == ANYKV_OK; i++) {
-        if (looker->mutex)
-            akv_mutex_lock(looker->mutex);
-        looker->status = anykv_cache_lookup(looker->rig->cache, &options, looker->rig->tokens,
-                                            looker->size, &matched);
-        if (looker->mutex)
-            akv_mutex_unlock(looker->mutex);
+        uint64_t matched = 0;
+        hold(looker->mutex, true);
+        looker->status = looker->match ? take(looker, &matched)
+                                       : anykv_cache_lookup(looker->rig->cache, &options,
+                                                            looker->rig->tokens, looker->size,
+                                                            &matched);
+        hold(looker->mutex, false);
+        if (looker->status == ANYKV_OK && matched + BLOCK < looker->size)
+            looker->status = akv_fail(looker->rig->b->context, ANYKV_E_INTERNAL,
+                                      "bench: matched %llu of %u tokens",
+                                      (unsigned long long)matched, (unsigned)looker->size);
     }
     return NULL;
 }
 
-static anykv_status look_all(struct rig *rig, uint32_t size, akv_mutex *mutex, double *ns_out)
+/* Prompts of 2,048 new tokens one after the other, each call under the mutex. */
+static void *evict(void *argument)
+{
+    struct looker *looker = argument;
+    struct rig *rig = looker->rig;
+    const anykv_view kv = anykv_view_host(rig->rows, ANYKV_F16, rig->kv_heads, rig->dim);
+    const uint32_t count = STEP_TOKENS;
+    uint32_t *tokens = akv_alloc(rig->b->context, count, sizeof *tokens);
+    looker->status = tokens ? ANYKV_OK : ANYKV_E_MEMORY;
+    while (looker->status == ANYKV_OK && !atomic_load(looker->over)) {
+        anykv_seq *seq = NULL;
+        anykv_step *step = NULL;
+        tokens[0]++;
+        hold(looker->mutex, true);
+        looker->status = sequence(rig, &seq);
+        if (looker->status == ANYKV_OK)
+            looker->status = anykv_step_begin(rig->cache, &seq, &count, 1, &step);
+        hold(looker->mutex, false);
+        hold(looker->mutex, true);
+        if (looker->status == ANYKV_OK)
+            looker->status = anykv_step_append(step, 0, &kv, &kv);
+        hold(looker->mutex, false);
+        hold(looker->mutex, true);
+        if (looker->status == ANYKV_OK)
+            looker->status = anykv_step_end(step, NULL, tokens);
+        anykv_seq_destroy(seq);
+        hold(looker->mutex, false);
+    }
+    akv_free(rig->b->context, tokens);
+    return NULL;
+}
+
+static anykv_status look_all(const struct looker *how, bool evicting, double *ns_out)
 {
     enum { MOST = 64 };
-    struct looker lookers[MOST];
-    akv_thread threads[MOST];
-    uint32_t count = AKV_MIN(rig->threads, MOST), started = 0;
-    uint32_t loops = size > 4096 ? 1 : 100;
+    struct looker lookers[MOST], evictor = *how;
+    akv_thread threads[MOST], other;
+    anykv_context *context = how->rig->b->context;
+    uint32_t count = AKV_MIN(how->rig->threads, MOST), started = 0;
+    atomic_bool over = false;
+    evictor.over = &over;
     anykv_status status = ANYKV_OK;
+    if (evicting)
+        status = akv_thread_start(context, &other, evict, &evictor);
+    if (status != ANYKV_OK)
+        return status;
     uint64_t start = akv_now_ns();
     for (uint32_t i = 0; i < count; i++)
-        lookers[i] = (struct looker){rig, size, loops, mutex, ANYKV_OK};
+        lookers[i] = *how;
     for (uint32_t i = 1; i < count && status == ANYKV_OK; i++) {
-        status = akv_thread_start(rig->b->context, &threads[i], look, &lookers[i]);
+        status = akv_thread_start(context, &threads[i], look, &lookers[i]);
         started += status == ANYKV_OK;
     }
     look(&lookers[0]);
@@ -311,27 +392,71 @@ static anykv_status look_all(struct rig *rig, uint32_t size, akv_mutex *mutex, d
         akv_thread_join(&threads[i]);
         status = status == ANYKV_OK ? lookers[i].status : status;
     }
-    *ns_out = (double)(akv_now_ns() - start) / ((double)loops * count);
+    *ns_out = (double)(akv_now_ns() - start) / ((double)how->loops * count);
+    atomic_store(&over, true);
+    if (evicting) {
+        akv_thread_join(&other);
+        status = status == ANYKV_OK ? evictor.status : status;
+    }
     return status == ANYKV_OK ? lookers[0].status : status;
+}
+
+/* The same with one mutex around each call. */
+static anykv_status under_mutex(struct looker *how, bool evicting, double *ns_out)
+{
+    akv_mutex mutex;
+    anykv_status status = akv_mutex_init(how->rig->b->context, &mutex);
+    if (status != ANYKV_OK)
+        return status;
+    how->mutex = &mutex;
+    status = look_all(how, evicting, ns_out);
+    akv_mutex_destroy(&mutex);
+    return status;
 }
 
 static anykv_status run_lookup(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
 {
+    const struct looker how = {.rig = rig, .size = size, .loops = size > 4096 ? 1 : 100};
     (void)seq;
-    return look_all(rig, size, NULL, ns_out);
+    return look_all(&how, false, ns_out);
 }
 
-/* The same with one mutex around each lookup. */
 static anykv_status run_lookup_mutex(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
 {
-    akv_mutex mutex;
+    struct looker how = {.rig = rig, .size = size, .loops = 100};
     (void)seq;
-    anykv_status status = akv_mutex_init(rig->b->context, &mutex);
-    if (status != ANYKV_OK)
-        return status;
-    status = look_all(rig, size, &mutex, ns_out);
-    akv_mutex_destroy(&mutex);
-    return status;
+    return under_mutex(&how, false, ns_out);
+}
+
+#define SHARE_LOOPS 2000u
+
+static anykv_status run_busy_lookup(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
+{
+    const struct looker how = {.rig = rig, .size = size, .loops = SHARE_LOOPS};
+    (void)seq;
+    return look_all(&how, true, ns_out);
+}
+
+static anykv_status run_busy_lookup_mutex(struct rig *rig, anykv_seq *seq, uint32_t size,
+                                          double *ns_out)
+{
+    struct looker how = {.rig = rig, .size = size, .loops = SHARE_LOOPS};
+    (void)seq;
+    return under_mutex(&how, true, ns_out);
+}
+
+static anykv_status run_share(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
+{
+    const struct looker how = {.rig = rig, .size = size, .loops = SHARE_LOOPS, .match = true};
+    (void)seq;
+    return look_all(&how, true, ns_out);
+}
+
+static anykv_status run_share_mutex(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
+{
+    struct looker how = {.rig = rig, .size = size, .loops = SHARE_LOOPS, .match = true};
+    (void)seq;
+    return under_mutex(&how, true, ns_out);
 }
 
 static anykv_status run_fork(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
@@ -451,6 +576,7 @@ static anykv_status bench_index(struct bench *b, uint32_t threads)
         {"lookup", "tokens", LONG_TOKENS, run_lookup},
         {"lookup_mutex", "tokens", 1024, run_lookup_mutex},
         {"fork", "tokens", LONG_TOKENS, run_fork},
+        {"step_engine", "tokens held, begin and cancel", LONG_TOKENS, run_long_step},
     };
     struct rig rig = {.layers = 1, .kv_heads = 1, .q_heads = 1, .dim = 64, .threads = threads};
     anykv_seq *seq = NULL, *other = NULL;
@@ -481,10 +607,24 @@ static anykv_status bench_index(struct bench *b, uint32_t threads)
 static anykv_status bench_eviction(struct bench *b, uint32_t threads)
 {
     static const struct op ops[] = {{"evict", "tokens; ns of a block", STEP_TOKENS, run_evict}};
+    static const struct op shares[] = {
+        {"busy_lookup", "tokens, while others are evicted", 1024, run_busy_lookup},
+        {"busy_lookup_mutex", "tokens, while others are evicted", 1024, run_busy_lookup_mutex},
+        {"share", "tokens, while others are evicted", 1024, run_share},
+        {"share_mutex", "tokens, while others are evicted", 1024, run_share_mutex},
+    };
     struct rig rig = {.layers = 1, .kv_heads = 1, .q_heads = 1, .dim = 64, .threads = threads};
     anykv_status status = rig_open(b, &rig, ANYKV_N2, 0, 0);
     if (status == ANYKV_OK)
         status = measure_all(&rig, NULL, ops, 1);
+    anykv_seq *seq = NULL; /* holds what is looked up */
+    if (status == ANYKV_OK)
+        status = sequence(&rig, &seq);
+    if (status == ANYKV_OK)
+        status = prefill(&rig, seq, 1024);
+    if (status == ANYKV_OK)
+        status = measure_all(&rig, NULL, shares, sizeof shares / sizeof shares[0]);
+    anykv_seq_destroy(seq);
     rig_close(&rig);
     return status;
 }
@@ -524,7 +664,7 @@ anykv_status bench_cache(struct bench *b)
     b->report = akv_report_begin(stdout, b->options.json, columns, COLUMNS);
     if (!b->report)
         return ANYKV_E_MEMORY;
-    akv_progress_begin(&b->progress, "bench cache", threads->count * 15u + 6u);
+    akv_progress_begin(&b->progress, "bench cache", threads->count * 20u + 6u);
     anykv_status status = bench_policies(b);
     for (uint32_t i = 0; i < threads->count && status == ANYKV_OK; i++) {
         uint32_t count = (uint32_t)threads->item[i];
