@@ -60,9 +60,8 @@ static void look(anykv_cache *cache, const akv_digest *key, struct akv_found *fo
     akv_mutex_unlock(&cache->lock);
 }
 
-/* Looks the chain up, without the lock; with seq, lists there what was found: its nodes and, where
- * its tokens will stand, their births. */
-static void run_walk(struct walk *walk, anykv_seq *seq)
+/* Looks the chain up, without the lock, and lists what was found, where asked to. */
+static void run_walk(struct walk *walk, struct akv_found *list)
 {
     anykv_cache *cache = walk->cache;
     const uint32_t size = akv_block_tokens(cache);
@@ -81,16 +80,14 @@ static void run_walk(struct walk *walk, anykv_seq *seq)
             struct akv_found found;
             look(cache, &keys[i], &found, kinds);
             more = found.node != AKV_NO_ID && extend(walk, kinds);
-            if (more && seq) {
-                seq->nodes[walk->found - 1] = found.node;
-                seq->tokens[walk->found - 1] = found.birth;
-            }
+            if (more && list)
+                list[walk->found - 1] = found;
         }
     }
 }
 
 /* Under lock: what of the listed nodes is still there, with blocks as they are now. */
-static void check_walk(struct walk *walk, const anykv_seq *seq)
+static void check_walk(struct walk *walk, const struct akv_found *list)
 {
     const struct akv_find *find = &walk->cache->prefix.find;
     const uint32_t found = walk->found;
@@ -98,11 +95,10 @@ static void check_walk(struct walk *walk, const anykv_seq *seq)
     memset(walk->runs, 0, walk->cache->layout->group_count * sizeof walk->runs[0]);
     walk->found = walk->best = 0;
     for (uint32_t i = 0; i < found; i++) {
-        const uint32_t node = seq->nodes[i];
-        if (akv_find_birth(find, node) != seq->tokens[i])
+        if (akv_find_birth(find, list[i].node) != list[i].birth)
             return;
         for (uint32_t g = 0; g < walk->cache->layout->group_count; g++)
-            kinds[g] = akv_find_kinds(find, node)[g];
+            kinds[g] = akv_find_kinds(find, list[i].node)[g];
         if (!extend(walk, kinds))
             return;
     }
@@ -165,54 +161,30 @@ void akv_lookups_count(const anykv_cache *cache, anykv_stats *stats)
     }
 }
 
-anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t count,
-                             uint64_t *matched_out)
+/* Under lock: the sequence takes the nodes and blocks of what the walk found. */
+static void take_prefix(anykv_seq *seq, const struct walk *walk, const struct akv_found *list,
+                        const uint32_t *tokens)
 {
-    if (seq && (!matched_out || (!tokens && count)))
-        return akv_fail(seq->cache->context, ANYKV_E_ARG, "%s: NULL",
-                        matched_out ? "tokens" : "matched_out");
-    anykv_status status = akv_seq_enter(seq, true);
-    if (status)
-        return status;
     anykv_cache *cache = seq->cache;
-    if (seq->length)
-        status = akv_fail(cache->context, ANYKV_E_STATE,
-                          "seq: it holds %u tokens; match wants it empty", seq->length);
-    const uint32_t size = akv_block_tokens(cache);
-    const uint32_t blocks = seq->private_ ? 0 : blocks_asked(cache, count);
-    if (!status)
-        status = akv_seq_reserve(seq, blocks * size);
-    if (status || blocks == 0) {
-        if (!status)
-            *matched_out = 0;
-        return akv_seq_leave(seq, status);
+    struct akv_prefix *prefix = &cache->prefix;
+    for (; seq->node_count < walk->best; seq->node_count++) {
+        seq->nodes[seq->node_count] = list[seq->node_count].node;
+        akv_prefix_hold(prefix, seq->nodes[seq->node_count]);
     }
-    akv_mutex_unlock(&cache->lock);
-    struct walk walk;
-    start_walk(&walk, cache, &seq->root, tokens, count, seq->rungs);
-    run_walk(&walk, seq);
-    akv_mutex_lock(&cache->lock);
-    struct akv_call call;
-    akv_call_begin(cache, &call, "anykv_seq_match");
-    check_walk(&walk, seq);
-    for (; seq->node_count < walk.best; seq->node_count++)
-        akv_prefix_hold(&cache->prefix, seq->nodes[seq->node_count]);
-    if (walk.best) {
-        const uint32_t last = seq->nodes[walk.best - 1];
-        seq->gap = cache->prefix.nodes[last].fan_out <= 2
-                       ? akv_evict_age(&cache->prefix.evict, last)
-                       : -1.0;
+    if (walk->best) {
+        const uint32_t last = seq->nodes[walk->best - 1];
+        seq->gap = prefix->nodes[last].fan_out <= 2 ? akv_evict_age(&prefix->evict, last) : -1.0;
     }
-    for (uint32_t i = walk.best; i-- > 0;)
-        akv_prefix_touch(&cache->prefix, seq->nodes[i]);
-    seq->length = seq->named = walk.best * size;
+    for (uint32_t i = walk->best; i-- > 0;)
+        akv_prefix_touch(prefix, seq->nodes[i]);
+    seq->length = seq->named = walk->best * akv_block_tokens(cache);
     if (seq->length)
         memcpy(seq->tokens, tokens, seq->length * sizeof *tokens);
     for (uint32_t g = 0; g < cache->layout->group_count; g++) {
         seq->first[g] = akv_first_visible(cache, g, seq->length);
         seq->sealed[g] = 0;
-        for (uint32_t i = seq->first[g]; i < walk.best; i++) {
-            const uint32_t id = akv_prefix_blocks(&cache->prefix, seq->nodes[i])[g];
+        for (uint32_t i = seq->first[g]; i < walk->best; i++) {
+            const uint32_t id = akv_prefix_blocks(prefix, seq->nodes[i])[g];
             akv_seq_table(seq, g)[i] = id;
             akv_cache_acquire(cache, id);
             struct akv_block *block = akv_pool_block(&cache->pool, id);
@@ -222,11 +194,49 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
         }
     }
     seq->closed = false;
-    count_lookup(&walk, count);
-    *matched_out = seq->length;
-    akv_call_end(cache, &call, ANYKV_OK);
-    akv_call_matched(count, seq->length);
-    return akv_seq_leave(seq, ANYKV_OK);
+}
+
+anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t count,
+                             uint64_t *matched_out)
+{
+    if (seq && (!matched_out || (!tokens && count)))
+        return akv_fail(seq->cache->context, ANYKV_E_ARG, "%s: NULL",
+                        matched_out ? "tokens" : "matched_out");
+    struct walk walk;
+    struct akv_found *list = NULL;
+    if (seq && !seq->private_) {
+        anykv_cache *cache = seq->cache;
+        start_walk(&walk, cache, &seq->root, tokens, count, seq->rungs);
+        if (walk.blocks && !(list = akv_alloc(cache->context, walk.blocks, sizeof *list)))
+            return ANYKV_E_MEMORY;
+        run_walk(&walk, list);
+    }
+    anykv_status status = akv_seq_enter(seq, true);
+    if (!status) {
+        anykv_cache *cache = seq->cache;
+        const uint32_t blocks = seq->private_ ? 0 : walk.blocks;
+        struct akv_call call;
+        akv_call_begin(cache, &call, "anykv_seq_match");
+        if (seq->length)
+            status = akv_fail(cache->context, ANYKV_E_STATE,
+                              "seq: it holds %u tokens; match wants it empty", seq->length);
+        else
+            status = akv_seq_reserve(seq, blocks * akv_block_tokens(cache));
+        if (!status && blocks) {
+            check_walk(&walk, list);
+            take_prefix(seq, &walk, list, tokens);
+            count_lookup(&walk, count);
+        }
+        if (!status)
+            *matched_out = seq->length;
+        akv_call_end(cache, &call, status);
+        if (!status && blocks)
+            akv_call_matched(count, seq->length);
+        (void)akv_seq_leave(seq, status);
+    }
+    if (list)
+        akv_free(seq->cache->context, list);
+    return status;
 }
 
 anykv_status anykv_cache_lookup(anykv_cache *cache, const anykv_seq_options *options,

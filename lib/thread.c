@@ -9,7 +9,22 @@
 
 anykv_status akv_mutex_init(anykv_context *context, akv_mutex *mutex)
 {
-    int error = akv_alloc_refused() ? ENOMEM : pthread_mutex_init(&mutex->m, NULL);
+    pthread_mutexattr_t *how = NULL;
+    int error = akv_alloc_refused() ? ENOMEM : 0;
+#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
+    /* What is held is let go soon: to look again a few times costs less than to sleep. */
+    pthread_mutexattr_t adaptive;
+    if (!error)
+        error = pthread_mutexattr_init(&adaptive);
+    if (!error) {
+        how = &adaptive;
+        error = pthread_mutexattr_settype(how, PTHREAD_MUTEX_ADAPTIVE_NP);
+    }
+#endif
+    if (!error)
+        error = pthread_mutex_init(&mutex->m, how);
+    if (how)
+        pthread_mutexattr_destroy(how);
     if (error)
         return akv_fail(context, ANYKV_E_MEMORY, "mutex: %s", strerror(error));
     return ANYKV_OK;
