@@ -88,7 +88,7 @@ void akv_bx16_merge_from(const akv_bx16_params *p, const uint8_t *rests, const u
 {
     for (akv_u32 i = from; i < m; i++)
         store16(rows, i,
-                akv_bx16_join(rests[i], akv_bx16_entry(p, indices[i / 2u] >> 4u * (i & 1u) & 15u)));
+                akv_bx16_join(rests[i], akv_bx16_entry(p, (uint32_t)indices[i / 2u] >> 4u * (i & 1u) & 15u)));
 }
 
 akv_u32 akv_bx16_sum_from(const uint8_t *rows, akv_u32 word, akv_u32 m)
