@@ -537,6 +537,7 @@ typedef struct anykv_candidate {
 
 #define ANYKV_CACHE_PRECISE      1u /* attention without approximations made for speed */
 #define ANYKV_CACHE_EVICT_TOKENS 2u /* room for anykv_seq_evict_tokens, part of the budget */
+#define ANYKV_CACHE_COMPRESS     4u /* the same for anykv_seq_compress and anykv_cache_compress */
 
 typedef struct anykv_cache_options {
     size_t size;
@@ -667,6 +668,16 @@ ANYKV_API anykv_status anykv_cache_create(anykv_device *device, const anykv_layo
 /* Waits for the device.  All sequences must have been destroyed.  Thread: setup. */
 ANYKV_API void anykv_cache_destroy(anykv_cache *cache);
 
+/* Compressed blocks, by method. */
+#define ANYKV_COMPRESS_METHODS 4u
+typedef struct anykv_method_stats {
+    uint64_t blocks;             /* held */
+    uint64_t bytes, plain_bytes; /* that they take in the pool, and would uncompressed */
+    uint64_t blocks_compressed, bytes_saved, blocks_read_back; /* so far */
+    uint64_t grown;              /* blocks that would not have become smaller */
+    uint64_t blocks_damaged;
+} anykv_method_stats;
+
 typedef struct anykv_stats {
     size_t size;
     uint64_t budget_bytes, used_bytes, peak_bytes; /* used: fixed bytes and chunks in use */
@@ -699,6 +710,8 @@ typedef struct anykv_stats {
     uint64_t device_retries;
     uint64_t tokens_evicted; /* of sequences, by anykv_seq_evict_tokens: positions no longer attended */
     uint8_t calibration[32]; /* digest of the calibration that packed blocks were made with; 0: none */
+    uint64_t compressed_blocks, compressed_bytes; /* held, by all methods; none of the kinds above */
+    anykv_method_stats compressed[ANYKV_COMPRESS_METHODS]; /* [method - 1] */
 } anykv_stats;
 /* One consistent snapshot; set size first.  Thread: free. */
 ANYKV_API anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out);
@@ -741,13 +754,16 @@ ANYKV_API anykv_status anykv_cache_wait(anykv_cache *cache, uint64_t timeout_ns)
 ANYKV_API anykv_status anykv_cache_explain(anykv_cache *cache, char *text, size_t text_bytes);
 
 /* What happened to named blocks, in the field names of vLLM's KV events; each event is about one block
- * of all layer groups.  LOWERED and RESTORED are our own: one layer group's block changed its kind. */
+ * of all layer groups.  LOWERED and RESTORED are our own: one layer group's block changed its kind;
+ * COMPRESSED and READ_BACK: it was compressed in place, and its rows came back. */
 typedef enum anykv_block_event_type {
     ANYKV_BLOCK_STORED = 1,
     ANYKV_BLOCK_REMOVED = 2,
     ANYKV_ALL_BLOCKS_CLEARED = 3,
     ANYKV_BLOCK_LOWERED = 4,
-    ANYKV_BLOCK_RESTORED = 5
+    ANYKV_BLOCK_RESTORED = 5,
+    ANYKV_BLOCK_COMPRESSED = 6,
+    ANYKV_BLOCK_READ_BACK = 7
 } anykv_block_event_type;
 typedef struct anykv_block_event {
     uint64_t sequence_number; /* of a cache, from 1, without gaps */
@@ -758,7 +774,7 @@ typedef struct anykv_block_event {
     uint32_t has_parent;
     uint32_t token_count;     /* STORED: block_size ids; else 0 */
     int64_t lora_id;          /* from the sequence's extra bytes; -1: none */
-    uint32_t kind;            /* LOWERED, RESTORED: the new one, as in block tables */
+    uint32_t kind;            /* of LOWERED and later ones: of its rows, as in block tables */
     char medium[12];          /* "GPU" or "CPU" */
 } anykv_block_event;
 /* Takes events out, oldest first.  token_ids (or NULL): [capacity][block_size].  count_in_out: capacity,
@@ -781,9 +797,29 @@ typedef struct anykv_call_info {
     uint64_t blocks_reused, blocks_new, bytes_new;
     uint64_t blocks_named, blocks_sealed;
     uint64_t blocks_evicted, bytes_evicted, blocks_lowered, bytes_lowered, blocks_moved;
+    uint64_t blocks_read_back;
 } anykv_call_info;
 /* Set size first.  Thread: free. */
 ANYKV_API anykv_status anykv_call_info_last(anykv_call_info *info_out);
+
+/* What a call compressed, and what it passed over. */
+typedef struct anykv_compress_info {
+    size_t size;
+    uint64_t blocks;             /* compressed by the call; each is of one layer group */
+    uint64_t plain_bytes, bytes; /* of the pool that they took, and take now */
+    uint64_t busy;    /* passed over: an open step uses the block, or a sequence ends inside it */
+    uint64_t foreign; /* stored in a kind that the method does not take */
+    uint64_t grown;   /* would not have become smaller */
+    uint64_t no_room; /* no place for the compressed bytes, even after packing; nothing is evicted for it */
+} anykv_compress_info;
+#define ANYKV_COMPRESS_INFO_INIT                                                                   \
+    {                                                                                              \
+        sizeof(anykv_compress_info), 0, 0, 0, 0, 0, 0, 0                                           \
+    }
+/* Compresses up to most_blocks blocks that no sequence references, the longest unused first.  See
+ * anykv_seq_compress.  Thread: free. */
+ANYKV_API anykv_status anykv_cache_compress(anykv_cache *cache, anykv_compression method,
+                                            uint64_t most_blocks, anykv_compress_info *info_out);
 
 /* ------------------------------------------------------------------------------------------------ */
 /* Sequences.  Thread: object (sequence), unless said otherwise. */
@@ -915,6 +951,21 @@ ANYKV_API anykv_status anykv_seq_pin(anykv_seq *seq, int pinned);
  * extends a shorter one.  E_ARG: not above 0 and finite. */
 ANYKV_API anykv_status anykv_seq_lease(anykv_seq *seq, double seconds);
 
+/* Compresses the sequence's blocks that lie wholly in positions [first, first + count) in place, bit for
+ * bit, for a sequence that pauses: they keep their names and all who share them; their bytes stand in
+ * the same pool, under the same budget.  They are read back by what next uses their rows
+ * (anykv_step_begin, anykv_seq_gather, anykv_seq_table, anykv_seq_evict_tokens), which then waits for the
+ * device, makes room as for new blocks, and fails as for those, or with E_DATA where bytes were damaged:
+ * the block's name is withdrawn and a sequence that holds it cannot go on.  anykv_seq_match,
+ * anykv_seq_fork and the rest read nothing back.  info_out may be NULL; set size first; it is written on
+ * failure too, as blocks before the one that failed stay compressed.  BX16 takes blocks of BF16 rows.
+ * Waits for the device.
+ * E_STATE: in a step, the cache was made without ANYKV_CACHE_COMPRESS, or a part only of a sequence from
+ * which tokens were evicted; E_ARG: no lossless method; E_UNSUPPORTED: no block of the layout is of a
+ * kind that the method takes; E_MEMORY; E_DEVICE. */
+ANYKV_API anykv_status anykv_seq_compress(anykv_seq *seq, anykv_compression method, uint64_t first,
+                                          uint64_t count, anykv_compress_info *info_out);
+
 /* Block tables for a caller's own kernels.  entries: u32 (kind, index; docs/format.md) of a layer
  * group's blocks.  count_in_out: capacity, then the number; E_SHAPE: too small, the need is written. */
 ANYKV_API anykv_status anykv_seq_table(const anykv_seq *seq, uint32_t layer, uint32_t *entries,
@@ -933,7 +984,8 @@ ANYKV_API anykv_status anykv_seq_gather_packed(const anykv_seq *seq, uint32_t la
 typedef struct anykv_step anykv_step;
 
 /* Reserves every block that counts[i] new tokens of seqs[i] can need, for all layers.  counts[i] may
- * be 0.  E_BUDGET: not enough, with the bytes needed in the detail, nothing changed; E_BUSY: a sequence
+ * be 0.  Compressed blocks of the sequences are read back first, which waits.  E_BUDGET: not enough,
+ * with the bytes needed in the detail, nothing changed; E_DATA: a compressed block is damaged; E_BUSY: a sequence
  * is in another step, or four steps of the cache are open; E_SHAPE: beyond max_sequences,
  * max_step_tokens or max_seq_tokens. */
 ANYKV_API anykv_status anykv_step_begin(anykv_cache *cache, anykv_seq *const *seqs,

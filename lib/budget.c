@@ -103,7 +103,7 @@ void akv_cache_show(anykv_cache *cache, uint32_t id)
 {
     const struct akv_block *block = akv_pool_block(&cache->pool, id);
     if (block->node != AKV_NO_ID)
-        akv_find_show(&cache->prefix.find, block->node, block->group, akv_block_kind(block));
+        akv_find_show(&cache->prefix.find, block->node, block->group, akv_block_rows(block));
 }
 
 void akv_node_give(anykv_cache *cache, uint32_t node, uint32_t group, uint32_t id)
@@ -138,7 +138,7 @@ static void count_evicted(anykv_cache *cache, uint32_t id)
     const struct akv_block *block = akv_pool_block(&cache->pool, id);
     cache->count.blocks_evicted++;
     if (block->refs == 1)
-        cache->count.evicted_bytes += cache->pool.class_[akv_pool_class_of(block)].block_bytes;
+        cache->count.evicted_bytes += akv_pool_block_bytes(&cache->pool, block);
 }
 
 void akv_cache_evict(anykv_cache *cache, uint32_t node)
@@ -192,14 +192,25 @@ static anykv_status empty_chunk(anykv_cache *cache, uint32_t chunk, bool *emptie
             return status;
         }
         const uint64_t epoch = ++cache->epoch;
-        for (uint32_t i = 0; i < count; i++)
-            if (cache->pool.blocks[cache->move_from[i]].epoch < epoch)
-                cache->pool.blocks[cache->move_from[i]].epoch = epoch;
+        for (uint32_t i = 0; i < count; i++) {
+            struct akv_block *block = &cache->pool.blocks[cache->move_from[i]];
+            if (block->page) /* the block is lost with any of its pages */
+                block = &cache->pool.blocks[block->position];
+            if (block->epoch < epoch)
+                block->epoch = epoch;
+        }
         akv_pool_commit_moves(&cache->pool, cache->move_from, cache->move_to, count);
         cache->count.blocks_moved += count;
     }
     *emptied_out = true;
     return ANYKV_OK;
+}
+
+anykv_status akv_cache_pack(anykv_cache *cache, bool *emptied_out)
+{
+    const uint32_t chunk = akv_pool_sparse_chunk(&cache->pool, NULL);
+    *emptied_out = false;
+    return chunk == AKV_NO_ID ? ANYKV_OK : empty_chunk(cache, chunk, emptied_out);
 }
 
 /* Lower precision before anything is dropped.  freed_out: whether something was found. */
@@ -209,12 +220,8 @@ static anykv_status lower_or_evict(anykv_cache *cache, const uint32_t *need, uin
     uint32_t lowered = 0;
     anykv_status status = ANYKV_OK;
     bool emptied = true; /* the steps down need a place to go to */
-    while (!status && emptied && cache->pool.free_chunks < cache->pool.reserve) {
-        const uint32_t chunk = akv_pool_sparse_chunk(&cache->pool, NULL);
-        emptied = false;
-        if (chunk != AKV_NO_ID)
-            status = empty_chunk(cache, chunk, &emptied);
-    }
+    while (!status && emptied && cache->pool.free_chunks < cache->pool.reserve)
+        status = akv_cache_pack(cache, &emptied);
     if (!status)
         status = akv_lower_blocks(cache, need, limit, AKV_MOVES, &lowered);
     *freed_out = !status && (lowered || evict_one(cache));

@@ -248,6 +248,8 @@ static anykv_status make_parts(anykv_cache *cache)
         status = prepare_kernels(cache);
     if (!status && (cache->plan.options.flags & ANYKV_CACHE_EVICT_TOKENS))
         status = akv_evict_prepare(cache);
+    if (!status && (cache->plan.options.flags & ANYKV_CACHE_COMPRESS))
+        status = akv_cold_prepare(cache);
     if (!status)
         status = fill_fixed(cache);
     if (!status)
@@ -339,6 +341,7 @@ void anykv_cache_destroy(anykv_cache *cache)
         akv_mem_free(cache->fixed);
     akv_pool_finish(&cache->pool);
     akv_ladder_finish(cache->context, &cache->ladder);
+    akv_cold_finish(cache);
     akv_events_finish(&cache->events, cache->context);
     akv_prefix_finish(&cache->prefix);
     akv_free(cache->context, cache->need);

@@ -13,6 +13,7 @@
  * Lookups take none of them (find.h); matches take `lock` once, after theirs. */
 #ifndef AKV_CACHE_H
 #define AKV_CACHE_H
+#include "cold.h"
 #include "events.h"
 #include "ladder.h"
 #include "layout.h"
@@ -37,7 +38,8 @@ struct akv_plan {
     bool staged;         /* host rows go through the staging area */
     /* The fixed device memory: offsets of its parts. */
     uint64_t step_bytes; /* descriptors of one open step, all layer groups */
-    uint64_t moves_at, seal_at, lower_at, gather_at, flags_at, evict_at, maps_at, scratch_at, staging_at;
+    uint64_t moves_at, seal_at, lower_at, gather_at, flags_at, evict_at, cold_at, maps_at, scratch_at,
+        staging_at;
     uint64_t maps_bytes; /* means, matrices and angles; 0: no layer has any */
     uint64_t scratch_bytes, staging_bytes;
     uint64_t device_bytes; /* sum of the above */
@@ -152,6 +154,7 @@ struct anykv_cache {
     struct akv_pool pool;
     struct akv_prefix prefix;
     struct akv_ladder ladder;
+    struct akv_cold cold;
     struct akv_block_events events;
     uint32_t loose_first, loose_last; /* cached blocks that go before any node */
     anykv_seq *seqs;
@@ -260,6 +263,9 @@ anykv_status akv_enqueue_lower(anykv_cache *cache, uint32_t group, uint32_t from
 /* Every launch that the steps down can need, as the check and the preparation of kernels see it. */
 anykv_status akv_lower_prepare(anykv_cache *cache);
 anykv_status akv_enqueue_scrub(anykv_cache *cache, uint32_t block);
+/* Copies pages of a group to the room for one body or back. */
+anykv_status akv_enqueue_pages(anykv_cache *cache, uint32_t group, const uint32_t *pages, uint32_t count,
+                               uint32_t direction);
 
 /* ---- wait.c: waiting and device failures ---- */
 /* Waits for the queue; io is held, lock is not.  A failure marks what it may have hit. */
@@ -284,6 +290,8 @@ void akv_node_take(anykv_cache *cache, uint32_t node, uint32_t group);
 void akv_cache_evict(anykv_cache *cache, uint32_t node);
 /* Evicts and relocates until need[class] further blocks fit. */
 anykv_status akv_cache_make_room(anykv_cache *cache, const uint32_t *need);
+/* Relocates the blocks of the chunk that costs least; emptied_out: one more chunk is free. */
+anykv_status akv_cache_pack(anykv_cache *cache, bool *emptied_out);
 /* prefix.on_idle */
 void akv_cache_on_idle(void *user, uint32_t node, bool idle);
 
@@ -296,7 +304,7 @@ void akv_tenants_spare(anykv_cache *cache, uint64_t asking);
 void akv_tenants_need_none(anykv_cache *cache);
 void akv_tenants_need(anykv_cache *cache, uint32_t part, uint32_t group, uint32_t hot,
                       uint32_t sealed);
-anykv_status akv_tenants_admit(anykv_cache *cache, const anykv_step *step);
+anykv_status akv_tenants_admit(anykv_cache *cache, uint64_t asking); /* bit p: part p needs them */
 
 /* ---- rate.c: the caller's scores; no lock is held ---- */
 /* Asks for scores until the `wanted` candidates that go first have one; nothing without
@@ -311,6 +319,20 @@ anykv_status akv_lower_blocks(anykv_cache *cache, const uint32_t *need, uint32_t
 uint64_t akv_lower_least(anykv_cache *cache, const uint32_t *need);
 /* At the end of a step: lowers ahead of need, as the watermarks say. */
 void akv_lower_ahead(anykv_cache *cache);
+
+/* ---- cold.c, cold_read.c: compressed blocks ---- */
+anykv_status akv_cold_prepare(anykv_cache *cache);
+void akv_cold_finish(anykv_cache *cache);
+/* A part of the cold room; a block's place. */
+struct akv_span akv_cold_span(const anykv_cache *cache, uint64_t at, uint64_t bytes);
+struct akv_span akv_block_span(const anykv_cache *cache, uint32_t block);
+/* Does one of the sequences hold a compressed block?  Those whose count is 0 do not matter (counts NULL:
+ * all do).  Under lock. */
+bool akv_cold_any(const anykv_cache *cache, const anykv_seq *const *seqs, const uint32_t *counts, uint32_t n);
+/* Reads those of block numbers [from, to) back; io is held, lock is not.  E_BUDGET, E_MEMORY, E_DEVICE:
+ * they stay as they are; E_DATA: one is damaged, and its name is withdrawn. */
+anykv_status akv_cold_read(anykv_cache *cache, const anykv_seq *const *seqs, const uint32_t *counts, uint32_t n,
+                           uint32_t from, uint32_t to);
 
 /* ---- table.c: tables of sequences, descriptors of steps ---- */
 anykv_status akv_seq_reserve(anykv_seq *seq, uint32_t tokens);

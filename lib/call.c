@@ -29,6 +29,8 @@ void akv_call_end(const anykv_cache *cache, const struct akv_call *call, anykv_s
     last.blocks_lowered = now->blocks_lowered - before->blocks_lowered;
     last.bytes_lowered = now->lowered_bytes - before->lowered_bytes;
     last.blocks_moved = now->blocks_moved - before->blocks_moved;
+    for (uint32_t m = 0; m < ANYKV_COMPRESS_METHODS; m++)
+        last.blocks_read_back += now->compressed[m].blocks_read_back - before->compressed[m].blocks_read_back;
 }
 
 void akv_call_matched(uint64_t asked, uint64_t matched)

@@ -21,10 +21,18 @@ anykv_status anykv_seq_table(const anykv_seq *seq, uint32_t layer, uint32_t *ent
     anykv_status status = akv_seq_enter(seq, false);
     if (status)
         return status;
-    status = check_layer(seq, layer);
+    anykv_cache *cache = seq->cache;
+    if (akv_cold_any(cache, &seq, NULL, 1)) { /* a caller's kernels cannot read compressed blocks */
+        akv_mutex_unlock(&cache->lock);
+        akv_mutex_lock(&cache->io);
+        status = akv_cold_read(cache, &seq, NULL, 1, 0, UINT32_MAX);
+        akv_cache_enter(cache);
+        akv_mutex_unlock(&cache->io);
+    }
+    if (!status)
+        status = check_layer(seq, layer);
     if (status)
         return akv_seq_leave(seq, status);
-    const anykv_cache *cache = seq->cache;
     const uint32_t group = cache->layout->places[layer].group;
     const uint32_t first = seq->first[group], end = akv_blocks_for(cache, seq->length);
     const uint64_t count = end > first ? end - first : 0, capacity = *count_in_out;
@@ -150,6 +158,9 @@ anykv_status anykv_seq_gather(const anykv_seq *seq, uint32_t layer, int side, ui
     anykv_view piece = *rows;
     const uint64_t row_bytes = rows->token_stride * akv_raw_bytes((akv_u32)rows->dtype);
     akv_mutex_lock(&cache->io);
+    if (count)
+        status = akv_cold_read(cache, &seq, NULL, 1, (uint32_t)(first / size),
+                               (uint32_t)((first + count - 1) / size + 1));
     while (count && !status) {
         const uint64_t most = (uint64_t)AKV_GATHER_BLOCKS * size - first % size;
         const uint64_t now = count < most ? count : most;
@@ -189,7 +200,9 @@ anykv_status anykv_seq_gather_packed(const anykv_seq *seq, uint32_t layer, uint6
                                       : "packed");
     if (seq) /* before the cache's own lock: the order of locks */
         akv_mutex_lock(&seq->cache->io);
-    anykv_status status = akv_seq_enter(seq, false);
+    anykv_status status = seq ? akv_cold_read(seq->cache, &seq, NULL, 1, 0, UINT32_MAX) : ANYKV_OK;
+    if (!status)
+        status = akv_seq_enter(seq, false);
     if (status) {
         if (seq)
             akv_mutex_unlock(&seq->cache->io);

@@ -196,7 +196,7 @@ void akv_ladder_lay(anykv_layout *layout, const anykv_cache_options *options)
 
 uint32_t akv_ladder_below(const struct akv_group *group, uint32_t kind)
 {
-    for (uint32_t k = kind < AKV_KIND_RUNG ? AKV_KIND_RUNG : kind + 1; k < AKV_POOL_KINDS; k++)
+    for (uint32_t k = kind < AKV_KIND_RUNG ? AKV_KIND_RUNG : kind + 1; k < AKV_KIND_COLD; k++)
         if (group->block_bytes[k])
             return k;
     return 0;

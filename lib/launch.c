@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The engine's launches: parameter structs from the layout, and the ones that move whole blocks. */
 #include "cache.h"
+#include "cold.h"
 
 akv_pool_map akv_plan_map(const struct akv_plan *plan, const anykv_layout *layout, uint32_t group)
 {
@@ -194,6 +195,32 @@ anykv_status akv_enqueue_seal(anykv_cache *cache, uint32_t group, uint32_t count
         akv_fixed_span(cache, cache->plan.moves_at, (uint64_t)count * sizeof cache->moves[0]);
     launch.arg[2] = akv_fixed_span(cache, cache->plan.flags_at, 4);
     launch.arg[3] = akv_maps_span(cache);
+    return akv_kernel_launch(cache->device->queue, &launch);
+}
+
+anykv_status akv_enqueue_pages(anykv_cache *cache, uint32_t group, const uint32_t *pages, uint32_t count,
+                               uint32_t direction)
+{
+    const struct akv_cold_room room = akv_cold_room(cache->layout);
+    const bool to_pool = direction == AKV_COPY_LINEAR_POOL;
+    akv_copy_params params;
+    memset(&params, 0, sizeof params);
+    params.pool = akv_pool_group_map(&cache->pool, group, cache->slabs);
+    params.moves = count;
+    params.bytes = params.pool.block_bytes[AKV_KIND_COLD];
+    params.direction = direction;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint64_t linear = (uint64_t)i * params.bytes;
+        const uint64_t page = akv_pool_address(&cache->pool, group, akv_pool_block(&cache->pool, pages[i])->entry);
+        cache->moves[i] = (akv_move){to_pool ? linear : page, to_pool ? page : linear, 0, 0};
+    }
+    anykv_status status = put_moves(cache, count);
+    if (status)
+        return status;
+    struct akv_launch launch;
+    akv_launch_init(cache, &launch, AKV_K_COPY, &params);
+    launch.arg[0] = akv_fixed_span(cache, cache->plan.moves_at, (uint64_t)count * sizeof cache->moves[0]);
+    launch.arg[1] = akv_cold_span(cache, room.body, (uint64_t)count * params.bytes);
     return akv_kernel_launch(cache->device->queue, &launch);
 }
 

@@ -33,7 +33,7 @@ static uint32_t kind_below(const anykv_cache *cache, const struct akv_block *blo
 {
     const struct akv_group *group = &cache->layout->groups[block->group];
     const uint32_t kind = akv_block_kind(block);
-    if (block->locks || block->holds || block->mark == recent ||
+    if (kind == AKV_KIND_COLD || block->locks || block->holds || block->mark == recent ||
         block->position < akv_blocks_for(cache, cache->plan.options.sinks))
         return 0;
     if (block->node != AKV_NO_ID && cache->prefix.nodes[block->node].pins)

@@ -37,7 +37,7 @@ static anykv_status check_options(anykv_context *context, const anykv_cache_opti
                                        : "NULL with ANYKV_POLICY_CALLER");
     if (options->events > 1u << 20)
         return akv_fail(context, ANYKV_E_ARG, "events: %u is above %u", options->events, 1u << 20);
-    if (options->flags & ~(ANYKV_CACHE_PRECISE | ANYKV_CACHE_EVICT_TOKENS))
+    if (options->flags & ~(ANYKV_CACHE_PRECISE | ANYKV_CACHE_EVICT_TOKENS | ANYKV_CACHE_COMPRESS))
         return akv_fail(context, ANYKV_E_ARG, "flags: 0x%x has unknown bits", options->flags);
     return ANYKV_OK;
 }
@@ -172,6 +172,9 @@ static anykv_status place_fixed(anykv_device *device, const anykv_layout *layout
     plan->evict_at = at;
     if (plan->options.flags & ANYKV_CACHE_EVICT_TOKENS)
         at += round_up(akv_evict_room(plan, layout).bytes, align);
+    plan->cold_at = at;
+    if (plan->options.flags & ANYKV_CACHE_COMPRESS)
+        at += round_up(akv_cold_room(layout).bytes, align);
     plan->scratch_at = at;
     at += round_up(plan->scratch_bytes, align);
     plan->staging_at = at;
@@ -319,12 +322,14 @@ anykv_status akv_plan_make(anykv_device *device, anykv_layout *layout,
     if (status)
         return status;
     akv_ladder_lay(layout, &checked);
+    if (checked.flags & ANYKV_CACHE_COMPRESS)
+        akv_cold_lay(layout);
     plan->options = checked;
     plan->options.sensitivity = NULL; /* the caller's */
     plan->max_blocks = (checked.max_seq_tokens - 1) / layout->options.block_tokens + 1;
     for (uint32_t g = 0; g < layout->group_count; g++)
         plan->minimum_chunks += layout->groups[g].sealable ? 2 : 1;
-    plan->reserve_chunks = akv_ladder_tiles(layout) ? 1 : 0;
+    plan->reserve_chunks = akv_ladder_tiles(layout) || checked.flags & ANYKV_CACHE_COMPRESS ? 1 : 0;
     plan->minimum_chunks += plan->reserve_chunks;
     /* The scratch does not depend on the chunks, but its check wants a valid map. */
     plan->chunk_bytes = largest_block(layout);

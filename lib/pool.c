@@ -267,7 +267,7 @@ uint32_t akv_pool_alloc(struct akv_pool *pool, uint32_t group, uint32_t kind, ui
     block->entry = kind << 28 | (c * class_->per_chunk + s);
     block->refs = 1;
     block->group = group;
-    block->node = block->prev = block->next = AKV_NO_ID;
+    block->node = block->prev = block->next = block->more = AKV_NO_ID;
     pool->slot[at] = id;
     pool->part_bytes[0] += class_->block_bytes;
     return id;
@@ -281,9 +281,13 @@ static uint64_t bytes_of(const struct akv_pool *pool, const struct akv_block *bl
 void akv_pool_set_part(struct akv_pool *pool, uint32_t id, uint32_t part)
 {
     struct akv_block *block = akv_pool_block(pool, id);
-    pool->part_bytes[block->part] -= bytes_of(pool, block);
-    block->part = (uint8_t)part;
-    pool->part_bytes[part] += bytes_of(pool, block);
+    for (;; block = akv_pool_block(pool, block->more)) {
+        pool->part_bytes[block->part] -= bytes_of(pool, block);
+        block->part = (uint8_t)part;
+        pool->part_bytes[part] += bytes_of(pool, block);
+        if (block->more == AKV_NO_ID)
+            return;
+    }
 }
 
 /* Chunk and slot of a block. */
@@ -296,12 +300,22 @@ static uint32_t chunk_of(const struct akv_pool *pool, const struct akv_block *bl
     return index / per;
 }
 
-bool akv_pool_release(struct akv_pool *pool, uint32_t id)
+static void forget_cold(struct akv_pool *pool, struct akv_block *block)
 {
-    struct akv_block *block = akv_pool_block(pool, id);
-    if (--block->refs)
-        return false;
-    assert(!block->locks && !block->loose);
+    struct akv_pool_cold *cold = &pool->cold[block->method];
+    cold->blocks--;
+    cold->bytes -= akv_pool_block_bytes(pool, block);
+    cold->plain_bytes -= pool->class_[AKV_CLASS(block->group, block->plain_kind)].block_bytes;
+    pool->cold_blocks--;
+    pool->cold_idle -= block->idle;
+    block->method = 0;
+}
+
+/* Gives the place of a block without references back. */
+static void free_place(struct akv_pool *pool, uint32_t id)
+{
+    struct akv_block *block = &pool->blocks[id];
+    assert(!block->refs && !block->locks && !block->loose);
     uint32_t s;
     const uint32_t c = chunk_of(pool, block, &s);
     struct akv_chunk *chunk = &pool->chunks[c];
@@ -320,6 +334,21 @@ bool akv_pool_release(struct akv_pool *pool, uint32_t id)
     pool->block_free = id;
     if (--chunk->used == 0)
         uncarve(pool, c);
+}
+
+bool akv_pool_release(struct akv_pool *pool, uint32_t id)
+{
+    struct akv_block *block = akv_pool_block(pool, id);
+    if (--block->refs)
+        return false;
+    if (block->method)
+        forget_cold(pool, block);
+    while (id != AKV_NO_ID) {
+        const uint32_t more = pool->blocks[id].more;
+        pool->blocks[id].refs = 0;
+        free_place(pool, id);
+        id = more;
+    }
     return true;
 }
 
@@ -351,8 +380,13 @@ void akv_pool_set_idle(struct akv_pool *pool, uint32_t id, bool idle)
     struct akv_block *block = akv_pool_block(pool, id);
     if (block->idle == idle)
         return;
-    block->idle = idle;
-    pool->class_[akv_pool_class_of(block)].idle += idle ? 1u : UINT64_MAX;
+    pool->cold_idle += !block->method ? 0 : idle ? 1u : UINT64_MAX;
+    for (;; block = akv_pool_block(pool, block->more)) {
+        block->idle = idle;
+        pool->class_[akv_pool_class_of(block)].idle += idle ? 1u : UINT64_MAX;
+        if (block->more == AKV_NO_ID)
+            return;
+    }
 }
 
 void akv_pool_set_tenant(struct akv_pool *pool, uint32_t id, uint64_t tenant)
@@ -384,6 +418,43 @@ void akv_pool_swap(struct akv_pool *pool, uint32_t id, uint32_t other_id)
     const uint32_t entry = block->entry;
     block->entry = other->entry;
     other->entry = entry;
+}
+
+void akv_pool_compress(struct akv_pool *pool, uint32_t id, const uint32_t *pages, uint32_t count,
+                       uint32_t method, uint32_t packed_bytes)
+{
+    struct akv_block *block = akv_pool_block(pool, id);
+    struct akv_pool_cold *cold = &pool->cold[method];
+    assert(count && method && !block->method && !block->idle);
+    block->plain_kind = (uint8_t)akv_block_kind(block);
+    cold->plain_bytes += bytes_of(pool, block);
+    akv_pool_swap(pool, id, pages[0]);
+    akv_pool_release(pool, pages[0]);
+    uint32_t *link = &block->more;
+    for (uint32_t i = 1; i < count; i++) {
+        struct akv_block *page = akv_pool_block(pool, pages[i]);
+        akv_pool_set_part(pool, pages[i], block->part);
+        page->page = true;
+        page->position = id;
+        *link = pages[i];
+        link = &page->more;
+    }
+    block->method = (uint8_t)method;
+    block->packed_bytes = packed_bytes;
+    cold->blocks++;
+    cold->bytes += akv_pool_block_bytes(pool, block);
+    pool->cold_blocks++;
+}
+
+void akv_pool_restore(struct akv_pool *pool, uint32_t id, uint32_t to)
+{
+    struct akv_block *block = akv_pool_block(pool, id);
+    assert(block->method && !block->idle);
+    forget_cold(pool, block);
+    akv_pool_swap(pool, id, to);
+    pool->blocks[to].more = block->more;
+    block->more = AKV_NO_ID;
+    akv_pool_release(pool, to);
 }
 
 akv_pool_map akv_pool_group_map(const struct akv_pool *pool, uint32_t group, uint32_t slabs)

@@ -17,7 +17,8 @@
 #define AKV_KIND_SEALED        1u
 #define AKV_KIND_RUNG          2u /* the first rung of the precision ladder; lower ones follow */
 #define AKV_MAX_RUNGS          4u
-#define AKV_POOL_KINDS         (AKV_KIND_RUNG + AKV_MAX_RUNGS)
+#define AKV_KIND_COLD          (AKV_KIND_RUNG + AKV_MAX_RUNGS) /* pages of compressed blocks */
+#define AKV_POOL_KINDS         (AKV_KIND_COLD + 1u)
 #define AKV_CLASS(group, kind) ((group)*AKV_POOL_KINDS + (kind))
 
 #define AKV_TENANT_NONE   UINT64_C(0) /* never used since the chunk exists */
@@ -40,7 +41,18 @@ struct akv_block {
     uint8_t least;     /* rungs that its users accept below the layout's formats; the cache's */
     bool idle;      /* only an idle node or the loose list holds it: it can be evicted */
     bool loose;     /* in the list of loose blocks */
+    bool page;      /* a page of the compressed block `position`, which holds it */
+    uint8_t method, plain_kind; /* compressed: how, and the kind it has when it is read back; else 0 */
+    uint32_t more;              /* compressed: the next page, or AKV_NO_ID */
+    uint32_t packed_bytes;      /* compressed: in its pages */
     uint64_t epoch; /* of the last write, for device failures; the cache's */
+};
+
+/* Compressed blocks by method; a compressed block's first page is its own place, the others hang on it. */
+#define AKV_METHODS 5u
+struct akv_pool_cold {
+    uint64_t blocks;
+    uint64_t bytes, plain_bytes; /* that their pages take, and their rows would */
 };
 
 struct akv_chunk {
@@ -88,6 +100,8 @@ struct akv_pool {
     struct akv_block *blocks; /* records; never more than slots */
     uint32_t block_capacity, block_free;
     uint64_t part_bytes[AKV_PARTS]; /* of blocks, by part */
+    struct akv_pool_cold cold[AKV_METHODS];
+    uint64_t cold_blocks, cold_idle; /* compressed blocks, and those of them that are idle */
 };
 
 anykv_status akv_pool_init(struct akv_pool *pool, anykv_context *context,
@@ -137,10 +151,27 @@ static inline uint32_t akv_block_kind(const struct akv_block *block)
 {
     return block->entry >> 28;
 }
+/* The kind that the block's rows have, or have again when they are read back. */
+static inline uint32_t akv_block_rows(const struct akv_block *block)
+{
+    return block->method ? block->plain_kind : akv_block_kind(block);
+}
 static inline uint32_t akv_pool_class_of(const struct akv_block *block)
 {
     return AKV_CLASS(block->group, akv_block_kind(block));
 }
+
+/* Bytes that the block takes: of its place, or of all its pages. */
+static inline uint64_t akv_pool_block_bytes(const struct akv_pool *pool, const struct akv_block *block)
+{
+    const uint64_t each = pool->class_[akv_pool_class_of(block)].block_bytes;
+    return block->method ? (block->packed_bytes + each - 1) / each * each : each;
+}
+/* The block, not idle, is compressed from now on: its bytes stand in these new pages, its place is
+ * free.  And back: it takes the place of `to`, a new block that goes, and its pages are free. */
+void akv_pool_compress(struct akv_pool *pool, uint32_t block, const uint32_t *pages, uint32_t count,
+                       uint32_t method, uint32_t packed_bytes);
+void akv_pool_restore(struct akv_pool *pool, uint32_t block, uint32_t to);
 
 /* The map that kernels get for a layer group. */
 akv_pool_map akv_pool_group_map(const struct akv_pool *pool, uint32_t group, uint32_t slabs);

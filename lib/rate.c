@@ -22,8 +22,7 @@ static void describe(const anykv_cache *cache, uint32_t node, anykv_candidate *c
     for (uint32_t g = 0; g < cache->layout->group_count; g++) {
         const uint32_t id = akv_prefix_blocks(&cache->prefix, node)[g];
         if (id != AKV_NO_ID)
-            candidate->bytes +=
-                cache->pool.class_[akv_pool_class_of(&cache->pool.blocks[id])].block_bytes;
+            candidate->bytes += akv_pool_block_bytes(&cache->pool, &cache->pool.blocks[id]);
     }
     const double age = akv_evict_age(evict, node);
     candidate->idle_seconds = age > 0.0 ? age : 0.0;

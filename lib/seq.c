@@ -353,7 +353,7 @@ static anykv_status check_cut(const anykv_seq *seq, uint32_t tokens)
             if (id == AKV_NO_ID && tokens / size >= seq->first[g])
                 return akv_fail(cache->context, ANYKV_E_STATE,
                                 "tokens: %u falls inside a block that was removed", tokens);
-            if (id != AKV_NO_ID && akv_block_kind(akv_pool_block(&cache->pool, id)) != AKV_KIND_HOT)
+            if (id != AKV_NO_ID && akv_block_rows(akv_pool_block(&cache->pool, id)) != AKV_KIND_HOT)
                 return akv_fail(cache->context, ANYKV_E_STATE,
                                 "tokens: %u falls inside a sealed block; cut at a multiple of %u",
                                 tokens, size);
@@ -365,7 +365,7 @@ static anykv_status check_cut(const anykv_seq *seq, uint32_t tokens)
                                     : AKV_NO_ID;
             const bool cut = tokens % size && i == tokens / size;
             if (id == AKV_NO_ID ||
-                (cut && akv_block_kind(akv_pool_block(&cache->pool, id)) != AKV_KIND_HOT))
+                (cut && akv_block_rows(akv_pool_block(&cache->pool, id)) != AKV_KIND_HOT))
                 return akv_fail(
                     cache->context, ANYKV_E_STATE,
                     "tokens: at %u the window needs rows of positions %u to %u, which were "

@@ -784,7 +784,9 @@ anykv_status anykv_seq_evict_tokens(anykv_seq *seq, const anykv_evict_params *pa
     if (status)
         return status;
     akv_mutex_lock(&cache->io); /* before the cache's own lock: the order of locks */
-    status = akv_seq_enter(seq, true);
+    status = akv_cold_read(cache, (const anykv_seq *const *)&seq, NULL, 1, 0, UINT32_MAX);
+    if (!status)
+        status = akv_seq_enter(seq, true);
     if (status) {
         akv_mutex_unlock(&cache->io);
         return status;

@@ -269,8 +269,8 @@ anykv_status anykv_cache_lookup(anykv_cache *cache, const anykv_seq_options *opt
 static bool is_better(const anykv_cache *cache, uint32_t id, uint32_t than)
 {
     return than != AKV_NO_ID &&
-           akv_block_kind(akv_pool_block(&cache->pool, than)) >= AKV_KIND_RUNG &&
-           akv_block_kind(akv_pool_block(&cache->pool, id)) < AKV_KIND_RUNG;
+           akv_block_rows(akv_pool_block(&cache->pool, than)) >= AKV_KIND_RUNG &&
+           akv_block_rows(akv_pool_block(&cache->pool, id)) < AKV_KIND_RUNG;
 }
 
 void akv_seq_publish(anykv_seq *seq)
@@ -309,7 +309,7 @@ void akv_seq_publish(anykv_seq *seq)
                 akv_node_take(cache, node, g); /* its users keep it */
                 cache->count.blocks_restored++;
                 akv_cache_event(cache, ANYKV_BLOCK_RESTORED, node,
-                                akv_block_kind(akv_pool_block(&cache->pool, id)), seq);
+                                akv_block_rows(akv_pool_block(&cache->pool, id)), seq);
             }
             if (akv_prefix_blocks(prefix, node)[g] == AKV_NO_ID)
                 akv_node_give(cache, node, g, id);

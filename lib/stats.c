@@ -9,6 +9,8 @@ static void count_blocks(const anykv_cache *cache, anykv_stats *stats)
     for (uint32_t c = 0; c < pool->classes; c++) {
         const struct akv_pool_class *class_ = &pool->class_[c];
         const uint64_t bytes = class_->used * class_->block_bytes;
+        if (c % AKV_POOL_KINDS == AKV_KIND_COLD)
+            continue;
         const uint32_t kind = c % AKV_POOL_KINDS, rung = kind - AKV_KIND_RUNG;
         *(kind == AKV_KIND_HOT      ? &stats->hot_blocks
           : kind == AKV_KIND_SEALED ? &stats->sealed_blocks
@@ -17,6 +19,15 @@ static void count_blocks(const anykv_cache *cache, anykv_stats *stats)
           : kind == AKV_KIND_SEALED ? &stats->sealed_bytes
                                     : &stats->rung_bytes[rung]) += bytes;
         stats->cached_blocks += class_->idle;
+    }
+    stats->cached_blocks += pool->cold_idle;
+    for (uint32_t method = 1; method < AKV_METHODS; method++) {
+        anykv_method_stats *cold = &stats->compressed[method - 1];
+        cold->blocks = pool->cold[method].blocks;
+        cold->bytes = pool->cold[method].bytes;
+        cold->plain_bytes = pool->cold[method].plain_bytes;
+        stats->compressed_blocks += cold->blocks;
+        stats->compressed_bytes += cold->bytes;
     }
 }
 
@@ -47,7 +58,7 @@ anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out)
     count_blocks(cache, &stats);
     stats.fragmentation_bytes = akv_pool_used_bytes(&cache->pool) - stats.hot_bytes -
                                 stats.sealed_bytes - stats.rung_bytes[0] - stats.rung_bytes[1] -
-                                stats.rung_bytes[2] - stats.rung_bytes[3];
+                                stats.rung_bytes[2] - stats.rung_bytes[3] - stats.compressed_bytes;
     for (uint32_t slab = 0; slab < cache->slabs; slab++)
         stats.pool_bytes += cache->slab_bytes[slab];
     stats.host_bytes = atomic_load_explicit(&cache->context->host_bytes, memory_order_relaxed);

@@ -223,7 +223,10 @@ static anykv_status reserve_blocks(anykv_step *step)
 {
     anykv_cache *cache = step->cache;
     const uint32_t groups = cache->layout->group_count;
-    anykv_status status = akv_tenants_admit(cache, step);
+    uint64_t asking = 1;
+    for (uint32_t i = 0; i < step->n; i++)
+        asking |= (uint64_t)1 << step->seqs[i]->part;
+    anykv_status status = akv_tenants_admit(cache, asking);
     if (!status)
         status = akv_cache_make_room(cache, cache->need);
     for (uint32_t g = 0; g < groups && !status; g++) {
@@ -341,9 +344,19 @@ anykv_status anykv_step_begin(anykv_cache *cache, anykv_seq *const *seqs, const 
     akv_cache_enter(cache);
     struct akv_call call;
     akv_call_begin(cache, &call, "anykv_step_begin");
-    status = begin(cache, seqs, counts, n, step_out);
+    const bool cold = akv_cold_any(cache, (const anykv_seq *const *)seqs, counts, n);
+    if (cold) { /* compressed blocks are read back first; while io is held none is compressed again */
+        akv_mutex_unlock(&cache->lock);
+        akv_mutex_lock(&cache->io);
+        status = akv_cold_read(cache, (const anykv_seq *const *)seqs, counts, n, 0, UINT32_MAX);
+        akv_cache_enter(cache);
+    }
+    if (!status)
+        status = begin(cache, seqs, counts, n, step_out);
     akv_call_end(cache, &call, status);
     akv_mutex_unlock(&cache->lock);
+    if (cold)
+        akv_mutex_unlock(&cache->io);
     return status;
 }
 

@@ -34,11 +34,8 @@ void akv_tenants_spare(anykv_cache *cache, uint64_t asking)
     cache->prefix.spared = spared;
 }
 
-anykv_status akv_tenants_admit(anykv_cache *cache, const anykv_step *step)
+anykv_status akv_tenants_admit(anykv_cache *cache, uint64_t asking)
 {
-    uint64_t asking = 1;
-    for (uint32_t i = 0; i < step->n; i++)
-        asking |= (uint64_t)1 << step->seqs[i]->part;
     cache->asking = asking;
     for (uint32_t p = 1; p < cache->tenants; p++) {
         const struct akv_tenant *tenant = &cache->tenant[p];

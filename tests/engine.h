@@ -260,9 +260,26 @@ static inline void audit_blocks(anykv_cache *cache, const char *when)
             cr_assert(pool->blocks[id].node == node, "%s: block %u is not its node's", when, id);
             refs[id]++;
         }
-    uint64_t used[64] = {0}, idle[64] = {0}, live = 0;
+    uint64_t used[64] = {0}, idle[64] = {0}, live = 0, cold = 0, cold_idle = 0, cold_bytes = 0;
+    for (uint32_t id = 0; id < pool->block_capacity; id++) /* a page is its block's */
+        for (uint32_t more = pool->blocks[id].refs && pool->blocks[id].method ? pool->blocks[id].more : AKV_NO_ID;
+             more != AKV_NO_ID; more = pool->blocks[more].more) {
+            cr_assert(pool->blocks[more].page && pool->blocks[more].position == id, "%s: page %u", when, more);
+            refs[more]++;
+        }
     for (uint32_t id = 0; id < pool->block_capacity; id++) {
         const struct akv_block *block = &pool->blocks[id];
+        if (block->refs && block->method) {
+            uint32_t pages = 0;
+            for (uint32_t page = id; page != AKV_NO_ID; page = pool->blocks[page].more)
+                pages++;
+            cold++;
+            cold_idle += block->idle;
+            cold_bytes += (uint64_t)pages * pool->class_[akv_pool_class_of(block)].block_bytes;
+            cr_assert(akv_pool_block_bytes(pool, block) ==
+                          (uint64_t)pages * pool->class_[akv_pool_class_of(block)].block_bytes,
+                      "%s: %u bytes in %u pages", when, block->packed_bytes, pages);
+        }
         cr_assert(block->refs == refs[id], "%s: block %u has %u references, %u hold it", when, id,
                   block->refs, refs[id]);
         if (!block->refs)
@@ -272,14 +289,22 @@ static inline void audit_blocks(anykv_cache *cache, const char *when)
                   block->locks, locks[id]);
         cr_assert(block->holds == holds[id], "%s: block %u has %u holds, not %u", when, id,
                   block->holds, holds[id]);
-        const bool alone = block->refs == 1 && block->node != AKV_NO_ID &&
-                           cache->prefix.nodes[block->node].pins == 0;
+        const struct akv_block *head = block->page ? &pool->blocks[block->position] : block;
+        const bool alone = head->refs == 1 && head->node != AKV_NO_ID &&
+                           cache->prefix.nodes[head->node].pins == 0;
+        cr_assert((akv_block_kind(block) == AKV_KIND_COLD) == (block->page || block->method),
+                  "%s: block %u of kind %u, method %u", when, id, akv_block_kind(block), block->method);
         cr_assert(block->idle == alone, "%s: block %u idle %d, alone %d", when, id, block->idle,
                   alone);
         cr_assert(!block->loose || block->idle, "%s: a loose block is not idle", when);
         used[akv_pool_class_of(block)]++;
         idle[akv_pool_class_of(block)] += block->idle;
     }
+    cr_assert(pool->cold_blocks == cold && pool->cold_idle == cold_idle, "%s: %llu compressed blocks, %llu idle", when,
+              (unsigned long long)pool->cold_blocks, (unsigned long long)pool->cold_idle);
+    for (uint32_t method = 0; method < AKV_METHODS; method++)
+        cold_bytes -= pool->cold[method].bytes;
+    cr_assert(cold_bytes == 0, "%s: bytes of compressed blocks", when);
     uint64_t chunks = 0, in_chunks = 0;
     for (uint32_t c = 0; c < pool->chunk_count; c++)
         if (pool->chunks[c].class_ < pool->classes) {
@@ -358,7 +383,7 @@ static inline void audit_ladder(anykv_cache *cache, const char *when)
     const uint32_t groups = cache->layout->group_count;
     for (uint32_t id = 0; id < cache->pool.block_capacity; id++) {
         const struct akv_block *block = &cache->pool.blocks[id];
-        if (!block->refs || akv_block_kind(block) < AKV_KIND_RUNG)
+        if (!block->refs || akv_block_kind(block) < AKV_KIND_RUNG || akv_block_kind(block) == AKV_KIND_COLD)
             continue;
         const float error = cache->layout->groups[block->group].error[akv_block_kind(block)];
         cr_assert(error > 0 && error <= cache->plan.options.error_budget,
@@ -372,7 +397,7 @@ static inline void audit_ladder(anykv_cache *cache, const char *when)
             for (uint32_t i = 0; i < seq->table_capacity; i++) {
                 const uint32_t id = akv_seq_table(seq, g)[i];
                 cr_assert(id == AKV_NO_ID || (cache->pool.blocks[id].position == audit_number(seq, i) &&
-                                              akv_block_kind(&cache->pool.blocks[id]) <=
+                                              akv_block_rows(&cache->pool.blocks[id]) <=
                                                   AKV_KIND_SEALED + seq->rungs),
                           "%s: block %u of kind %u", when, i,
                           akv_block_kind(&cache->pool.blocks[id]));

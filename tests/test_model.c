@@ -4,6 +4,8 @@
 #include "model.h"
 #include <math.h>
 
+static uint64_t lowered, compressed; /* blocks, in all games of a test */
+
 static struct model_seq *pick(struct model *model, bool idle)
 {
     const uint32_t start = model_below(model, MODEL_SEQS);
@@ -411,9 +413,29 @@ static void op_memory(struct model *model)
         model->counts[7]++;
 }
 
+/* Rows stay what they are, bit for bit. */
+static void op_compress(struct model *model)
+{
+    anykv_compress_info info = ANYKV_COMPRESS_INFO_INIT;
+    struct model_seq *seq = model_below(model, 3) ? pick(model, true) : NULL;
+    anykv_status status;
+    if (seq && model_below(model, 3))
+        status = anykv_seq_compress(seq->seq, ANYKV_COMPRESS_BX16, model_below(model, 100), model_below(model, 300), &info);
+    else if (seq)
+        status = anykv_seq_compress(seq->seq, ANYKV_COMPRESS_BX16, 0, UINT64_MAX, &info);
+    else
+        status = anykv_cache_compress(model->engine.cache, ANYKV_COMPRESS_BX16,
+                                      model_below(model, 2) ? UINT64_MAX : model_below(model, 20), &info);
+    if (status)
+        check_failure(model, status, "compress");
+    cr_assert(info.bytes < info.plain_bytes || info.blocks == 0, "%llu blocks grew", (unsigned long long)info.blocks);
+    model->counts[8]++;
+    compressed += info.blocks;
+}
+
 static void one_operation(struct model *model)
 {
-    const uint32_t kind = model_below(model, 24);
+    const uint32_t kind = model_below(model, model->cold ? 30 : 24);
     if (kind < 3)
         op_create(model);
     else if (kind < 5)
@@ -428,8 +450,10 @@ static void one_operation(struct model *model)
         op_trim(model);
     else if (kind < 23)
         op_remove(model);
-    else
+    else if (kind < 24)
         op_memory(model);
+    else
+        op_compress(model);
 }
 
 static void run(struct model *model, uint32_t operations, uint64_t seed)
@@ -457,9 +481,7 @@ static void run(struct model *model, uint32_t operations, uint64_t seed)
               (unsigned long long)(stats.used_bytes - stats.fixed_bytes));
 }
 
-enum { WITH_BUDGET = 1, WITH_FAULTS = 2, WITH_STAGING = 4, WITH_LADDER = 8 };
-
-static uint64_t lowered; /* blocks, in all games of a test */
+enum { WITH_BUDGET = 1, WITH_FAULTS = 2, WITH_STAGING = 4, WITH_LADDER = 8, WITH_COLD = 16 };
 
 static void play(uint64_t seed, uint32_t operations, uint32_t what)
 {
@@ -468,6 +490,7 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
     model->random = seed;
     model->tight = what & WITH_BUDGET;
     model->faults = what & WITH_FAULTS;
+    model->cold = what & WITH_COLD;
     anykv_layer layers[4];
     layers[0] = engine_layer(1, 64, 0);
     layers[1] = engine_layer(2, 64, 40 + model_below(model, 40));
@@ -475,6 +498,11 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
     layers[1].v_format = ANYKV_N3;
     layers[1].v_dim = 80;
     layers[1].hot_type = ANYKV_BF16;
+    if (what & WITH_COLD) {
+        layers[0].hot_type = ANYKV_BF16;
+        if (model_below(model, 2))
+            layers[0].k_format = layers[0].v_format = ANYKV_BF16;
+    }
     layers[2] = layers[0];
     layers[2].source = 0;
     layers[2].q_heads = 3;
@@ -494,6 +522,8 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
     options.recent = model_below(model, 3) * 24;
     options.max_seq_tokens = MODEL_TOKENS;
     engine_policy(&options, seed);
+    if (what & WITH_COLD)
+        options.flags |= ANYKV_CACHE_COMPRESS;
     if (what & WITH_LADDER) {
         options.error_budget = 0.6f;
         options.ladder_blocks = model_below(model, 2) * 8;
@@ -506,7 +536,7 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
         anykv_layout *layout = engine_layout(context, layers, 4);
         anykv_estimate estimate = ANYKV_ESTIMATE_INIT;
         OK(anykv_cache_estimate(device, layout, &options, &estimate));
-        const uint32_t blocks = what & WITH_LADDER ? 20 : 60;
+        const uint32_t blocks = what & (WITH_LADDER | WITH_COLD) ? 20 : 60;
         options.budget_bytes = estimate.fixed_bytes + blocks * estimate.hot_block_bytes;
         anykv_layout_destroy(layout);
         anykv_device_close(device);
@@ -520,12 +550,12 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
     engine_stop(&model->engine);
     fprintf(stderr,
             "# seed %llu: create %llu, destroy %llu, fork %llu, step %llu, name %llu, trim %llu, "
-            "remove %llu, memory %llu\n",
+            "remove %llu, memory %llu, compress %llu\n",
             (unsigned long long)seed, (unsigned long long)model->counts[0],
             (unsigned long long)model->counts[1], (unsigned long long)model->counts[2],
             (unsigned long long)model->counts[3], (unsigned long long)model->counts[4],
             (unsigned long long)model->counts[5], (unsigned long long)model->counts[6],
-            (unsigned long long)model->counts[7]);
+            (unsigned long long)model->counts[7], (unsigned long long)model->counts[8]);
     free(model->names);
     free(model);
     cr_assert(akv_alloc_live() == live, "seed %llu: %llu allocations leaked",
@@ -574,6 +604,18 @@ Test(model, precision_ladder, .timeout = 300)
     play_many(900, 2, WITH_BUDGET | WITH_LADDER | WITH_STAGING);
     cr_expect(lowered > 100, "the ladder was hardly used: %llu blocks",
               (unsigned long long)lowered);
+}
+
+/* Blocks are compressed in place and read back on use. */
+Test(model, compressed_blocks, .timeout = 300)
+{
+    play_many(1000, 6, WITH_COLD);
+    play_many(1100, 8, WITH_COLD | WITH_BUDGET);
+    play_many(1200, 6, WITH_COLD | WITH_BUDGET | WITH_LADDER);
+    play_many(1300, 6, WITH_COLD | WITH_FAULTS);
+    play_many(1400, 8, WITH_COLD | WITH_BUDGET | WITH_LADDER | WITH_FAULTS);
+    play_many(1500, 4, WITH_COLD | WITH_BUDGET | WITH_FAULTS | WITH_STAGING);
+    cr_expect(compressed > 1000, "compression was hardly used: %llu blocks", (unsigned long long)compressed);
 }
 
 Test(model, host_rows_are_staged, .timeout = 300)
