@@ -342,7 +342,8 @@ ANYKV_API anykv_status anykv_codec_decode(anykv_codec *codec, const void *packed
  * that cannot save refuses; it never grows. */
 
 typedef enum anykv_compression {
-    ANYKV_COMPRESS_BX16 = 1 /* BF16 rows, bit for bit: 12.1 bits an element on real rows (docs/format.md) */
+    ANYKV_COMPRESS_BX16 = 1, /* BF16 rows, bit for bit: 12.1 bits an element on real rows (docs/format.md) */
+    ANYKV_COMPRESS_SPARSE = 4 /* some tokens or channels of each head: anykv_sparse_compress */
 } anykv_compression;
 
 #define ANYKV_COMPRESS_HEADER 64u /* bytes before what the method writes */
@@ -371,6 +372,27 @@ ANYKV_API anykv_status anykv_compressed_shape(const void *packed, uint64_t bytes
 ANYKV_API anykv_status anykv_decompress(anykv_device *device, const void *packed, uint64_t bytes,
                                         const anykv_view *rows, uint32_t tokens, uint32_t heads,
                                         uint32_t head_dim);
+
+/* What sparse compression keeps or drops as one. */
+typedef enum anykv_axis { ANYKV_AXIS_TOKEN = 0, ANYKV_AXIS_CHANNEL = 1 } anykv_axis;
+
+/* The bytes that keeping `keep` tokens, or channels, of every head takes; exact.  E_ARG: axis, dtype, keep
+ * not within 1 to their number; E_SHAPE: no elements, or more than 2^30.  Thread: free. */
+ANYKV_API anykv_status anykv_sparse_bytes(anykv_axis axis, uint32_t keep, anykv_dtype dtype, uint32_t tokens,
+                                          uint32_t heads, uint32_t head_dim, uint64_t *bytes_out);
+/* Keeps of every head the `keep` tokens, or channels, with the largest scores, bit for bit; of equal scores
+ * the earlier, NaN last.  scores: host, [heads][tokens] or [heads][head_dim].  Rows, packed and failures as
+ * for anykv_compress; any dtype.  anykv_decompress brings the rows back, those that were dropped, or their
+ * channels, as +0.  A zero key is not an absent one: who drops tokens leaves them out of attention by
+ * anykv_sparse_kept.  Thread: free. */
+ANYKV_API anykv_status anykv_sparse_compress(anykv_device *device, anykv_axis axis, uint32_t keep,
+                                             const float *scores, const anykv_view *rows, uint32_t tokens,
+                                             uint32_t heads, uint32_t head_dim, void *packed,
+                                             uint64_t capacity, uint64_t *bytes_out);
+/* What a head kept: kept_out [tokens] or [head_dim], 1 or 0 each.  E_DATA: damaged, or not sparse; E_SHAPE:
+ * no such head; nothing written.  Thread: free. */
+ANYKV_API anykv_status anykv_sparse_kept(const void *packed, uint64_t bytes, uint32_t head,
+                                         uint8_t *kept_out);
 
 /* ------------------------------------------------------------------------------------------------ */
 /* Layout: geometry and meaning of rows, layer by layer. */

@@ -2,6 +2,7 @@
 /* Compression of rows: a header of 64 bytes, then the body that the kernels of the method make. */
 #include "compress.h"
 #include "kernel/bx16.h"
+#include "sparse.h"
 #include "objects.h"
 
 uint32_t akv_compress_check(const struct akv_compress_header *header)
@@ -30,6 +31,8 @@ anykv_status akv_compress_header_read(anykv_context *context, const void *packed
 static anykv_status check_shape(anykv_context *context, anykv_compression method, anykv_dtype dtype,
                                 uint32_t tokens, uint32_t heads, uint32_t dim, uint32_t *elements_out)
 {
+    if (method == ANYKV_COMPRESS_SPARSE)
+        return akv_fail(context, ANYKV_E_ARG, "compress method: sparse takes scores, anykv_sparse_compress has them");
     if (method != ANYKV_COMPRESS_BX16)
         return akv_fail(context, ANYKV_E_ARG, "compress method: %d is not a method", (int)method);
     if (dtype != ANYKV_BF16)
@@ -235,6 +238,8 @@ static anykv_status read_header(anykv_context *context, const void *packed, uint
     anykv_status status = akv_compress_header_read(context, packed, bytes, header);
     if (status)
         return status;
+    if (header->method == ANYKV_COMPRESS_SPARSE)
+        return akv_sparse_check(context, header, bytes);
     if (header->method > INT32_MAX || header->dtype > INT32_MAX || header->zero != 0 ||
         check_shape(context, (anykv_compression)header->method, (anykv_dtype)header->dtype, header->tokens,
                     header->heads, header->dim, &elements) != ANYKV_OK)
@@ -319,6 +324,8 @@ anykv_status anykv_decompress(anykv_device *device, const void *packed, uint64_t
                         "decompress: %u tokens of %u heads of %u elements of dtype %d, the data has %u of %u of %u of %u",
                         tokens, heads, head_dim, (int)rows->dtype, header.tokens, header.heads, header.dim,
                         header.dtype);
+    if (header.method == ANYKV_COMPRESS_SPARSE)
+        return akv_sparse_decompress(device, &header, packed, bytes, rows);
     struct job job = {.device = device, .view = rows, .tokens = tokens, .heads = heads, .dim = head_dim};
     job.params.elements = tokens * heads * head_dim;
     job.params.escapes = header.escapes;
