@@ -253,7 +253,7 @@ static inline void audit_blocks(anykv_cache *cache, const char *when)
             const uint32_t id = akv_prefix_blocks(&cache->prefix, node)[g];
             const uint32_t shown = akv_find_kinds(&cache->prefix.find, node)[g];
             cr_assert(shown == (id == AKV_NO_ID ? AKV_KIND_NONE
-                                                : akv_block_kind(&pool->blocks[id])),
+                                                : akv_block_rows(&pool->blocks[id])),
                       "%s: lookups see kind %u of node %u", when, shown, node);
             if (id == AKV_NO_ID)
                 continue;
