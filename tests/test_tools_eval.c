@@ -215,3 +215,15 @@ Test(eval, the_ladder_beats_eviction, .timeout = 120)
     char *arguments[] = {command, budget, share, device, cpu, path, NULL};
     cr_expect(akv_tool_eval(6, arguments) == 0);
 }
+
+/* Blocks of real rows become a quarter smaller and come back bit for bit. */
+Test(eval, cold_blocks, .timeout = 120)
+{
+    const char *data = getenv("ANYKV_TEST_DATA");
+    if (!data)
+        cr_skip_test("ANYKV_TEST_DATA is not set");
+    char path[4096], command[] = "eval", cold[] = "--cold", device[] = "--device", cpu[] = "cpu";
+    snprintf(path, sizeof path, "%s/smollm2-code.safetensors", data);
+    char *arguments[] = {command, cold, device, cpu, path, NULL};
+    cr_expect(akv_tool_eval(5, arguments) == 0);
+}

@@ -3,6 +3,7 @@
 #include "device_option.h"
 #include "dump_model.h"
 #include "eval_budget.h"
+#include "eval_cold.h"
 #include "eval_compress.h"
 #include "eval_pareto.h"
 #include "eval_evict.h"
@@ -537,12 +538,27 @@ static int run_budget(const char *path, const char *device, uint32_t percent, ui
     return code;
 }
 
+static int run_cold(const char *path, const char *device, bool json)
+{
+    struct akv_tool tool = {0};
+    const int go = akv_tool_open(&tool, "eval", device, NULL);
+    if (go != AKV_CLI_GO)
+        return go;
+    bool good = false;
+    const anykv_status status = akv_eval_cold(&tool, path, json, &good);
+    const int code = status ? akv_cli_status("eval", path, status)
+                     : good ? AKV_EXIT_GOOD
+                            : AKV_EXIT_FAILED;
+    akv_tool_close(&tool);
+    return code;
+}
+
 int akv_tool_eval(int argc, char **argv)
 {
     static struct akv_text_list formats, transforms, evict, keep, compress;
     const char *device = "auto", *path = NULL, *calibration = NULL, *pareto = NULL;
     uint64_t sinks = UNSET, recent = UNSET, budget = 0;
-    bool json = false, layers = false, no_search = false;
+    bool json = false, layers = false, no_search = false, cold = false;
     const struct akv_cli_option options[] = {
         {"formats", AKV_CLI_TEXT_LIST, &formats, 0, 0, "LIST",
          "K/V pairs, formats or profiles: I8/N4,N4,q5, or all\n"
@@ -576,6 +592,9 @@ int akv_tool_eval(int argc, char **argv)
         {"compress", AKV_CLI_TEXT_LIST, &compress, 0, 0, "LIST",
          "ways of compressing, METHOD[:PARAMETER], beside the formats: bx16 (rows\n"
          "rounded to BF16, then bit for bit)"},
+        {"cold", AKV_CLI_FLAG, &cold, 0, 0, NULL,
+         "compress the blocks of a cache with the file's rows in BF16 in place and\n"
+         "read them back: bytes and times"},
         AKV_DEVICE_OPTION(device),
         AKV_JSON_OPTION(json),
         {NULL, AKV_CLI_FLAG, NULL, 0, 0, NULL, NULL},
@@ -611,6 +630,10 @@ int akv_tool_eval(int argc, char **argv)
         return go;
     if (compress.count != 0 && (evict.count != 0 || budget != 0))
         return akv_cli_wrong("eval", "--compress: not with --evict or --budget");
+    if (cold && (evict.count != 0 || budget != 0 || compress.count != 0))
+        return akv_cli_wrong("eval", "--cold: not with --evict, --budget or --compress");
+    if (cold)
+        return run_cold(path, device, json);
     if (no_search && (evict.count != 0 || budget != 0))
         return akv_cli_wrong("eval", "--no-search: not with --evict or --budget");
     if (evict.count != 0)
