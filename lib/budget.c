@@ -263,6 +263,7 @@ anykv_status akv_cache_make_room(anykv_cache *cache, const uint32_t *need)
     struct akv_pool *pool = &cache->pool;
     if (akv_pool_fits(pool, need))
         return ANYKV_OK;
+    akv_steps_lock(cache);
     const bool fits = akv_pool_could_fit(pool, need, true, pool->present) ||
                       (cache->ladder.on && akv_lower_least(cache, need) <= pool->present);
     if (!fits)
@@ -356,6 +357,7 @@ static anykv_status empty_slabs(anykv_cache *cache, uint32_t keep, uint32_t keep
     struct akv_pool *pool = &cache->pool;
     const uint32_t first = keep * cache->plan.chunks_per_slab;
     memset(cache->need, 0, pool->classes * sizeof *cache->need);
+    akv_steps_lock(cache);
     for (uint32_t c = first; c < pool->chunk_count; c++)
         if (pool->chunks[c].class_ < pool->classes && pool->chunks[c].locked)
             return akv_fail(cache->context, ANYKV_E_BUSY,

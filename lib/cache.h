@@ -80,6 +80,7 @@ struct anykv_seq {
     uint64_t tenant;        /* digest of the salt; whose bytes its blocks hold */
     akv_digest root;
     uint32_t length; /* positions */
+    uint32_t used_at; /* serial of its last step; its blocks get it when someone asks */
     bool private_;   /* names and matches nothing */
     bool closed;     /* blocks were removed: names nothing further */
     bool dead;       /* a device failure hit its rows */
@@ -118,6 +119,8 @@ struct akv_id_list {
 struct anykv_step {
     anykv_cache *cache;
     bool open;
+    bool running; /* from the end of begin on */
+    bool locked;  /* its blocks are: akv_steps_lock */
     uint32_t slot;
     uint32_t serial;
     uint32_t n, tokens;
@@ -136,7 +139,7 @@ struct anykv_step {
 /* Lookups are counted without the lock, by threads in turn at different places. */
 #define AKV_COUNTERS 16u
 struct akv_lookups {
-    atomic_uint_fast64_t calls, tokens, hit_tokens, precision_misses; /* relaxed */
+    atomic_uint_fast64_t calls, tokens, hit_tokens, precision_misses;
     char apart[128 - 4 * sizeof(atomic_uint_fast64_t)];
 };
 
@@ -334,11 +337,18 @@ bool akv_cold_any(const anykv_cache *cache, const anykv_seq *const *seqs, const 
 anykv_status akv_cold_read(anykv_cache *cache, const anykv_seq *const *seqs, const uint32_t *counts, uint32_t n,
                            uint32_t from, uint32_t to);
 
+/* ---- step.c; under lock ---- */
+/* Locks the blocks of the open steps, which begin leaves for later: whoever is about to look at the
+ * locks of blocks or chunks calls this first. */
+void akv_steps_lock(anykv_cache *cache);
+
 /* ---- table.c: tables of sequences, descriptors of steps ---- */
 anykv_status akv_seq_reserve(anykv_seq *seq, uint32_t tokens);
 anykv_status akv_step_describe(anykv_step *step);
 
 /* ---- seq.c, seq_prefix.c ---- */
+/* Tells a sequence's blocks of a group when it used them. */
+void akv_seq_show_use(anykv_seq *seq, uint32_t group, uint32_t from, uint32_t to);
 /* Releases the blocks of logical numbers [from, to) of a group. */
 void akv_seq_drop_blocks(anykv_seq *seq, uint32_t group, uint32_t from, uint32_t to);
 /* Releases nodes from `count` on, deepest first. */

@@ -116,6 +116,7 @@ static bool ready(struct freeze *run, uint32_t id)
     const struct akv_block *block = &run->cache->pool.blocks[id];
     if (block->refs == 0 || block->page || block->method || (run->cached && !block->idle))
         return false;
+    akv_steps_lock(run->cache);
     if (block->locks || block->holds) {
         run->info.busy++;
         return false;
@@ -205,6 +206,7 @@ static anykv_status freeze_one(struct freeze *run, uint32_t id, const uint32_t c
     struct akv_pool *pool = &cache->pool;
     struct akv_block *block = akv_pool_block(pool, id);
     uint32_t pages[AKV_MOVES];
+    akv_steps_lock(cache);
     if (block->locks || block->holds || block->refs == 1) { /* in use meanwhile, or gone but for this call */
         run->info.busy += block->refs != 1;
         return ANYKV_OK;

@@ -12,18 +12,22 @@
 
 /* ---- which ---- */
 
-/* Marks the blocks in the recent window of a live sequence; returns the mark. */
+/* Marks the blocks in the recent window of a live sequence, and brings what steps leave for later,
+ * locks and times of use; returns the mark. */
 static uint32_t mark_recent(anykv_cache *cache)
 {
     cache->serial += 2;
-    for (const anykv_seq *seq = cache->seqs; seq; seq = seq->next) {
+    akv_steps_lock(cache);
+    for (anykv_seq *seq = cache->seqs; seq; seq = seq->next) {
         const uint32_t first = akv_recent_block(cache, seq->length);
-        for (uint32_t g = 0; g < cache->layout->group_count; g++)
+        for (uint32_t g = 0; g < cache->layout->group_count; g++) {
+            akv_seq_show_use(seq, g, seq->first[g], seq->table_capacity);
             for (uint32_t i = first; i < seq->table_capacity; i++) {
                 const uint32_t id = akv_seq_table(seq, g)[i];
                 if (id != AKV_NO_ID)
                     akv_pool_block(&cache->pool, id)->mark = cache->serial;
             }
+        }
     }
     return cache->serial;
 }

@@ -76,6 +76,7 @@ static anykv_status seal_group(anykv_step *step, uint32_t group)
             const uint32_t id = akv_seq_table(seq, group)[i];
             struct akv_block *block = id == AKV_NO_ID ? NULL : akv_pool_block(&cache->pool, id);
             if (block && akv_block_kind(block) == AKV_KIND_HOT && block->mark != taken) {
+                akv_steps_lock(cache);
                 if (block->locks || block->holds || spare->count == 0) {
                     all = false;
                     continue;

@@ -5,9 +5,21 @@
 
 /* ---- blocks and nodes of a sequence ---- */
 
+void akv_seq_show_use(anykv_seq *seq, uint32_t group, uint32_t from, uint32_t to)
+{
+    const uint32_t *table = akv_seq_table(seq, group);
+    for (uint32_t i = from; i < to; i++) {
+        struct akv_block *block =
+            table[i] == AKV_NO_ID ? NULL : akv_pool_block(&seq->cache->pool, table[i]);
+        if (block && block->used_at < seq->used_at)
+            block->used_at = seq->used_at;
+    }
+}
+
 void akv_seq_drop_blocks(anykv_seq *seq, uint32_t group, uint32_t from, uint32_t to)
 {
     uint32_t *table = akv_seq_table(seq, group);
+    akv_seq_show_use(seq, group, from, to);
     for (uint32_t i = from; i < to; i++) {
         if (table[i] == AKV_NO_ID)
             continue;
@@ -300,6 +312,7 @@ anykv_status anykv_seq_fork(anykv_seq *seq, anykv_seq **seq_out)
     copy->part = seq->part;
     copy->root = seq->root;
     copy->private_ = seq->private_;
+    copy->used_at = seq->used_at;
     copy->told = true; /* one request with the first */
     copy->rungs = seq->rungs;
     copy->lora_id = seq->lora_id;

@@ -139,7 +139,8 @@ static void count_lookup(struct walk *walk, uint64_t count)
     const bool missed = walk->best < walk->blocks;
     atomic_fetch_add_explicit(&lookups->calls, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&lookups->tokens, count, memory_order_relaxed);
-    atomic_fetch_add_explicit(&lookups->hit_tokens, hit, memory_order_relaxed);
+    /* Whoever reads this sees what was asked for too. */
+    atomic_fetch_add_explicit(&lookups->hit_tokens, hit, memory_order_release);
     if (missed && walk->too_low)
         atomic_fetch_add_explicit(&lookups->precision_misses, 1, memory_order_relaxed);
     if (missed)
@@ -153,11 +154,11 @@ void akv_lookups_count(const anykv_cache *cache, anykv_stats *stats)
 {
     for (uint32_t i = 0; i < AKV_COUNTERS; i++) {
         const struct akv_lookups *lookups = &cache->lookups[i];
-        stats->lookups += atomic_load_explicit(&lookups->calls, memory_order_relaxed);
-        stats->lookup_tokens += atomic_load_explicit(&lookups->tokens, memory_order_relaxed);
-        stats->hit_tokens += atomic_load_explicit(&lookups->hit_tokens, memory_order_relaxed);
+        stats->hit_tokens += atomic_load_explicit(&lookups->hit_tokens, memory_order_acquire);
         stats->precision_misses +=
             atomic_load_explicit(&lookups->precision_misses, memory_order_relaxed);
+        stats->lookups += atomic_load_explicit(&lookups->calls, memory_order_relaxed);
+        stats->lookup_tokens += atomic_load_explicit(&lookups->tokens, memory_order_relaxed);
     }
 }
 

@@ -250,6 +250,9 @@ static anykv_status reserve_blocks(anykv_step *step)
 static void lock_blocks(anykv_step *step, bool lock)
 {
     anykv_cache *cache = step->cache;
+    if (step->locked == lock)
+        return;
+    step->locked = lock;
     for (uint32_t i = 0; i < step->n; i++) {
         const anykv_seq *seq = step->seqs[i];
         if (step->counts[i] == 0)
@@ -260,15 +263,31 @@ static void lock_blocks(anykv_step *step, bool lock)
             for (uint32_t b = akv_first_visible(cache, g, seq->length); b < end; b++) {
                 if (table[b] == AKV_NO_ID)
                     continue;
-                if (!lock) {
+                if (lock)
+                    akv_pool_lock(&cache->pool, table[b]);
+                else
                     akv_pool_unlock(&cache->pool, table[b]);
-                    continue;
-                }
-                akv_pool_lock(&cache->pool, table[b]);
-                akv_pool_block(&cache->pool, table[b])->used_at = step->serial;
             }
         }
     }
+}
+
+void akv_steps_lock(anykv_cache *cache)
+{
+    for (uint32_t slot = 0; slot < AKV_OPEN_STEPS; slot++)
+        if (cache->steps[slot].running)
+            lock_blocks(&cache->steps[slot], true);
+}
+
+/* The step's kernels may run, or no longer do. */
+static void run(anykv_step *step, bool running)
+{
+    step->running = running;
+    for (uint32_t i = 0; running && i < step->n; i++)
+        if (step->counts[i])
+            step->seqs[i]->used_at = step->serial;
+    if (!running)
+        lock_blocks(step, false);
 }
 
 /* Sets the epoch of the blocks that the step writes. */
@@ -319,7 +338,7 @@ static anykv_status begin(anykv_cache *cache, anykv_seq *const *seqs, const uint
         take_back(step);
         return status;
     }
-    lock_blocks(step, true);
+    run(step, true);
     mark_written(step, UINT64_MAX);
     for (uint32_t l = 0; l < cache->layout->count; l++)
         if (cache->layout->places[l].owner && step->tokens)
@@ -429,7 +448,7 @@ static bool any_dead(const anykv_step *step)
 static anykv_status abandon(anykv_step *step)
 {
     anykv_context *context = step->cache->context;
-    lock_blocks(step, false);
+    run(step, false);
     for (uint32_t i = 0; i < step->n; i++)
         akv_seq_kill(step->seqs[i]);
     take_back(step);
@@ -439,7 +458,7 @@ static anykv_status abandon(anykv_step *step)
 static anykv_status end(anykv_step *step, const uint32_t *accepted, const uint32_t *tokens)
 {
     anykv_cache *cache = step->cache;
-    lock_blocks(step, false);
+    run(step, false);
     mark_written(step, ++cache->epoch);
     uint32_t first = 0;
     for (uint32_t i = 0; i < step->n; i++) {
@@ -488,7 +507,7 @@ void anykv_step_cancel(anykv_step *step)
         return;
     anykv_cache *cache = step->cache;
     akv_cache_enter(cache);
-    lock_blocks(step, false);
+    run(step, false);
     mark_written(step, ++cache->epoch);
     take_back(step);
     akv_mutex_unlock(&cache->lock);

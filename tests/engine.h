@@ -203,6 +203,7 @@ static inline void audit_blocks(anykv_cache *cache, const char *when)
 {
     const struct akv_pool *pool = &cache->pool;
     const uint32_t groups = cache->layout->group_count;
+    akv_steps_lock(cache);
     uint32_t *refs = calloc(pool->block_capacity + 1, sizeof *refs);
     uint32_t *locks = calloc(pool->block_capacity + 1, sizeof *locks);
     uint32_t *holds = calloc(pool->block_capacity + 1, sizeof *holds);

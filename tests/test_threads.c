@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Many threads on one cache: steps, lookups, matches, forks, hints, statistics, eviction. */
+/* Many threads on one cache: steps, lookups, matches, forks, hints, statistics, evictions. */
 #include "engine.h"
 #include <stdatomic.h>
 
@@ -7,7 +7,7 @@
 #define SEQS    3u
 
 static struct engine engine;
-static atomic_uint steps, matches, refusals;
+static atomic_uint steps, matches, refusals, attends, evictions;
 
 struct worker {
     akv_thread thread;
@@ -52,6 +52,50 @@ static void begin(struct worker *worker, uint32_t which)
         atomic_fetch_add(&matches, matched != 0);
 }
 
+static void attend(struct worker *worker, anykv_step *open, uint32_t count)
+{
+    float q[8 * 2 * 64], out[8 * 2 * 64];
+    for (uint32_t i = 0; i < count * 2 * 64; i++)
+        q[i] = (float)(i % 7) - 3.0f;
+    const anykv_view q_view = anykv_view_host(q, ANYKV_F32, 2, 64);
+    const anykv_view out_view = anykv_view_host(out, ANYKV_F32, 2, 64);
+    if (!expect(worker, "attend", anykv_step_attend(open, 0, &q_view, NULL, &out_view), false))
+        return;
+    atomic_fetch_add(&attends, 1);
+    for (uint32_t i = 0; i < count * 2 * 64; i++)
+        if (!(out[i] >= -20.0f && out[i] <= 20.0f) && !worker->failure[0]) /* the rows: 16 */
+            snprintf(worker->failure, sizeof worker->failure, "thread %u: attend gave %g",
+                     worker->number, (double)out[i]);
+}
+
+static void evict_tokens(struct worker *worker, anykv_seq *seq)
+{
+    anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
+    params.policy = ANYKV_TOKENS_KNORM;
+    params.keep = 64;
+    params.recent = 32;
+    if (expect(worker, "evict_tokens", anykv_seq_evict_tokens(seq, &params), true))
+        atomic_fetch_add(&evictions, 1);
+}
+
+/* A snapshot adds up whatever goes on meanwhile. */
+static void check_stats(struct worker *worker, const anykv_stats *stats)
+{
+    const uint64_t parts = stats->fixed_bytes + stats->hot_bytes + stats->sealed_bytes +
+                           stats->fragmentation_bytes;
+    if (worker->failure[0])
+        return;
+    if (stats->used_bytes > stats->budget_bytes || stats->used_bytes != parts)
+        snprintf(worker->failure, sizeof worker->failure, "%llu bytes of %llu, the parts are %llu",
+                 (unsigned long long)stats->used_bytes, (unsigned long long)stats->budget_bytes,
+                 (unsigned long long)parts);
+    if (stats->hit_tokens > stats->lookup_tokens ||
+        stats->cached_blocks > stats->hot_blocks + stats->sealed_blocks)
+        snprintf(worker->failure, sizeof worker->failure, "%llu hits of %llu, %llu cached",
+                 (unsigned long long)stats->hit_tokens, (unsigned long long)stats->lookup_tokens,
+                 (unsigned long long)stats->cached_blocks);
+}
+
 static void step(struct worker *worker, anykv_seq *seq)
 {
     uint32_t tokens[40];
@@ -68,6 +112,8 @@ static void step(struct worker *worker, anykv_seq *seq)
         return;
     }
     expect(worker, "append", engine_append(open, seeds), false);
+    if (count <= 8)
+        attend(worker, open, count);
     expect(worker, "end", anykv_step_end(open, NULL, tokens), false);
     atomic_fetch_add(&steps, 1);
 }
@@ -105,9 +151,7 @@ static void look(struct worker *worker)
            false);
     anykv_stats stats = {.size = sizeof stats};
     expect(worker, "stats", anykv_cache_stats(engine.cache, &stats), false);
-    if (stats.used_bytes > stats.budget_bytes && !worker->failure[0])
-        snprintf(worker->failure, sizeof worker->failure, "%llu bytes of %llu",
-                 (unsigned long long)stats.used_bytes, (unsigned long long)stats.budget_bytes);
+    check_stats(worker, &stats);
     expect(worker, "explain", anykv_cache_explain(engine.cache, text, sizeof text), false);
 }
 
@@ -131,6 +175,8 @@ static void *work(void *argument)
             hint(worker, seq);
         } else if (kind == 3 && house_random(&worker->random) % 8 == 0) {
             expect(worker, "trim_memory", anykv_cache_trim_memory(engine.cache), false);
+        } else if (kind == 4 && house_random(&worker->random) % 2 == 0) {
+            evict_tokens(worker, seq);
         } else if (kind < 6) {
             look(worker);
         } else {
@@ -148,12 +194,15 @@ static void mix(anykv_policy policy, uint32_t rounds)
     const anykv_layer layer = engine_layer(1, 64, 0);
     anykv_cache_options options = engine_options(2u << 20);
     options.recent = 16;
+    options.flags |= ANYKV_CACHE_EVICT_TOKENS;
     engine_policy(&options, (uint64_t)policy - ANYKV_POLICY_LRU);
     engine_start(&engine, &layer, 1, &options, 0);
     memset(workers, 0, sizeof workers);
     atomic_store(&steps, 0);
     atomic_store(&matches, 0);
     atomic_store(&refusals, 0);
+    atomic_store(&attends, 0);
+    atomic_store(&evictions, 0);
     for (uint32_t i = 0; i < THREADS; i++) {
         workers[i].number = i;
         workers[i].rounds = rounds;
@@ -165,10 +214,13 @@ static void mix(anykv_policy policy, uint32_t rounds)
     for (uint32_t i = 0; i < THREADS; i++)
         cr_expect(!workers[i].failure[0], "%s", workers[i].failure);
     const anykv_stats stats = engine_stats(engine.cache);
-    printf("# policy %d: %u steps, %u matches, %u refusals, %llu evicted\n", (int)policy,
-           atomic_load(&steps), atomic_load(&matches), atomic_load(&refusals),
+    printf("# policy %d: %u steps, %u attended, %u matches, %u refusals, %u evictions of tokens, "
+           "%llu blocks evicted\n",
+           (int)policy, atomic_load(&steps), atomic_load(&attends), atomic_load(&matches),
+           atomic_load(&refusals), atomic_load(&evictions),
            (unsigned long long)stats.blocks_evicted);
     cr_expect(atomic_load(&steps) > THREADS && atomic_load(&matches) > 0);
+    cr_expect(atomic_load(&attends) > 0 && atomic_load(&evictions) > 0);
     cr_expect(stats.sequences == 0 && stats.blocks_evicted > 0);
     audit(engine.cache, "after all threads");
     engine_stop(&engine);
