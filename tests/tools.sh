@@ -79,6 +79,7 @@ status "shared and adaptive" 2 "all heads keep the same tokens" "$ANYKV" eval "$
 status "--no-search elsewhere" 2 "not with --evict" "$ANYKV" eval "$cut" --no-search --evict tova
 status "--keep alone" 2 "needs --evict" "$ANYKV" eval "$cut" --keep 0.5
 status "eval --compress" 2 "unknown method" "$ANYKV" eval "$cut" --compress x
+status "eval --compress: no share" 2 "keeps no share" "$ANYKV" eval "$cut" --compress sparse:0
 status "eval --compress elsewhere" 2 "not with --evict" "$ANYKV" eval "$cut" --compress bx16 --evict tova
 status "calibrate without -o" 2 "-o FILE is missing" "$ANYKV" calibrate "$cut"
 status "calibrate with an unknown transform" 2 "--keys: \"turn\"" "$ANYKV" calibrate "$cut" -o x --keys turn
@@ -153,6 +154,13 @@ near "eval --compress: BX16 has the error of BF16" \
     "$(sed 's/.*"attention_tv"/"attention_tv"/; s/, "method".*//' "$work/eval" | sort -u | wc -l)" 1 0
 grep '"method": "bx16"' "$work/eval" >"$work/one"
 near "eval --compress: bits of BX16" "$(value bits "$work/one")" 12.1 0.2
+"$ANYKV" eval "$cut" --json --formats F16 --compress sparse:0.5,channels:0.5 --device cpu >"$work/eval" 2>"$work/err" ||
+    fail "eval --compress sparse" "$work/err"
+for kept in sparse channels; do
+    grep "\"method\": \"$kept:0.5\"" "$work/eval" >"$work/one"
+    near "eval --compress: $kept takes what it keeps" "$(value bits "$work/one")" 8.5 0.4
+    near "eval --compress: $kept does harm" "$(awk "BEGIN { print ($(value output_error "$work/one") > 0.01) }")" 1 0
+done
 figures "cut, I8" "$cut" --formats I8 -- 0.0039 0.0086 0.995
 near "cut, I8: bits" "$(value bits "$work/eval")" 8.25 0
 figures "cut, N4" "$cut" --formats N4 -- 0.0536 0.1191 0.962

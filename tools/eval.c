@@ -37,6 +37,7 @@ struct eval {
     struct akv_eval_pair pair[PAIRS];
     uint32_t methods;
     struct akv_eval_method method[AKV_LIST_MAX]; /* --compress */
+    uint32_t first; /* position of the first query that counts */
     uint32_t sinks, recent;
     bool search, layers, json;
     const char *pareto;
@@ -49,6 +50,7 @@ struct eval {
 struct rows {
     double *q, *k, *v;
     double *k_variant[VARIANTS], *v_variant[VARIANTS];
+    uint8_t *kept[VARIANTS]; /* of key variants that leave tokens out */
     double sqnr_k[VARIANTS], sqnr_v[VARIANTS], k_bits[VARIANTS], v_bits[VARIANTS];
 };
 
@@ -170,6 +172,7 @@ static int add_methods(struct eval *eval, const struct akv_text_list *methods)
         go = akv_eval_method_parse(methods->item[i], &eval->method[i]);
         if (go == AKV_CLI_GO)
             go = add_sides(eval, side, side);
+        eval->methods++;
     }
     return go;
 }
@@ -234,6 +237,24 @@ static anykv_status exact_rows(const void *rows, anykv_dtype dtype, size_t count
     return ANYKV_OK;
 }
 
+/* Where a method scores by queries, it sees the first half of them and the others count. */
+static anykv_status cut(struct eval *eval)
+{
+    const struct akv_dump *dump = &eval->dump;
+    eval->first = dump->q_first;
+    for (uint32_t i = 0; i < eval->methods; i++)
+        if (akv_eval_method_scores(&eval->method[i]))
+            eval->first = dump->q_first + (dump->tokens - dump->q_first) / 2;
+    if (eval->first == dump->q_first)
+        return ANYKV_OK;
+    for (uint32_t i = 0; i < dump->layers; i++)
+        if (dump->window[i])
+            return akv_fail(NULL, ANYKV_E_UNSUPPORTED,
+                            "layers.%" PRIu32 ": it has a window; dropping tokens takes layers without",
+                            dump->layer[i]);
+    return ANYKV_OK;
+}
+
 static anykv_status prepare(const struct eval *eval, uint32_t layer,
                             const anykv_calibration *calibration, struct rows *rows)
 {
@@ -254,6 +275,9 @@ static anykv_status prepare(const struct eval *eval, uint32_t layer,
         status = check_finite(eval, layer, "v", rows->v, count);
     if (status == ANYKV_OK)
         status = check_finite(eval, layer, "q", rows->q, q_count);
+    const struct akv_evict_layer seen = {dump->tokens, dump->q_first, eval->first, dump->q_heads, dump->kv_heads,
+                                         dump->head_dim, dump->scale, rows->q, rows->k, rows->v,
+                                         &eval->model.layers[dump->layer[layer]], dump->layer[layer], NULL};
     struct akv_eval_rows k = {.device = eval->tool.device,
                               .calibration = calibration,
                               .data = raw.k,
@@ -264,19 +288,21 @@ static anykv_status prepare(const struct eval *eval, uint32_t layer,
                               .tokens = dump->tokens,
                               .heads = dump->kv_heads,
                               .dim = dump->head_dim,
-                              .search = eval->search};
+                              .search = eval->search,
+                              .seen = &seen};
     struct akv_eval_rows v = k;
     v.data = raw.v;
     v.exact = rows->v;
     v.dtype = raw.v_dtype;
     v.side = 1;
     for (uint32_t i = 0; i < eval->k.count && status == ANYKV_OK; i++) {
-        status = akv_eval_pass(&k, &eval->k.item[i], &rows->k_variant[i], &rows->k_bits[i]);
+        status = akv_eval_pass(&k, &eval->k.item[i], &rows->k_variant[i], &rows->k_bits[i],
+                               &rows->kept[i]);
         if (status == ANYKV_OK)
             rows->sqnr_k[i] = sqnr(eval, rows->k, rows->k_variant[i]);
     }
     for (uint32_t i = 0; i < eval->v.count && status == ANYKV_OK; i++) {
-        status = akv_eval_pass(&v, &eval->v.item[i], &rows->v_variant[i], &rows->v_bits[i]);
+        status = akv_eval_pass(&v, &eval->v.item[i], &rows->v_variant[i], &rows->v_bits[i], NULL);
         if (status == ANYKV_OK)
             rows->sqnr_v[i] = sqnr(eval, rows->v, rows->v_variant[i]);
     }
@@ -291,6 +317,7 @@ static void free_rows(struct rows *rows)
     akv_free(NULL, rows->v);
     for (uint32_t i = 0; i < VARIANTS; i++) {
         akv_free(NULL, rows->k_variant[i]);
+        akv_free(NULL, rows->kept[i]);
         akv_free(NULL, rows->v_variant[i]);
     }
 }
@@ -387,6 +414,7 @@ static anykv_status one_layer(struct eval *eval, uint32_t layer)
     struct rows rows;
     struct akv_eval_result result[PAIRS];
     const double *k[VARIANTS], *v[VARIANTS];
+    const uint8_t *kept[VARIANTS];
     memset(&rows, 0, sizeof rows);
     anykv_calibration *own = NULL;
     anykv_status status = eval->own_mean ? own_mean(eval, layer, &own) : ANYKV_OK;
@@ -395,10 +423,11 @@ static anykv_status one_layer(struct eval *eval, uint32_t layer)
     for (uint32_t i = 0; i < VARIANTS; i++) {
         k[i] = rows.k_variant[i];
         v[i] = rows.v_variant[i];
+        kept[i] = rows.kept[i];
     }
     const struct akv_eval_problem problem = {
         .tokens = dump->tokens,
-        .q_first = dump->q_first,
+        .q_first = eval->first,
         .q_heads = dump->q_heads,
         .kv_heads = dump->kv_heads,
         .dim = dump->head_dim,
@@ -406,13 +435,14 @@ static anykv_status one_layer(struct eval *eval, uint32_t layer)
         .sinks = eval->sinks,
         .recent = eval->recent,
         .scale = dump->scale,
-        .q = rows.q,
+        .q = rows.q + (size_t)(eval->first - dump->q_first) * dump->q_heads * dump->head_dim,
         .k = rows.k,
         .v = rows.v,
         .k_variants = eval->k.count,
         .v_variants = eval->v.count,
         .k_variant = k,
         .v_variant = v,
+        .kept = kept,
         .pairs = eval->pairs,
         .pair = eval->pair,
     };
@@ -508,6 +538,8 @@ static int run(struct eval *eval, const char *path, const char *device, const ch
     status = akv_dump_open(&eval->dump, path);
     if (status == ANYKV_OK)
         status = open_model(eval);
+    if (status == ANYKV_OK)
+        status = cut(eval);
     if (status == ANYKV_OK && !eval->json)
         printf("%s: %s, %" PRIu32 " tokens, %" PRIu32 " layers, %" PRIu32 " query and %" PRIu32
                " kv heads of %" PRIu32 ", on %s\n\n",
@@ -591,7 +623,9 @@ int akv_tool_eval(int argc, char **argv)
          "of the file's F16 bytes (--sinks and --recent: here 4 and 128)"},
         {"compress", AKV_CLI_TEXT_LIST, &compress, 0, 0, "LIST",
          "ways of compressing, METHOD[:PARAMETER], beside the formats: bx16 (rows\n"
-         "rounded to BF16, then bit for bit)"},
+         "rounded to BF16, then bit for bit), sparse:SHARE (of the tokens, by the\n"
+         "attention of the last 64 queries seen), channels:SHARE.  With these, scores\n"
+         "see the first half of FILE's queries and errors are those of the second"},
         {"cold", AKV_CLI_FLAG, &cold, 0, 0, NULL,
          "compress the blocks of a cache with the file's rows in BF16 in place and\n"
          "read them back: bytes and times"},
@@ -619,7 +653,7 @@ int akv_tool_eval(int argc, char **argv)
         "rope_base,\n"
         "rope_dim and rope_base_sliding.",
         "anykv eval model.safetensors --formats I8,N4,I8/N4 --sinks 4 --recent 128\n"
-        "anykv eval text.safetensors --formats N4 --compress bx16\n"
+        "anykv eval text.safetensors --formats N4 --compress bx16,sparse:0.5\n"
         "anykv eval text.safetensors --formats all --calibration model.anykvcal --pareto out.svg",
         options,
         1,

@@ -275,6 +275,9 @@ static void run_batch(const struct work *w, const struct batch *batch, struct sc
             for (uint32_t t = batch->low[b]; t <= batch->position[b]; t++)
                 if (exempt(p, batch->position[b], t))
                     s->score[(n * BATCH + b) * stride + t] = s->score[b * stride + t];
+                else if (p->kept != NULL && p->kept[n - 1] != NULL &&
+                         !p->kept[n - 1][(size_t)batch->head * p->tokens + t])
+                    s->score[(n * BATCH + b) * stride + t] = -INFINITY;
     for (uint32_t n = 0; n <= p->k_variants; n++)
         for (uint32_t b = 0; b < BATCH; b++)
             s->best[n * BATCH + b] = soften(s->score + (n * BATCH + b) * stride, batch, b);

@@ -25,6 +25,7 @@ struct akv_eval_problem {
     const double *k, *v; /* exact rows [tokens][kv_heads][dim] */
     uint32_t k_variants, v_variants;
     const double *const *k_variant, *const *v_variant; /* the same after a format */
+    const uint8_t *const *kept; /* of key variants, or NULL: [kv_heads][tokens], 0 is not attended to; NULL: all are */
     uint32_t pairs;
     const struct akv_eval_pair *pair;
 };

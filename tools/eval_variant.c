@@ -70,7 +70,7 @@ static anykv_status through_codec(const struct akv_eval_rows *rows,
 /* ---- a variant ---- */
 
 anykv_status akv_eval_pass(const struct akv_eval_rows *rows, const struct akv_eval_variant *variant,
-                           double **stored_out, double *bits_out)
+                           double **stored_out, double *bits_out, uint8_t **kept_out)
 {
     const size_t count = (size_t)rows->tokens * rows->heads * rows->dim;
     anykv_codec_options options;
@@ -79,7 +79,7 @@ anykv_status akv_eval_pass(const struct akv_eval_rows *rows, const struct akv_ev
         return ANYKV_E_MEMORY;
     if (variant->method != NULL) {
         uint64_t bytes = 0;
-        const anykv_status status = akv_eval_compress(rows, variant->method, *stored_out, &bytes);
+        const anykv_status status = akv_eval_compress(rows, variant->method, *stored_out, &bytes, kept_out);
         *bits_out = 8.0 * (double)bytes / (double)count;
         return status;
     }

@@ -4,6 +4,8 @@
 #define AKV_TOOLS_EVAL_VARIANT_H
 #include "calibration.h"
 
+struct akv_evict_layer;
+
 #define AKV_EVAL_AUTO ((anykv_transform)4) /* what a cache with this calibration does */
 
 struct akv_eval_variant {
@@ -22,13 +24,14 @@ struct akv_eval_rows {
     uint32_t layer; /* its number in the model */
     uint32_t side, tokens, heads, dim;
     bool search; /* of scales */
+    const struct akv_evict_layer *seen; /* what scores may look at: tokens before its cut, queries before it */
 };
 
 /* "N4", "KIVI4", "bx16". */
 const char *akv_eval_format_name(const struct akv_eval_variant *variant);
-/* stored_out receives the rows after the variant, free it in either case; bits_out: an element's share of
- * what they take in between.  E_DATA: the variant needs a calibration of this layer. */
+/* stored_out receives the rows after the variant, kept_out [heads][tokens] of keys of which some are left out
+ * (else NULL), free both in either case; bits_out: an element's share of what they take in between.  E_DATA: the variant needs a calibration of this layer. */
 anykv_status akv_eval_pass(const struct akv_eval_rows *rows, const struct akv_eval_variant *variant,
-                           double **stored_out, double *bits_out);
+                           double **stored_out, double *bits_out, uint8_t **kept_out);
 
 #endif
