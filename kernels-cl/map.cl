@@ -19,6 +19,10 @@ static inline float mean_of(const origin *o, akv_u32 dim, akv_u32 i)
 {
     return akv_map_mean(o->maps, akv_map_at(o->maps, o->map), o->head, dim, o->position, i);
 }
+static inline float scale_of(const origin *o, akv_u32 part)
+{
+    return akv_map_scale(o->maps, akv_map_at(o->maps, o->map), o->head, part);
+}
 static inline float inverse_at(const origin *o, akv_u32 dim, akv_u32 j, akv_u32 i)
 {
     __global const akv_map *map = akv_map_at(o->maps, o->map);
@@ -36,6 +40,9 @@ static inline akv_u32 map_store(float *y, __global const uchar *base, akv_u64 fi
     if (map->mean)
         for (i = 0u; i < dim; i++)
             x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] - mean_of(o, dim, i))));
+    if (map->scales)
+        for (i = 0u; i < dim; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * scale_of(o, 0u))));
     if (map->transform != AKV_TRANSFORM_MATRIX) {
         for (i = 0u; i < dim; i++)
             y[i] = x[i];
@@ -71,6 +78,9 @@ static inline void map_back(float *x, akv_u32 dim, const origin *o)
             for (i = 0u; i < dim; i++)
                 x[i] = AKV_FMA(y[j], inverse_at(o, dim, j, i), x[i]);
     }
+    if (map->scales)
+        for (i = 0u; i < dim; i++)
+            x[i] = x[i] * scale_of(o, 1u);
     if (map->mean)
         for (i = 0u; i < dim; i++)
             x[i] = x[i] + mean_of(o, dim, i);
@@ -112,6 +122,9 @@ static inline void map_group_store(float *x, const place *at, bool mine, akv_u32
     if (mine && map->mean)
         for (i = 0u; i < count; i++)
             x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] - mean_of(o, dim, begin + i))));
+    if (mine && map->scales)
+        for (i = 0u; i < count; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * scale_of(o, 0u))));
     for (i = 0u; i < 32u; i++)
         y[i] = x[i];
     rotate_groups(y, at, dim, swap);
@@ -137,6 +150,9 @@ static inline void map_group_back(float *x, const place *at, bool mine, akv_u32 
     multiply_groups(y, x, at, matrix, false, dim, o, swap);
     for (i = 0u; i < 32u; i++)
         x[i] = matrix || rotates ? y[i] : x[i];
+    if (mine && map->scales)
+        for (i = 0u; i < count; i++)
+            x[i] = x[i] * scale_of(o, 1u);
     if (mine && map->mean)
         for (i = 0u; i < count; i++)
             x[i] = x[i] + mean_of(o, dim, begin + i);

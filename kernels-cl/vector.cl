@@ -139,7 +139,7 @@ static inline uchar16 code_lanes(float16 x, akv_u32 scale, akv_u32 format, const
 {
     akv_u32 levels, j;
     akv_i32 kept;
-    if (format == AKV_E4M3) {
+    if (akv_format_e4m3(format)) {
         akv_reciprocal r = akv_reciprocal_of(akv_scale_value(format, scale));
         float v[16];
         akv_u8 c[16];

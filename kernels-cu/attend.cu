@@ -112,6 +112,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 q[e] = turned[e];
             __syncthreads();
         }
+        if (pass == 0 && k_map && k_map->scales) {
+            for (akv_u32 e = threadIdx.x; e < COLUMNS * p.k_dim; e += THREADS)
+                q[e] *= akv_map_scale(maps, k_map, w.head, 1u);
+            __syncthreads();
+        }
         for (akv_u32 at = w.first / ROWS * ROWS; at < w.last; at += ROWS) {
             akv_u32 entry = w.table[at / tokens - w.seq.first_block], kind = entry >> 28;
             if (entry == AKV_NO_BLOCK)
@@ -199,8 +204,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                     o[e] = o_packed[e];
                 __syncthreads();
             }
+            float v_scale = v_map ? akv_map_scale(maps, v_map, w.head, 1u) : 1.0f;
             for (akv_u32 e = threadIdx.x; e < COLUMNS * p.v_dim; e += THREADS)
-                o_packed[e] = o[e];
+                o_packed[e] = o[e] * v_scale;
             if (threadIdx.x < COLUMNS) {
                 m_packed[threadIdx.x] = m[threadIdx.x];
                 l_packed[threadIdx.x] = l[threadIdx.x];

@@ -57,6 +57,14 @@ static __device__ __noinline__ void map_store(float *s, akv_cu_origin o, akv_u32
                 *x = akv_as_f32(akv_sane(akv_as_u32(*x - akv_map_mean(o.maps, map, head, dim, position, i))));
             }
         __syncwarp();
+        if (map->scales) {
+            float scale = akv_map_scale(o.maps, map, head, 0u);
+            for (akv_u32 i = lane; i < dim; i += 32u) {
+                float *x = stage_element(s, groups, r, i);
+                *x = akv_as_f32(akv_sane(akv_as_u32(*x * scale)));
+            }
+            __syncwarp();
+        }
         if (map->transform == AKV_TRANSFORM_MATRIX)
             stage_multiply<true>(s, o.maps + akv_map_matrix_row(map, head, dim, 0u), dim, r);
     }
@@ -73,6 +81,13 @@ static __device__ __noinline__ void map_back(float *s, akv_cu_origin o, akv_u32 
             continue;
         if (map->transform == AKV_TRANSFORM_MATRIX)
             stage_multiply<false>(s, o.maps + akv_map_inverse_row(map, head, dim, 0u), dim, r);
+        if (map->scales) {
+            float scale = akv_map_scale(o.maps, map, head, 1u);
+            for (akv_u32 i = lane; i < dim; i += 32u) {
+                float *x = stage_element(s, groups, r, i);
+                *x = *x * scale;
+            }
+        }
         if (map->mean)
             for (akv_u32 i = lane; i < dim; i += 32u) {
                 float *x = stage_element(s, groups, r, i);

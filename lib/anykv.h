@@ -105,7 +105,8 @@ typedef enum anykv_format {
     ANYKV_Q5_0 = 13,  /* 5.5 */
     ANYKV_Q4_1 = 14,  /* 5.0 */
     ANYKV_Q4_0 = 15,  /* 4.5 */
-    ANYKV_IQ4_NL = 16 /* 4.5 */
+    ANYKV_IQ4_NL = 16, /* 4.5 */
+    ANYKV_E4M3G = 17   /* OCP E4M3 codes under scales that the layout gives, one for each head: 8.0 */
 } anykv_format;
 typedef anykv_format anykv_dtype; /* of rows: ANYKV_F32, ANYKV_F16, ANYKV_BF16 */
 
@@ -312,10 +313,15 @@ typedef struct anykv_codec_options {
     uint32_t side;             /* 0 keys, 1 values */
     uint32_t head;             /* kv head of the first of a call's heads; the others follow */
     uint32_t position;         /* of a call's first token; the others follow */
+    /* E4M3G: what a stored number is multiplied by, of the call's heads, 2^-40 … 2^40; NULL: 1 for any number
+     * of heads.  Read by create. */
+    const float *scales;
+    uint32_t scale_count;      /* heads that a call has at most; 0 with NULL */
 } anykv_codec_options;
 #define ANYKV_CODEC_OPTIONS_INIT                                                                   \
     {                                                                                              \
-        sizeof(anykv_codec_options), ANYKV_N4, ANYKV_TRANSFORM_ROTATE, 128, 1, NULL, 0, 0, 0, 0    \
+        sizeof(anykv_codec_options), ANYKV_N4, ANYKV_TRANSFORM_ROTATE, 128, 1, NULL, 0, 0, 0, 0,   \
+            NULL, 0                                                                                \
     }
 
 /* E_ARG: an option out of range; E_DATA: the calibration has other heads or sizes.  E_UNSUPPORTED: the
@@ -412,12 +418,15 @@ typedef struct anykv_layer {
     anykv_transform k_transform, v_transform;
     uint32_t rope_pairs;        /* rotary pairs; 0: none */
     const uint64_t *rope_turns; /* frequency of each pair, in 2^-64 turns a position; copied */
-    anykv_rope rope;            /* how elements are paired; only a calibration's mean needs to know */
+    anykv_rope rope;            /* how elements are paired; for a calibration's mean and anykv_seq_shift */
+    /* E4M3G: what a stored number is multiplied by, [kv_heads], 2^-40 … 2^40; equal ones are a scale of the
+     * whole side.  NULL: 1.  Copied.  Rows are scaled before they are rotated or multiplied. */
+    const float *k_scales, *v_scales;
 } anykv_layer;
 #define ANYKV_LAYER_INIT                                                                           \
     {                                                                                              \
         1, 1, 128, 128, 0, ANYKV_OWN_ROWS, ANYKV_N4, ANYKV_N4, ANYKV_F16, ANYKV_TRANSFORM_ROTATE,  \
-            ANYKV_TRANSFORM_ROTATE, 0, NULL, ANYKV_ROPE_INTERLEAVED                                \
+            ANYKV_TRANSFORM_ROTATE, 0, NULL, ANYKV_ROPE_INTERLEAVED, NULL, NULL                    \
     }
 
 typedef struct anykv_layout_options {

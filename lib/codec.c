@@ -4,6 +4,7 @@
  * Where device memory is host memory the kernels work on the caller's rows and bytes in place;
  * elsewhere both go through device buffers that the codec keeps and lets grow. */
 #include "calibration.h"
+#include "layout_check.h"
 #include "maps.h"
 #include "objects.h"
 
@@ -34,7 +35,7 @@ static bool in_place(const anykv_codec *codec)
 static anykv_status check_options(anykv_context *context, const anykv_codec_options *options)
 {
     static const uint32_t dims[] = {64, 80, 96, 112, 128, 192, 256, 512, 576};
-    if (options->format < ANYKV_F32 || options->format > ANYKV_IQ4_NL)
+    if (options->format < ANYKV_F32 || options->format > ANYKV_E4M3G)
         return akv_fail(context, ANYKV_E_ARG, "codec options.format: %d is not a format",
                         (int)options->format);
     if (options->transform < ANYKV_TRANSFORM_NONE || options->transform > ANYKV_TRANSFORM_MATRIX)
@@ -48,6 +49,17 @@ static anykv_status check_options(anykv_context *context, const anykv_codec_opti
                         "codec options.side: %u is neither 0 (keys) nor 1 (values)", options->side);
     if (options->transform == ANYKV_TRANSFORM_CENTRE && options->side == 1)
         return akv_fail(context, ANYKV_E_ARG, "codec options.transform: centre is for keys only");
+    if (options->scales && options->format != ANYKV_E4M3G)
+        return akv_fail(context, ANYKV_E_ARG, "codec options.scales: format %s takes none",
+                        anykv_format_name(options->format));
+    if (!options->scales != !options->scale_count || options->scale_count > AKV_MAX_HEADS)
+        return akv_fail(context, ANYKV_E_ARG, "codec options.scale_count: %u %s scales",
+                        options->scale_count, options->scales ? "with" : "without");
+    for (uint32_t h = 0; h < options->scale_count; h++)
+        if (!akv_scale_fits(options->scales[h]))
+            return akv_fail(context, ANYKV_E_ARG,
+                            "codec options.scales[%u]: %g is not between 2^-40 and 2^40", h,
+                            (double)options->scales[h]);
     if (options->search != 0 && options->search != 1)
         return akv_fail(context, ANYKV_E_ARG, "codec options.search: %d is neither 0 nor 1",
                         options->search);
@@ -63,8 +75,10 @@ static akv_encode_params make_params(const anykv_codec *codec, const akv_rows *r
                                      uint32_t tokens)
 {
     akv_u32 flags = 0, format = (akv_u32)codec->options.format;
-    if (!akv_format_raw(format) && codec->options.transform != ANYKV_TRANSFORM_NONE)
-        flags |= codec->maps ? AKV_FLAG_MAP : AKV_FLAG_ROTATE;
+    if (!akv_format_raw(format) && codec->maps)
+        flags |= AKV_FLAG_MAP;
+    else if (!akv_format_raw(format) && codec->options.transform != ANYKV_TRANSFORM_NONE)
+        flags |= AKV_FLAG_ROTATE;
     if (akv_format_codebook(format) && codec->options.search)
         flags |= AKV_FLAG_SEARCH;
     akv_encode_params params = {*rows, tokens, codec->options.head_dim,
@@ -80,12 +94,17 @@ static anykv_status make_maps(anykv_codec *codec)
     anykv_context *context = codec->device->context;
     struct akv_maps_side side;
     struct akv_maps maps;
-    codec->heads = UINT32_MAX;
-    if (options->transform < ANYKV_TRANSFORM_CENTRE ||
-        !akv_calibration_find(options->calibration, options->layer))
+    const bool found = options->transform >= ANYKV_TRANSFORM_CENTRE &&
+                       akv_calibration_find(options->calibration, options->layer);
+    codec->heads = options->scales ? options->scale_count : UINT32_MAX;
+    if (!found && !options->scales)
         return ANYKV_OK;
     akv_maps_calibrated(options->calibration, options->layer, options->side, options->transform,
                         &side);
+    if (!found) {
+        side.dim = options->head_dim;
+        side.heads = options->head + options->scale_count;
+    }
     if (side.dim != options->head_dim)
         return akv_fail(context, ANYKV_E_DATA,
                         "codec options.head_dim: %u, the calibration's layer %u has %u",
@@ -95,7 +114,8 @@ static anykv_status make_maps(anykv_codec *codec)
                         "codec options.head: %u, the calibration's layer %u has %u heads",
                         options->head, options->layer, side.heads);
     const size_t row = (size_t)options->head * side.dim;
-    side.heads -= options->head;
+    side.heads = AKV_MIN(side.heads - options->head, codec->heads);
+    side.scales = options->scales;
     side.mean = side.mean ? side.mean + row : NULL;
     side.matrix = side.matrix ? side.matrix + row * side.dim : NULL;
     side.inverse = side.inverse ? side.inverse + row * side.dim : NULL;
@@ -239,7 +259,7 @@ static anykv_status check_call(const anykv_codec *codec, const anykv_view *rows,
                         AKV_MAX_HEADS);
     if (heads > codec->heads)
         return akv_fail(context, ANYKV_E_SHAPE,
-                        "codec heads: %u, the calibration has %u from head %u on", heads,
+                        "codec heads: %u, there are maps of %u from head %u on", heads,
                         codec->heads, codec->options.head);
     uint64_t wanted;
     anykv_status status = packed_bytes(codec, (uint64_t)tokens * heads, &wanted);

@@ -12,6 +12,7 @@ static const struct {
     {"N4", ANYKV_N4},   {"N3", ANYKV_N3},   {"N2", ANYKV_N2},
     {"E4M3", ANYKV_E4M3}, {"Q8_0", ANYKV_Q8_0}, {"Q5_1", ANYKV_Q5_1}, {"Q5_0", ANYKV_Q5_0},
     {"Q4_1", ANYKV_Q4_1}, {"Q4_0", ANYKV_Q4_0}, {"IQ4_NL", ANYKV_IQ4_NL},
+    {"E4M3G", ANYKV_E4M3G},
 };
 
 static const struct {
@@ -26,7 +27,7 @@ static const struct {
 #define FORMAT_COUNT  (sizeof formats / sizeof formats[0])
 #define PROFILE_COUNT (sizeof profiles / sizeof profiles[0])
 
-_Static_assert(AKV_F32 == (int)ANYKV_F32 && AKV_IQ4_NL == (int)ANYKV_IQ4_NL, "one numbering of formats");
+_Static_assert(AKV_F32 == (int)ANYKV_F32 && AKV_E4M3G == (int)ANYKV_E4M3G, "one numbering of formats");
 _Static_assert(FORMAT_COUNT == AKV_FORMATS - 1, "every format has a name");
 
 /* Whatever the locale: is text (of `length` characters) this name in any case? */
@@ -71,7 +72,7 @@ anykv_status anykv_format_parse(const char *name, anykv_format *format_out)
     if (!find_format(name, strlen(name), format_out))
         return akv_fail(NULL, ANYKV_E_ARG,
                         "format: \"%.32s\" is none of F32 F16 BF16 I8 N6 N5 N4 N3 N2 E4M3 "
-                        "Q8_0 Q5_1 Q5_0 Q4_1 Q4_0 IQ4_NL",
+                        "Q8_0 Q5_1 Q5_0 Q4_1 Q4_0 IQ4_NL E4M3G",
                         name);
     return ANYKV_OK;
 }
@@ -95,7 +96,7 @@ anykv_status anykv_format_pair_parse(const char *name, anykv_format *k_out, anyk
         return akv_fail(
             NULL, ANYKV_E_ARG,
             "format pair: \"%.32s\" is neither a profile (lossless q8 q6 q5 q4 q3 q2) nor K/V of "
-            "F32 F16 BF16 I8 N6 N5 N4 N3 N2 E4M3 Q8_0 Q5_1 Q5_0 Q4_1 Q4_0 IQ4_NL",
+            "F32 F16 BF16 I8 N6 N5 N4 N3 N2 E4M3 Q8_0 Q5_1 Q5_0 Q4_1 Q4_0 IQ4_NL E4M3G",
             name);
     *k_out = k;
     *v_out = v;
@@ -104,7 +105,7 @@ anykv_status anykv_format_pair_parse(const char *name, anykv_format *k_out, anyk
 
 double anykv_format_bits(anykv_format format, uint32_t head_dim)
 {
-    if (format < ANYKV_F32 || format > ANYKV_IQ4_NL || head_dim == 0 || head_dim > AKV_MAX_HEAD_DIM)
+    if (format < ANYKV_F32 || format > ANYKV_E4M3G || head_dim == 0 || head_dim > AKV_MAX_HEAD_DIM)
         return 0.0;
     akv_u32 number = (akv_u32)format;
     if (akv_format_raw(number))

@@ -14,9 +14,10 @@ static uint32_t format_of(const struct akv_group *group, uint32_t kind, uint32_t
     return kind == 0 ? group->hot_type : group->format[side];
 }
 
-static uint32_t flags_of(anykv_transform transform)
+static uint32_t flags_of(anykv_transform transform, const float *scales)
 {
-    return transform == ANYKV_TRANSFORM_NONE     ? 0
+    return scales                                ? AKV_FLAG_MAP
+           : transform == ANYKV_TRANSFORM_NONE   ? 0
            : transform == ANYKV_TRANSFORM_ROTATE ? AKV_FLAG_ROTATE
                                                  : AKV_FLAG_MAP;
 }
@@ -45,10 +46,10 @@ static void describe_group(struct akv_group *group, const anykv_layer *layer, ui
     group->format[0] = (uint32_t)layer->k_format;
     group->format[1] = (uint32_t)layer->v_format;
     group->hot_type = (uint32_t)layer->hot_type;
-    const anykv_transform transform[2] = {layer->k_transform, layer->v_transform};
-    for (uint32_t side = 0; side < 2; side++)
-        if (!akv_format_raw(group->format[side]))
-            group->rotate[side] = flags_of(transform[side]);
+    if (!akv_format_raw(group->format[0]))
+        group->rotate[0] = flags_of(layer->k_transform, layer->k_scales);
+    if (!akv_format_raw(group->format[1]))
+        group->rotate[1] = flags_of(layer->v_transform, layer->v_scales);
     group->sealable = group->format[0] != group->hot_type || group->format[1] != group->hot_type;
     for (uint32_t kind = 0; kind < 2; kind++) {
         for (uint32_t side = 0; side < 2; side++)
@@ -104,8 +105,8 @@ void akv_layout_transform(anykv_layout *layout, uint32_t g)
         const anykv_layer *layer = &layout->layers[l];
         if (!layout->places[l].owner || layout->places[l].group != g)
             continue;
-        layout->groups[g].rotate[0] = flags_of(layer->k_transform);
-        layout->groups[g].rotate[1] = flags_of(layer->v_transform);
+        layout->groups[g].rotate[0] = flags_of(layer->k_transform, NULL);
+        layout->groups[g].rotate[1] = flags_of(layer->v_transform, NULL);
         break; /* the group's layers are alike */
     }
     place_maps(layout);
@@ -149,26 +150,41 @@ static akv_digest identify(const anykv_layout *layout)
     return akv_sha256_final(&state);
 }
 
+static const float *copy_scales(float **next, const float *scales, uint32_t heads)
+{
+    if (!scales)
+        return NULL;
+    memcpy(*next, scales, heads * sizeof **next);
+    *next += heads;
+    return *next - heads;
+}
+
 static anykv_status copy_layers(anykv_layout *layout, const anykv_layer *layers, uint32_t count)
 {
-    size_t turns = 0;
-    for (uint32_t l = 0; l < count; l++)
+    size_t turns = 0, scales = 0;
+    for (uint32_t l = 0; l < count; l++) {
         turns += layers[l].rope_pairs;
+        scales += 2 * (size_t)layers[l].kv_heads;
+    }
     layout->layers = akv_alloc(layout->context, count, sizeof *layout->layers);
     layout->groups = akv_alloc(layout->context, count, sizeof *layout->groups);
     layout->places = akv_alloc(layout->context, count, sizeof *layout->places);
     layout->turns = akv_alloc(layout->context, turns ? turns : 1, sizeof *layout->turns);
-    if (!layout->layers || !layout->groups || !layout->places || !layout->turns)
+    layout->scales = akv_alloc(layout->context, scales, sizeof *layout->scales);
+    if (!layout->layers || !layout->groups || !layout->places || !layout->turns || !layout->scales)
         return ANYKV_E_MEMORY;
     memcpy(layout->layers, layers, count * sizeof *layers);
     layout->count = count;
     uint64_t *next = layout->turns;
+    float *scale = layout->scales;
     for (uint32_t l = 0; l < count; l++) {
         const uint32_t pairs = layers[l].rope_pairs;
         if (pairs)
             memcpy(next, layers[l].rope_turns, pairs * sizeof *next);
         layout->layers[l].rope_turns = pairs ? next : NULL;
         next += pairs;
+        layout->layers[l].k_scales = copy_scales(&scale, layers[l].k_scales, layers[l].kv_heads);
+        layout->layers[l].v_scales = copy_scales(&scale, layers[l].v_scales, layers[l].kv_heads);
     }
     return ANYKV_OK;
 }
@@ -221,6 +237,7 @@ void anykv_layout_destroy(anykv_layout *layout)
     akv_free(layout->context, layout->groups);
     akv_free(layout->context, layout->places);
     akv_free(layout->context, layout->turns);
+    akv_free(layout->context, layout->scales);
     if (layout->options.calibration) /* this layout's hold */
         anykv_calibration_destroy((anykv_calibration *)(uintptr_t)layout->options.calibration);
     akv_free(layout->context, layout);

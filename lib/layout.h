@@ -37,8 +37,9 @@ struct akv_place {
 
 struct anykv_layout {
     anykv_context *context;
-    anykv_layer *layers; /* copies; their rope_turns point into turns */
+    anykv_layer *layers; /* copies; their rope_turns point into turns, their scales into scales */
     uint64_t *turns;
+    float *scales; /* k_scales and v_scales of the layers point into it */
     uint32_t count;
     anykv_layout_options options; /* weights points to a copy */
     uint8_t weights[256];

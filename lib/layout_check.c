@@ -46,9 +46,9 @@ static void check_dim(struct report *report, uint32_t l, const char *field, uint
 
 static void check_format(struct report *report, uint32_t l, const char *field, anykv_format format)
 {
-    if (format < ANYKV_F32 || format > ANYKV_IQ4_NL)
+    if (format < ANYKV_F32 || format > ANYKV_E4M3G)
         say(report, "layers[%u].%s: %d is none of the formats %d to %d", l, field, (int)format,
-            (int)ANYKV_F32, (int)ANYKV_IQ4_NL);
+            (int)ANYKV_F32, (int)ANYKV_E4M3G);
 }
 
 static void check_transform(struct report *report, uint32_t l, const char *field, uint32_t side,
@@ -66,6 +66,24 @@ static void check_transform(struct report *report, uint32_t l, const char *field
             (int)transform);
 }
 
+bool akv_scale_fits(float scale)
+{
+    return scale >= 0x1p-40f && scale <= 0x1p40f; /* not a NaN either */
+}
+
+static void check_scales(struct report *report, uint32_t l, const char *field, anykv_format format,
+                         const float *scales, uint32_t heads)
+{
+    if (scales && format != ANYKV_E4M3G)
+        say(report, "layers[%u].%s: format %s takes none", l, field, anykv_format_name(format));
+    for (uint32_t h = 0; scales && h < heads; h++)
+        if (!akv_scale_fits(scales[h])) {
+            say(report, "layers[%u].%s[%u]: %g is not between 2^-40 and 2^40", l, field, h,
+                (double)scales[h]);
+            return;
+        }
+}
+
 static bool turns_equal(const anykv_layer *a, const anykv_layer *b)
 {
     if (a->rope_pairs != b->rope_pairs || (a->rope_pairs && a->rope != b->rope))
@@ -80,7 +98,14 @@ bool akv_layer_same_rows(const anykv_layer *a, const anykv_layer *b)
     return a->kv_heads == b->kv_heads && a->k_dim == b->k_dim && a->v_dim == b->v_dim &&
            a->k_format == b->k_format && a->v_format == b->v_format && a->hot_type == b->hot_type &&
            a->k_transform == b->k_transform && a->v_transform == b->v_transform &&
+           !a->k_scales == !b->k_scales && !a->v_scales == !b->v_scales &&
            turns_equal(a, b);
+}
+
+/* Where there are some on both sides. */
+static bool scales_equal(const float *a, const float *b, uint32_t heads)
+{
+    return !a || !b || memcmp(a, b, heads * sizeof *a) == 0;
 }
 
 static void check_source(struct report *report, const anykv_layer *layers, uint32_t l)
@@ -95,10 +120,12 @@ static void check_source(struct report *report, const anykv_layer *layers, uint3
     const anykv_layer *source = &layers[layer->source];
     if (source->source != ANYKV_OWN_ROWS)
         say(report, "layers[%u].source: layer %u owns no rows itself", l, layer->source);
-    if (!akv_layer_same_rows(layer, source))
+    if (!akv_layer_same_rows(layer, source) ||
+        !scales_equal(layer->k_scales, source->k_scales, layer->kv_heads) ||
+        !scales_equal(layer->v_scales, source->v_scales, layer->kv_heads))
         say(report,
-            "layers[%u].source: heads, sizes, formats, transforms or rotary pairs differ from "
-            "layer %u's",
+            "layers[%u].source: heads, sizes, formats, transforms, scales or rotary pairs differ "
+            "from layer %u's",
             l, layer->source);
     if (source->window && (layer->window == 0 || layer->window > source->window))
         say(report, "layers[%u].window: %u sees further than the %u tokens that layer %u keeps", l,
@@ -129,6 +156,10 @@ static void check_layer(struct report *report, const anykv_layer *layers, uint32
         say(report, "layers[%u].hot_type: %d is none of F32, F16, BF16", l, (int)layer->hot_type);
     check_transform(report, l, "k_transform", 0, layer->k_transform, options);
     check_transform(report, l, "v_transform", 1, layer->v_transform, options);
+    if (kv_heads_fit) {
+        check_scales(report, l, "k_scales", layer->k_format, layer->k_scales, layer->kv_heads);
+        check_scales(report, l, "v_scales", layer->v_format, layer->v_scales, layer->kv_heads);
+    }
     if (layer->rope_pairs > layer->k_dim / 2)
         say(report, "layers[%u].rope_pairs: %u is more than half of k_dim, %u", l,
             layer->rope_pairs, layer->k_dim);

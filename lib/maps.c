@@ -152,6 +152,13 @@ void akv_maps_add(struct akv_maps *maps, uint32_t index, const struct akv_maps_s
         if (maps->image)
             memcpy(maps->image + map.mean, side->mean, row * 2u);
     }
+    if (side->scales) {
+        map.scales = take(maps, side->heads * 8u);
+        for (uint32_t h = 0; maps->image && h < side->heads; h++) {
+            const float pair[2] = {1.0f / side->scales[h], side->scales[h]};
+            memcpy(maps->image + map.scales + 8u * h, pair, sizeof pair);
+        }
+    }
     if (side->transform == AKV_TRANSFORM_MATRIX) {
         map.matrix = take(maps, row * side->dim * 2u);
         map.inverse = take(maps, row * side->dim * 4u);
@@ -206,6 +213,8 @@ uint64_t akv_maps_of_layout(const anykv_layout *layout, uint8_t *image)
             if (!(layout->groups[place->group].rotate[side] & AKV_FLAG_MAP))
                 continue;
             akv_maps_calibrated(layout->options.calibration, l, side, wanted[side], &made);
+            made.scales = side ? layout->layers[l].v_scales : layout->layers[l].k_scales;
+            made.heads = layout->layers[l].kv_heads;
             akv_maps_add(&maps, place->map[side] / (uint32_t)sizeof(akv_map), &made);
         }
     }

@@ -12,6 +12,7 @@ struct akv_maps_side {
     const uint16_t *mean;   /* f16 [heads][dim], or NULL */
     const uint16_t *matrix; /* MATRIX: as in calibration.h */
     const float *inverse;
+    const float *scales; /* [heads], or NULL */
 };
 
 #define AKV_MAPS_TURNS 4u /* sets of frequencies that are remembered */

@@ -41,6 +41,7 @@ static anykv_status copy_layers(anykv_moments *moments, const anykv_layer *layer
         if (pairs)
             memcpy(next, layers[l].rope_turns, pairs * sizeof *next);
         moments->layers[l].rope_turns = pairs ? next : NULL;
+        moments->layers[l].k_scales = moments->layers[l].v_scales = NULL;
         next += pairs;
     }
     return ANYKV_OK;

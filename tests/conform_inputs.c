@@ -66,6 +66,8 @@ static uint32_t pick_scale(struct source *s, uint32_t format, int end)
         return end < 0   ? 1u + below(s, 12u)
                : end > 0 ? 0xF7u - below(s, 4u)
                          : 0x40u + below(s, 0x60u);
+    if (akv_scale_bytes(format) == 0)
+        return 0x3C00u;
     if (end < 0)
         return 1u + below(s, (bits(s) & 1u) ? 16u : 0x500u);
     if (end > 0)
@@ -87,6 +89,7 @@ static uint32_t top_of(uint32_t format)
     case AKV_Q4_0:
         return 8u;
     case AKV_E4M3:
+    case AKV_E4M3G:
         return 448u;
     default:
         return 127u;
@@ -107,7 +110,7 @@ static void ties(struct source *s, uint32_t format, int end, uint32_t count, flo
             uint32_t j = below(s, levels);
             int tie = (bits(s) & 3u) == 0 && j + 1u < levels;
             value = tie ? (float)(c[j] + c[j + 1u]) * (unit * 0.5f) : (float)c[j] * unit;
-        } else if (format == AKV_E4M3) {
+        } else if (akv_format_e4m3(format)) {
             uint32_t j = below(s, 0x7Eu);
             value = akv_as_f32(akv_f32_from_e4m3(j));
             if (bits(s) & 1u)

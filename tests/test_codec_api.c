@@ -46,7 +46,7 @@ Test(codec_api, round_trips)
     for (uint32_t threads = 0; threads <= 2; threads++) {
         anykv_device *device = house_device(context, threads);
         for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++)
-            for (anykv_format format = ANYKV_F32; format <= ANYKV_IQ4_NL; format++)
+            for (anykv_format format = ANYKV_F32; format <= ANYKV_E4M3G; format++)
                 for (int how = 0; how < 2; how++) {
                     uint32_t dim = dims[d], saw = 9;
                     uint64_t seed = dim + format, bytes;
@@ -97,7 +97,7 @@ Test(codec_api, views)
                    {2 * HEADS * DIM, DIM + 3},
                    {DIM, TOKENS * DIM},
                    {DIM + 1, 2 * TOKENS * DIM}};
-    for (anykv_format format = ANYKV_F32; format <= ANYKV_IQ4_NL; format++) {
+    for (anykv_format format = ANYKV_F32; format <= ANYKV_E4M3G; format++) {
         anykv_codec *codec = make(device, format, DIM, ANYKV_TRANSFORM_ROTATE);
         OK(anykv_codec_bytes(codec, ROWS, &bytes));
         uint8_t *reference = aligned_alloc(64, (bytes + 63) & ~(uint64_t)63),
@@ -239,7 +239,7 @@ Test(codec_api, threads_and_instruction_sets)
     for (int i = 0; i < ROWS * DIM; i++)
         rows[i] = gaussian(&seed) * (float)(1 << i % 7);
     anykv_context *context = house_context();
-    for (anykv_format format = ANYKV_I8; format <= ANYKV_IQ4_NL; format++)
+    for (anykv_format format = ANYKV_I8; format <= ANYKV_E4M3G; format++)
         for (size_t m = 0; m < sizeof masks / sizeof masks[0]; m++)
             for (uint32_t threads = 0; threads <= 4; threads += 2) {
                 anykv_device_options options = ANYKV_DEVICE_OPTIONS_INIT;

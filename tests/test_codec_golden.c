@@ -10,7 +10,7 @@
 static const uint32_t dims[] = {64, 80, 96, 112, 128, 192, 256, 512, 576};
 #define DIMS (sizeof dims / sizeof *dims)
 static const char *const names[] = {"", "F32", "F16", "BF16", "I8", "N6", "N5", "N4", "N3", "N2",
-                                    "E4M3", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL"};
+                                    "E4M3", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL", "E4M3G"};
 
 #define GUARD 64u
 #define FILL  0xC5

@@ -409,7 +409,8 @@ Test(format, pairs)
                  {"q3", ANYKV_N3, ANYKV_N3},       {"q2", ANYKV_N3, ANYKV_N2},
                  {"I8/N4", ANYKV_I8, ANYKV_N4},    {"F16", ANYKV_F16, ANYKV_F16},
                  {"bf16/n6", ANYKV_BF16, ANYKV_N6}, {"lossless", ANYKV_BF16, ANYKV_BF16},
-                 {"iq4_nl/Q8_0", ANYKV_IQ4_NL, ANYKV_Q8_0}};
+                 {"iq4_nl/Q8_0", ANYKV_IQ4_NL, ANYKV_Q8_0},
+                 {"e4m3g/E4M3", ANYKV_E4M3G, ANYKV_E4M3}};
     anykv_format k = ANYKV_F32, v = ANYKV_F32;
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
         OK(anykv_format_pair_parse(pairs[i].name, &k, &v));
@@ -435,7 +436,8 @@ Test(format, bits)
                   {ANYKV_I8, 8.125}, {ANYKV_N6, 6.25}, {ANYKV_N5, 5.25},
                   {ANYKV_N4, 4.25},  {ANYKV_N3, 3.25}, {ANYKV_N2, 2.25},
                   {ANYKV_E4M3, 8.125}, {ANYKV_Q8_0, 8.5}, {ANYKV_Q5_1, 6.0}, {ANYKV_Q5_0, 5.5},
-                  {ANYKV_Q4_1, 5.0}, {ANYKV_Q4_0, 4.5}, {ANYKV_IQ4_NL, 4.5}};
+                  {ANYKV_Q4_1, 5.0}, {ANYKV_Q4_0, 4.5}, {ANYKV_IQ4_NL, 4.5},
+                  {ANYKV_E4M3G, 8.0}};
     for (size_t i = 0; i < sizeof at_128 / sizeof at_128[0]; i++)
         cr_expect(anykv_format_bits(at_128[i].format, 128) == at_128[i].bits, "%s: %g",
                   anykv_format_name(at_128[i].format), anykv_format_bits(at_128[i].format, 128));

@@ -441,7 +441,7 @@ Test(queue, bytes_do_not_depend_on_the_callers_mode)
                                                                   << 23;
         memcpy(&rows[i], &bits, 4);
     }
-    for (anykv_format format = ANYKV_I8; format <= ANYKV_IQ4_NL; format++)
+    for (anykv_format format = ANYKV_I8; format <= ANYKV_E4M3G; format++)
         for (uint32_t threads = 0; threads <= 2; threads++)
             for (unsigned mode = 0; mode < 2; mode++) {
                 unsigned before = _mm_getcsr();

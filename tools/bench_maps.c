@@ -48,7 +48,7 @@ anykv_status bench_maps_create(struct bench *b, struct bench_device *device, uin
         inverse[i] = 0.0625f + (float)(i % 1024) * 0x1p-14f;
     }
     struct akv_maps_side key = {transform, heads, dim, dim / 2, AKV_ROPE_HALF, turns, numbers,
-                                numbers, inverse};
+                                numbers, inverse, NULL};
     struct akv_maps_side value = key;
     value.mean = NULL;
     value.transform = transform == AKV_TRANSFORM_MATRIX ? transform : AKV_TRANSFORM_ROTATE;

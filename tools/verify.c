@@ -42,6 +42,7 @@ static const uint32_t pairs[][2] = {
     {AKV_F16, AKV_N4},  {AKV_N4, AKV_I8},   {AKV_E4M3, AKV_E4M3}, {AKV_Q8_0, AKV_Q8_0},
     {AKV_Q5_1, AKV_Q5_1}, {AKV_Q5_0, AKV_Q4_0}, {AKV_Q4_1, AKV_Q4_1}, {AKV_Q4_0, AKV_Q4_0},
     {AKV_IQ4_NL, AKV_IQ4_NL}, {AKV_Q8_0, AKV_N4}, {AKV_N4, AKV_Q5_0},
+    {AKV_E4M3G, AKV_E4M3G},
 };
 
 /* ---- the table ---- */

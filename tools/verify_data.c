@@ -131,11 +131,11 @@ void verify_random_tile(void *tile, uint32_t format, uint32_t tokens, uint32_t d
         random_blocks(tile, format, tokens * (akv_padded_dim(dim) / 32u), state);
         return;
     }
-    if (format == AKV_E4M3) /* no NaN: what becomes of its bits in sums is the device's choice */
+    if (akv_format_e4m3(format)) /* no NaN: what becomes of its bits in sums is the device's choice */
         for (uint32_t i = 0; i < tokens * akv_padded_dim(dim); i++)
             at[i] = (uint8_t)((at[i] & 0x7Fu) == 0x7Fu ? at[i] ^ 1u : at[i]);
     uint8_t *scales = at + akv_scale_offset(format, tokens, dim);
-    uint32_t count = tokens * akv_scale_count(format, dim);
+    uint32_t count = akv_scale_bytes(format) ? tokens * akv_scale_count(format, dim) : 0;
     for (uint32_t i = 0; i < count; i++) {
         if (akv_format_codebook(format)) {
             scales[i] = (uint8_t)(i % 248u); /* 0xF7 is the largest */

@@ -130,15 +130,18 @@ static uint32_t row_token(const struct launch *l, const struct piece *piece, uin
     return (piece->first_row + row) / l->group;
 }
 
-/* How the stored rows of one side differ: rotated, or by a matrix (its inverse), or neither. */
+/* How the stored rows of one side differ: rotated, or by a matrix (its inverse), or neither; and by a
+ * scale. */
 static const float *side_map(const struct launch *l, uint32_t flags, uint32_t map, uint32_t head,
-                             uint32_t dim, bool *rotate_out)
+                             uint32_t dim, bool *rotate_out, float *scale_out)
 {
     *rotate_out = (flags & AKV_FLAG_ROTATE) != 0;
+    *scale_out = 1.0f;
     if (!(flags & AKV_FLAG_MAP))
         return NULL;
     const akv_map *m = akv_map_at(l->args->arg[7], map);
     *rotate_out = akv_map_rotates(m);
+    *scale_out = akv_map_scale(l->args->arg[7], m, head, 1);
     if (m->transform != AKV_TRANSFORM_MATRIX)
         return NULL;
     return (const float *)(const void *)(l->args->arg[7] + akv_map_inverse_row(m, head, dim, 0));
@@ -168,8 +171,9 @@ static void load_queries(const struct launch *l, const struct piece *piece,
 {
     const akv_rows *q = &l->p->q;
     bool rotate;
+    float scale;
     const float *matrix =
-        side_map(l, l->p->k_flags, l->p->k_map, piece->kv_head, work->k_dim, &rotate);
+        side_map(l, l->p->k_flags, l->p->k_map, piece->kv_head, work->k_dim, &rotate, &scale);
     work->maps = l->args->arg[7];
     work->k_mean = l->p->k_flags & AKV_FLAG_MAP ? akv_map_at(work->maps, l->p->k_map) : NULL;
     if (work->k_mean && work->k_mean->mean == 0)
@@ -190,6 +194,8 @@ static void load_queries(const struct launch *l, const struct piece *piece,
             if (rotate)
                 ops->turn(turned, work->k_dim);
         }
+        for (uint32_t i = 0; scale != 1.0f && i < work->k_dim; i++)
+            turned[i] *= scale;
         for (uint32_t i = work->k_dim; i < work->k_pad; i++)
             raw[i] = turned[i] = 0.0f;
         if (work->k_mean)
@@ -393,8 +399,9 @@ static void run_piece(const struct akv_attend_ops *ops, const struct launch *l,
     load_queries(l, piece, work, ops);
     walk(ops, l, piece, work);
     bool rotate;
+    float scale;
     const float *matrix =
-        side_map(l, l->p->v_flags, l->p->v_map, piece->kv_head, work->v_dim, &rotate);
+        side_map(l, l->p->v_flags, l->p->v_map, piece->kv_head, work->v_dim, &rotate, &scale);
     for (uint32_t r = 0; r < work->rows; r++) {
         uint32_t token = row_token(l, piece, r);
         uint32_t head = piece->kv_head * l->group + (piece->first_row + r) % l->group;
@@ -411,7 +418,7 @@ static void run_piece(const struct akv_attend_ops *ops, const struct launch *l,
             memcpy(turned, whole, work->v_dim * sizeof(float));
         }
         for (uint32_t i = 0; i < work->v_dim; i++)
-            out[16u + i] = raw[i] + turned[i];
+            out[16u + i] = raw[i] + turned[i] * scale;
     }
 }
 

@@ -189,6 +189,7 @@ static inline uint32_t q_maps_store(struct q_maps *w, struct q_work *work, const
                                     uint32_t rows, uint32_t dtype, const uint32_t *position)
 {
     const uint32_t dim = w->dim, matrix = w->map->transform == AKV_TRANSFORM_MATRIX;
+    const float scale = akv_map_scale(w->maps, w->map, w->head, 0);
     uint32_t saw = 0;
     for (uint32_t k = 0; k < rows; k++) {
         float *x = (matrix ? work->value : w->row) + k * AKV_CODE_STRIDE;
@@ -202,6 +203,8 @@ static inline uint32_t q_maps_store(struct q_maps *w, struct q_work *work, const
             for (uint32_t i = 0; i < dim; i++)
                 x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] - w->moved[i])));
         }
+        for (uint32_t i = 0; w->map->scales && i < dim; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * scale)));
         src[k] = (const uint8_t *)(w->row + k * AKV_CODE_STRIDE);
     }
     if (!matrix)

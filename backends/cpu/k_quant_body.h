@@ -31,6 +31,11 @@ static inline float *q_maps_back(struct q_maps *w, float *row, uint32_t position
         q_chain(w->row, row, inverse, false, dim, 1u);
         row = w->row;
     }
+    if (w->map->scales) {
+        const float scale = akv_map_scale(w->maps, w->map, w->head, 1);
+        for (uint32_t i = 0; i < dim; i++)
+            row[i] = row[i] * scale;
+    }
     if (w->map->mean) {
         q_turn_mean(w, position);
         for (uint32_t i = 0; i < dim; i++)

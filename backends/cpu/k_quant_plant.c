@@ -130,7 +130,7 @@ static void planted_row(const akv_encode_params *p, const uint8_t *src, uint8_t 
             for (uint32_t e = 0; e < 32u && (plant == PLANT_TIE || plant == PLANT_CONTRACT); e++)
                 code[e] = akv_format_codebook(p->format)
                               ? faulty_index(row[i + k + e], d, p->format, plant)
-                          : p->format == AKV_E4M3
+                          : akv_format_e4m3(p->format)
                               ? faulty_e4m3(row[i + k + e], d, plant)
                               : faulty_uniform(row[i + k + e], d, p->format, plant);
             akv_row_put(tile, p->format, rows, p->dim, t, (i + k) / 32u, code);

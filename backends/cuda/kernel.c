@@ -69,6 +69,8 @@ static const char *format_stem(uint32_t format)
         return "n2";
     case AKV_E4M3:
         return "e4m3";
+    case AKV_E4M3G:
+        return "e4m3g";
     case AKV_Q8_0:
         return "q8_0";
     case AKV_Q5_1:

@@ -42,7 +42,8 @@
 #define AKV_Q4_1 14
 #define AKV_Q4_0 15
 #define AKV_IQ4_NL 16
-#define AKV_FORMATS 17 /* one past the last */
+#define AKV_E4M3G  17
+#define AKV_FORMATS 18 /* one past the last */
 
 #define AKV_ORDER_ROW  0
 #define AKV_ORDER_QUAD 1
@@ -86,11 +87,15 @@ AKV_FN akv_u32 akv_raw_bytes(akv_u32 format)
 {
     return format == AKV_F32 ? 4u : 2u;
 }
+AKV_FN akv_u32 akv_format_e4m3(akv_u32 format)
+{
+    return format == AKV_E4M3 || format == AKV_E4M3G ? 1u : 0u;
+}
 /* Width of the first (widest) code plane and of the second, in bits; 0: there is none.  Not for block
  * formats. */
 AKV_FN akv_u32 akv_format_plane0(akv_u32 format)
 {
-    return format == AKV_I8 || format == AKV_E4M3 ? 8u : (format == AKV_N3 || format == AKV_N2) ? 2u : 4u;
+    return format == AKV_I8 || akv_format_e4m3(format) ? 8u : (format == AKV_N3 || format == AKV_N2) ? 2u : 4u;
 }
 AKV_FN akv_u32 akv_format_plane1(akv_u32 format)
 {
@@ -105,17 +110,17 @@ AKV_FN akv_u32 akv_padded_dim(akv_u32 dim)
 {
     return (dim + 31u) & ~31u;
 }
-/* Bytes of one scale, and how many scales a row of `dim` elements has. */
+/* Bytes of one scale, and how many scales a row of `dim` elements has; no bytes: it is 1 and not stored. */
 AKV_FN akv_u32 akv_scale_bytes(akv_u32 format)
 {
-    return akv_format_codebook(format) ? 1u : 2u;
+    return akv_format_codebook(format) ? 1u : format == AKV_E4M3G ? 0u : 2u;
 }
 AKV_FN akv_u32 akv_scale_count(akv_u32 format, akv_u32 dim)
 {
     akv_u32 dp = akv_padded_dim(dim);
     if (akv_format_raw(format) || akv_format_blocks(format))
         return 0u;
-    if (format == AKV_E4M3)
+    if (akv_format_e4m3(format))
         return 1u;
     if (format == AKV_I8)
         return (dp + 127u) / 128u;
@@ -126,7 +131,7 @@ AKV_FN akv_u32 akv_scale_count(akv_u32 format, akv_u32 dim)
 /* Elements that share one scale (the last one of a row may have fewer). */
 AKV_FN akv_u32 akv_scale_width(akv_u32 format)
 {
-    return format == AKV_E4M3 ? AKV_MAX_HEAD_DIM : format == AKV_I8 ? 128u : format == AKV_N6 ? 64u : 32u;
+    return akv_format_e4m3(format) ? AKV_MAX_HEAD_DIM : format == AKV_I8 ? 128u : format == AKV_N6 ? 64u : 32u;
 }
 AKV_FN akv_u32 akv_pad16(akv_u32 bytes)
 {

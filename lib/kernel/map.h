@@ -6,13 +6,15 @@
  * m_i(p): component i of the head's mean, turned to p: a pair of the rotary embedding by rope.h,
  *     other components as they are; 0 for all without a mean.
  *
- * Storing: x_i = sane(x_i - m_i(p)) where there is a mean; then nothing (NONE), akv_rotate_store
+ * Storing: x_i = sane(x_i - m_i(p)) where there is a mean, x_i = sane(x_i * scale(h, 0)) where there are
+ *     scales; then nothing (NONE), akv_rotate_store
  *     (ROTATE, CENTRE), or y_j = sane(fma chain of matrix(i, j) * x_i over i ascending from +0).
  *
  * Reading back: akv_rotate_read, or x_i = fma chain of inverse(j, i) * y_j over j ascending from +0;
- *     then x_i = x_i + m_i(p) where there is a mean.
+ *     then x_i = x_i * scale(h, 1) where there are scales, x_i = x_i + m_i(p) where there is a mean.
  *
- * Nothing here is subnormal: matrix and mean are f16, entries of the inverse below 2^-60 are 0. */
+ * Nothing here is subnormal: matrix and mean are f16, entries of the inverse below 2^-60 are 0, scales
+ * are within 2^-40 .. 2^40. */
 #ifndef AKV_KERNEL_MAP_H
 #define AKV_KERNEL_MAP_H
 #include "fp.h"
@@ -67,6 +69,12 @@ AKV_FN akv_u32 akv_map_rotates(const AKV_GLOBAL akv_map *map)
 {
     return map->transform == AKV_TRANSFORM_ROTATE || map->transform == AKV_TRANSFORM_CENTRE ? 1u
                                                                                             : 0u;
+}
+/* scale(head, part): part 0 of storing, 1 of reading. */
+AKV_FN float akv_map_scale(const AKV_GLOBAL akv_u8 *maps, const AKV_GLOBAL akv_map *map,
+                           akv_u32 head, akv_u32 part)
+{
+    return map->scales ? akv_as_f32(akv_load_u32(maps + map->scales + (head * 2u + part) * 4u)) : 1.0f;
 }
 /* Byte offset of row `row` of a head's matrix, and of its inverse. */
 AKV_FN akv_u32 akv_map_matrix_row(const AKV_GLOBAL akv_map *map, akv_u32 head, akv_u32 dim,

@@ -100,6 +100,7 @@ AKV_FN void akv_quad_get(const AKV_GLOBAL akv_u8 *tile, akv_u32 format, akv_u32 
                       akv_quad_word(b1, tokens, q, u), 1u, code);
 }
 
+#define AKV_SCALE_ONE 0x3C00u /* 1 as an f16 */
 /* Scale s of row t: stored integer (f16 bits or ue5m3 byte). */
 AKV_FN void akv_scale_put(AKV_GLOBAL akv_u8 *tile, akv_u32 format, akv_u32 order, akv_u32 tokens,
                           akv_u32 dim, akv_u32 t, akv_u32 s, akv_u32 scale)
@@ -108,7 +109,7 @@ AKV_FN void akv_scale_put(AKV_GLOBAL akv_u8 *tile, akv_u32 format, akv_u32 order
     AKV_GLOBAL akv_u8 *plane = tile + akv_scale_offset(format, tokens, dim);
     if (akv_scale_bytes(format) == 2u)
         akv_store_u16(plane + 2u * index, scale);
-    else
+    else if (akv_scale_bytes(format) == 1u)
         plane[index] = (akv_u8)scale;
 }
 AKV_FN akv_u32 akv_scale_get(const AKV_GLOBAL akv_u8 *tile, akv_u32 format, akv_u32 order,
@@ -116,6 +117,8 @@ AKV_FN akv_u32 akv_scale_get(const AKV_GLOBAL akv_u8 *tile, akv_u32 format, akv_
 {
     akv_u32 index = akv_scale_index(order, akv_scale_count(format, dim), t, s);
     const AKV_GLOBAL akv_u8 *plane = tile + akv_scale_offset(format, tokens, dim);
+    if (akv_scale_bytes(format) == 0u)
+        return AKV_SCALE_ONE;
     return akv_scale_bytes(format) == 2u ? akv_load_u16(plane + 2u * index) : (akv_u32)plane[index];
 }
 /* One stored code, for readers that pick single elements. */

@@ -65,6 +65,8 @@ typedef struct akv_map {
     akv_u32 slow;      /* pairs from here on turn less than 5.2 radians in 128 positions */
     akv_u32 waves;     /* f32 [pairs - slow][2][16]: Chebyshev coefficients of their cos and sin of 0 .. 255 */
     akv_u32 basis;     /* f32 [16][16][16]: of run, degree, position in the run: what the coefficients go with */
+    akv_u32 scales;    /* f32 [heads][2]: what storing and what reading multiplies by; 0: nothing */
+    akv_u32 pad[3];
 } akv_map;
 #define AKV_MAP_TABLE 16u /* positions of the table */
 

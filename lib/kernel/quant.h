@@ -12,6 +12,8 @@
  *     real arithmetic, ties to the even byte, ±448 at most; +0 for 0 and if d = 0.  Value: d * code,
  *     exact in f32, +0 for 0; a NaN code reads as 0x7FC00000.
  *
+ * E4M3G: the same with d = 1, which is not stored; what a scale shall do is done before (map.h).
+ *
  * N5 … N2: d = ue5m3(amax * B[m]), B[m] = f32(r_m * 128/127); m = 0 without search.
  *     code = index of the value nearest to x among d*c/128, c ascending over the codebook, in real
  *     arithmetic, ties to the even index; the first positive index if d = 0, which reads as +0.
@@ -81,6 +83,8 @@ AKV_FN akv_u32 akv_uniform_scale(akv_u32 amax, akv_u32 format) /* f16 bits */
                     : format == AKV_E4M3 ? AKV_INVERSE_E4M3
                                          : AKV_INVERSE_N6;
     akv_u32 h = akv_f16_from_f32(akv_as_u32(akv_as_f32(amax) * inverse));
+    if (format == AKV_E4M3G)
+        return 0x3C00u;
     return h > 0x7BFFu ? 0x7BFFu : h;
 }
 /* 1/d in two parts, relative error of the sum below 2^-38.  hi may come from any division or
@@ -211,7 +215,7 @@ AKV_FN void akv_group_codes(const float *x, akv_u32 scale, akv_u32 format, akv_u
         akv_codebook_codes(x, scale, format, code);
     } else {
         akv_reciprocal r = akv_reciprocal_of(akv_scale_value(format, scale));
-        if (format == AKV_E4M3) {
+        if (akv_format_e4m3(format)) {
             for (i = 0u; i < 32u; i++)
                 code[i] = (akv_u8)akv_e4m3_code(x[i], r);
             return;
@@ -240,7 +244,7 @@ AKV_FN float akv_code_unit(akv_u32 format, akv_u32 scale)
 AKV_FN float akv_code_value(akv_u32 format, akv_u32 code, float unit)
 {
     float value;
-    if (format == AKV_E4M3) {
+    if (akv_format_e4m3(format)) {
         if ((code & 0x7Fu) == 0x7Fu)
             return akv_as_f32(0x7FC00000u);
         value = akv_as_f32(akv_f32_from_e4m3(code)) * unit;
