@@ -109,6 +109,9 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
                     y = MULTIPLY_ADD(row[t], query[0][r][t], y);
                 query[1][r][d] = y;
             }
+        if ((p.k_flags & AKV_FLAG_MAP) && k_map->scales)
+            for (d = 0u; d < p.k_dim; d++)
+                query[1][r][d] *= akv_map_scale(maps, k_map, kv, 1u);
         if (has_mean) {
             akv_u32 mean = k_map->mean + kv * p.k_dim * 2u;
             for (d = 0u; d < k_map->pairs; d++)
@@ -213,6 +216,9 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
         if (p.v_flags & AKV_FLAG_ROTATE)
             rotate_back(sum[1][r], p.v_dim);
 #ifdef AKV_MAP
+        if ((p.v_flags & AKV_FLAG_MAP) && v_map->scales)
+            for (d = 0u; d < p.v_dim; d++)
+                sum[1][r][d] *= akv_map_scale(maps, v_map, kv, 1u);
         if ((p.v_flags & AKV_FLAG_MAP) && akv_map_rotates(v_map))
             rotate_back(sum[1][r], p.v_dim);
         if ((p.v_flags & AKV_FLAG_MAP) && v_map->transform == AKV_TRANSFORM_MATRIX)

@@ -100,6 +100,11 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
         }
         barrier(CLK_LOCAL_MEM_FENCE);
     }
+    if ((p.k_flags & AKV_FLAG_MAP) && k_map->scales) {
+        for (i = item; i < R * KD; i += WG)
+            query[R * KD + i] *= akv_map_scale(maps, k_map, kv, 1u);
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
     if (has_mean) {
         akv_u32 mean = k_map->mean + kv * KD * 2u;
         for (i = item; i < R * pairs; i += WG) {
@@ -197,13 +202,17 @@ __kernel SHAPE void akv_k_attend(__global const uchar *step, ulong step_at, __gl
                     barrier(CLK_LOCAL_MEM_FENCE);
                 } else if (open == 2u && (!(p.v_flags & AKV_FLAG_MAP) || akv_map_rotates(v_map)))
                     rotate_local(shared, VD, item);
+                const float scale = open == 2u && (p.v_flags & AKV_FLAG_MAP)
+                                        ? akv_map_scale(maps, v_map, kv, 1u)
+                                        : 1.0f;
 #else
+                const float scale = 1.0f;
                 if (open == 2u)
                     rotate_local(shared, VD, item);
 #endif
                 for (i = item; i < R * VD; i += WG) {
                     akv_softmax_factors f = akv_softmax_between(whole_m[i / VD], top[i / VD]);
-                    total[i] = total[i] * f.keep + (f.take != 0.0f ? shared[i] * f.take : 0.0f);
+                    total[i] = total[i] * f.keep + (f.take != 0.0f ? shared[i] * scale * f.take : 0.0f);
                 }
                 barrier(CLK_LOCAL_MEM_FENCE);
                 if (item < R) {

@@ -67,7 +67,7 @@ static inline float code_float(akv_u32 format, akv_u32 code, __local const float
         return (float)((akv_i32)(code ^ 0x80u) - 128);
     if (format == AKV_N6)
         return (float)((akv_i32)code - 32);
-    if (format == AKV_E4M3)
+    if (akv_format_e4m3(format))
         return akv_as_f32(akv_f32_from_e4m3(code));
     return book[book_start(format) + code];
 }

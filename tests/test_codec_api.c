@@ -352,7 +352,7 @@ Test(codec_api, bad_options)
         REFUSED(ANYKV_E_ARG, "head_dim", anykv_codec_create(device, &options, &codec));
     }
     options.head_dim = 128;
-    static const int wrong_formats[] = {-1, 0, 17, 255, INT32_MAX, INT32_MIN};
+    static const int wrong_formats[] = {-1, 0, 18, 255, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < sizeof wrong_formats / sizeof wrong_formats[0]; i++) {
         options.format = (anykv_format)wrong_formats[i];
         REFUSED(ANYKV_E_ARG, "format", anykv_codec_create(device, &options, &codec));
@@ -363,6 +363,19 @@ Test(codec_api, bad_options)
     options.transform = (anykv_transform)-1;
     REFUSED(ANYKV_E_ARG, "transform", anykv_codec_create(device, &options, &codec));
     options.transform = ANYKV_TRANSFORM_NONE;
+    static const float scales[2] = {1.0f, -1.0f};
+    options.scales = scales;
+    options.scale_count = 2;
+    REFUSED(ANYKV_E_ARG, "scales: format N4", anykv_codec_create(device, &options, &codec));
+    options.format = ANYKV_E4M3G;
+    REFUSED(ANYKV_E_ARG, "scales[1]: -1", anykv_codec_create(device, &options, &codec));
+    options.scale_count = 0;
+    REFUSED(ANYKV_E_ARG, "scale_count: 0 with", anykv_codec_create(device, &options, &codec));
+    options.scales = NULL;
+    options.scale_count = 1;
+    REFUSED(ANYKV_E_ARG, "scale_count: 1 without", anykv_codec_create(device, &options, &codec));
+    options.scale_count = 0;
+    options.format = ANYKV_N4;
     options.search = 2;
     REFUSED(ANYKV_E_ARG, "search", anykv_codec_create(device, &options, &codec));
     options.search = 0;

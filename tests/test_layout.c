@@ -47,7 +47,7 @@ Test(layout, each_field_of_a_layer)
     LAYER_REFUSED("layers[1].v_dim: 0", layer->v_dim = 0);
     LAYER_REFUSED("layers[1].window", layer->window = 0x80000000u);
     LAYER_REFUSED("layers[1].k_format: 0", layer->k_format = (anykv_format)0);
-    LAYER_REFUSED("layers[1].v_format: 17", layer->v_format = (anykv_format)17);
+    LAYER_REFUSED("layers[1].v_format: 18", layer->v_format = (anykv_format)18);
     LAYER_REFUSED("layers[1].hot_type: 4", layer->hot_type = (anykv_dtype)4);
     LAYER_REFUSED("layers[1].k_transform: 2", layer->k_transform = (anykv_transform)2);
     LAYER_REFUSED("layers[1].v_transform: -1", layer->v_transform = (anykv_transform)-1);
@@ -56,6 +56,16 @@ Test(layout, each_field_of_a_layer)
     LAYER_REFUSED("layers[1].source: 1 is not an earlier", layer->source = 1);
     LAYER_REFUSED("layers[1].source: 7 is not an earlier", layer->source = 7);
     LAYER_REFUSED("layers[1].source: heads", layer->source = 0; layer->kv_heads = 1);
+    static const float good[2] = {0.25f, 3.0f}, other[2] = {0.25f, 2.0f}, zero[2] = {1.0f, 0.0f};
+    static const float large[2] = {0x1p41f, 1.0f};
+    LAYER_REFUSED("layers[1].k_scales: format N4 takes none", layer->k_scales = good);
+    LAYER_REFUSED("layers[1].v_scales[1]: 0 is not", layer->v_format = ANYKV_E4M3G;
+                  layer->v_scales = zero);
+    LAYER_REFUSED("layers[1].k_scales[0]: 2.19902e+12", layer->k_format = ANYKV_E4M3G;
+                  layer->k_scales = large);
+    LAYER_REFUSED("layers[1].source: heads", layer->source = 0;
+                  layers[0].k_format = layer->k_format = ANYKV_E4M3G; layer->k_scales = good;
+                  layers[0].k_scales = other);
     LAYER_REFUSED("layers[1].window: 0 sees further", layer->source = 0; layers[0].window = 64);
 }
 

@@ -29,9 +29,13 @@ Test(maps, angles)
 
 /* ---- the contract of map.h, written out ---- */
 
+#define HEADS 2u
+static const float some_scales[HEADS + 1] = {0.3f, 0x1.234p-9f, 7.0f};
+
 struct side_case {
     const struct akv_calibration_layer *layer;
     uint32_t side, transform, head;
+    const float *scales; /* of all heads, or NULL */
 };
 
 static float mean_at(const struct side_case *c, uint32_t position, uint32_t i)
@@ -62,6 +66,8 @@ static void store(const struct side_case *c, uint32_t position, const float *row
         x[i] = sane(row[i]);
         if (s->mu && c->side == 0)
             x[i] = sane(x[i] - mean_at(c, position, i));
+        if (c->scales)
+            x[i] = sane(x[i] * (1.0f / c->scales[c->head]));
     }
     for (uint32_t j = 0; j < s->dim; j++) {
         y[j] = c->transform == ANYKV_TRANSFORM_MATRIX ? 0.0f : x[j];
@@ -81,6 +87,8 @@ static void restore(const struct side_case *c, uint32_t position, const float *y
         x[i] = c->transform == ANYKV_TRANSFORM_MATRIX ? 0.0f : y[i];
         for (uint32_t j = 0; j < s->dim && c->transform == ANYKV_TRANSFORM_MATRIX; j++)
             x[i] = fmaf(s->inverse[((size_t)c->head * s->dim + j) * s->dim + i], y[j], x[i]);
+        if (c->scales)
+            x[i] = x[i] * c->scales[c->head];
         if (s->mu && c->side == 0)
             x[i] = x[i] + mean_at(c, position, i);
     }
@@ -88,7 +96,7 @@ static void restore(const struct side_case *c, uint32_t position, const float *y
 
 static anykv_codec *codec_for(anykv_device *device, anykv_format format, anykv_transform transform,
                               uint32_t dim, const anykv_calibration *calibration, uint32_t side,
-                              uint32_t head, uint32_t position)
+                              uint32_t head, uint32_t position, const float *scales)
 {
     anykv_codec_options options = ANYKV_CODEC_OPTIONS_INIT;
     anykv_codec *codec;
@@ -99,18 +107,20 @@ static anykv_codec *codec_for(anykv_device *device, anykv_format format, anykv_t
     options.side = side;
     options.head = head;
     options.position = position;
+    options.scales = scales;
+    options.scale_count = scales ? HEADS : 0;
     OK(anykv_codec_create(device, &options, &codec));
     return codec;
 }
 
 #define TOKENS 21u
 #define GPU_BOUND 0.004 /* f16 operands of matrix units */
-#define HEADS  2u
 
 static void check_codec(anykv_device *device, const anykv_calibration *calibration,
                         anykv_format format, uint32_t side, uint32_t position, const char *what)
 {
-    struct side_case c = {&calibration->layers[0], side, calibration->layers[0].side[side].transform, 0};
+    struct side_case c = {&calibration->layers[0], side, calibration->layers[0].side[side].transform, 0,
+                          format == ANYKV_E4M3G ? some_scales : NULL};
     const uint32_t dim = c.layer->side[side].dim;
     const size_t count = (size_t)TOKENS * HEADS * dim;
     float *rows = malloc(count * sizeof *rows), *ready = malloc(count * sizeof *ready);
@@ -128,8 +138,8 @@ static void check_codec(anykv_device *device, const anykv_calibration *calibrati
     const bool matrix = c.transform == ANYKV_TRANSFORM_MATRIX;
     const anykv_transform rest = matrix ? ANYKV_TRANSFORM_NONE : ANYKV_TRANSFORM_ROTATE;
     anykv_codec *codec = codec_for(device, format, (anykv_transform)c.transform, dim, calibration,
-                                   side, 1, 0);
-    anykv_codec *plain = codec_for(device, format, rest, dim, NULL, 0, 0, 0);
+                                   side, 1, 0, c.scales ? c.scales + 1 : NULL);
+    anykv_codec *plain = codec_for(device, format, rest, dim, NULL, 0, 0, 0, NULL);
     OK(anykv_codec_set_position(codec, position));
     uint64_t bytes;
     OK(anykv_codec_bytes(codec, TOKENS * HEADS, &bytes));
@@ -198,7 +208,7 @@ static anykv_device *device_at(anykv_context *context, uint32_t mask)
 
 Test(maps, codec_does_what_the_contract_says)
 {
-    static const anykv_format formats[] = {ANYKV_I8, ANYKV_N6, ANYKV_N4};
+    static const anykv_format formats[] = {ANYKV_I8, ANYKV_N6, ANYKV_N4, ANYKV_E4M3G};
     anykv_context *context = house_context();
     for (size_t v = 0; v < sizeof levels / sizeof levels[0]; v++) {
         anykv_device *device = device_at(context, levels[v].mask);
@@ -206,9 +216,9 @@ Test(maps, codec_does_what_the_contract_says)
             uint64_t turns[AKV_MAX_HEAD_DIM / 2];
             const anykv_layer layer = layer_of(&shapes[s], turns);
             anykv_calibration *calibration = maps_calibration(context, &layer, 1, 7 + s);
-            for (uint32_t f = 0; f < 3; f++) {
+            for (uint32_t f = 0; f < 4; f++) {
                 check_codec(device, calibration, formats[f], 0, f ? 4000000000u : 5, levels[v].name);
-                if (shapes[s].v == ANYKV_TRANSFORM_MATRIX)
+                if (shapes[s].v == ANYKV_TRANSFORM_MATRIX || f == 3)
                     check_codec(device, calibration, formats[f], 1, 77, levels[v].name);
             }
             anykv_calibration_destroy(calibration);
@@ -225,6 +235,7 @@ struct house_of_maps {
     anykv_calibration *calibration;
     uint64_t turns[AKV_MAX_HEAD_DIM / 2];
     anykv_layer layers[2];
+    float scales[2][HEADS + 1];
 };
 
 /* Two layers of one group, of which the second one has other numbers. */
@@ -237,6 +248,10 @@ static void build(struct house_of_maps *h, anykv_context *context, anykv_device 
         h->layers[l] = layer_of(shape, h->turns);
         h->layers[l].k_format = h->layers[l].v_format = format;
         h->layers[l].hot_type = ANYKV_F32;
+        for (uint32_t i = 0; i < HEADS + 1; i++)
+            h->scales[l][i] = some_scales[(i + l) % (HEADS + 1)];
+        if (format == ANYKV_E4M3G)
+            h->layers[l].k_scales = h->layers[l].v_scales = h->scales[l];
     }
     h->calibration = maps_calibration(h->engine.context, h->layers, 2, shape->dim);
     h->engine.layout = engine_layout_with(h->engine.context, h->layers, 2, h->calibration);
@@ -275,6 +290,8 @@ static void check_tile(struct house_of_maps *h, anykv_seq *seq, uint32_t layer, 
         options.layer = layer;
         options.head = head;
         options.position = block * 16;
+        options.scales = l->k_scales ? l->k_scales + head : NULL;
+        options.scale_count = l->k_scales ? 1 : 0;
         anykv_codec *codec;
         OK(anykv_codec_create(h->engine.device, &options, &codec));
         OK(anykv_codec_bytes(codec, 16, &tile));
@@ -378,10 +395,26 @@ Test(maps, cache_packs_as_the_codec_and_attends_to_whole_rows)
             for (uint32_t precise = 0; precise < 2; precise++) {
                 anykv_context *context = house_context();
                 anykv_device *device = device_at(context, levels[v].mask);
-                check_cache(context, device, &shapes[s], precise ? ANYKV_CACHE_PRECISE : 0,
-                            s % 2 ? ANYKV_I8 : ANYKV_N4, precise || v == 0 ? 2e-5 : 0.02,
-                            levels[v].name);
+                const anykv_format format = s % 3 == 1 && precise ? ANYKV_E4M3G
+                                            : s % 2               ? ANYKV_I8
+                                                                  : ANYKV_N4;
+                check_cache(context, device, &shapes[s], precise ? ANYKV_CACHE_PRECISE : 0, format,
+                            precise || v == 0 ? 2e-5 : 0.02, levels[v].name);
             }
+}
+
+/* Scales alone, on rows that are neither centred nor multiplied. */
+Test(maps, given_scales)
+{
+    static const anykv_transform transforms[] = {ANYKV_TRANSFORM_NONE, ANYKV_TRANSFORM_ROTATE};
+    for (uint32_t t = 0; t < 2; t++) {
+        const struct shape shape = {64, 32, ANYKV_ROPE_HALF, transforms[t], transforms[t]};
+        for (size_t v = 0; v < sizeof levels / sizeof levels[0]; v++) {
+            anykv_context *context = house_context();
+            anykv_device *device = device_at(context, levels[v].mask);
+            check_cache(context, device, &shape, 0, ANYKV_E4M3G, 2e-5, levels[v].name);
+        }
+    }
 }
 
 /* ---- what is refused, and failures ---- */
@@ -491,8 +524,9 @@ static void on_runtime(const char *name)
         check_codec(device, calibration, ANYKV_N4, 0, 4000000000u, name);
         if (shapes[s].v == ANYKV_TRANSFORM_MATRIX)
             check_codec(device, calibration, ANYKV_N4, 1, 77, name);
+        check_codec(device, calibration, ANYKV_E4M3G, 0, 5, name);
         anykv_calibration_destroy(calibration);
-        check_cache(context, device, &shapes[s], 0, ANYKV_N4, GPU_BOUND, name);
+        check_cache(context, device, &shapes[s], 0, s ? ANYKV_E4M3G : ANYKV_N4, GPU_BOUND, name);
     }
 }
 Test(maps, opencl)

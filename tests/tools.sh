@@ -141,7 +141,8 @@ figures() {
 "$ANYKV" eval "$cut" --json --layers --formats q8,I8/N4,N4,F16 --device cpu >"$work/eval" 2>"$work/err" ||
     fail "eval of the bundled cut" "$work/err"
 # shellcheck disable=SC2086
-fields "eval: fields" "$work/eval" $eval_fields method bytes
+fields "eval: fields" "$work/eval" $eval_fields method bytes search scales
+near "eval: searched, and no given scales" "$(grep -c '"search": true, "scales": null}' "$work/eval")" 16 0
 near "eval: a row for each pair and layer, and their means" "$(wc -l <"$work/eval")" 16 0
 near "eval: rows of layer 14" "$(grep -c '"layer": 14,' "$work/eval")" 4 0
 near "eval: exact rows change nothing" \
@@ -149,7 +150,7 @@ near "eval: exact rows change nothing" \
 "$ANYKV" eval "$cut" --json --formats BF16 --compress bx16 --device cpu >"$work/eval" 2>"$work/err" ||
     fail "eval --compress" "$work/err"
 # shellcheck disable=SC2086
-fields "eval --compress: fields" "$work/eval" $eval_fields method bytes
+fields "eval --compress: fields" "$work/eval" $eval_fields method bytes search scales
 near "eval --compress: BX16 has the error of BF16" \
     "$(sed 's/.*"attention_tv"/"attention_tv"/; s/, "method".*//' "$work/eval" | sort -u | wc -l)" 1 0
 grep '"method": "bx16"' "$work/eval" >"$work/one"
@@ -168,6 +169,7 @@ near "cut, N4: SQNR of keys" "$(value sqnr_k_db "$work/eval")" 22.08 0.1
 "$ANYKV" eval "$cut" --json --formats N4 --transforms none --device cpu >"$work/eval"
 unrotated=$(value attention_tv "$work/eval")
 near "cut, N4: rotation pays" "$(awk "BEGIN { print ($unrotated > 0.0536 * 1.1) }")" 1 0
+status "--scales unknown" 2 "none of one, tensor, head" "$ANYKV" eval "$cut" --scales row
 figures "cut, N4 without search" "$cut" --formats N4 --no-search -- 0.0573 0.1280 0.959
 "$ANYKV" eval "$cut" --json --formats N4 --sinks 16 --recent 128 --device cpu >"$work/eval"
 near "sinks and recent tokens at 16 bit cost bits" "$(value bits "$work/eval")" \

@@ -40,6 +40,7 @@ struct eval {
     uint32_t first; /* position of the first query that counts */
     uint32_t sinks, recent;
     bool search, layers, json;
+    enum akv_eval_scales scales;
     const char *pareto;
     struct akv_report *report;
     /* Sums over layers, one for each pair. */
@@ -69,12 +70,12 @@ static const struct akv_column columns[] = {
     {NULL, "top-1 %", 1},
     {"method", NULL, 0},
     {"bytes", "bytes", 0},
+    {"search", NULL, 0},
+    {"scales", NULL, 0},
 };
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
 /* ---- options ---- */
-
-#define OWN_MEAN_TOKENS 512u /* of the file that centre takes without a calibration */
 
 static const char *const mixed_pairs[] = {"I8/N4", "N5/N4", "N3/N2"};
 static const char *const default_pairs[] = {"q8", "q6", "q5", "q4", "q3", "q2"};
@@ -177,6 +178,7 @@ static int add_methods(struct eval *eval, const struct akv_text_list *methods)
     return go;
 }
 
+static const char *const scale_names[] = {"one", "tensor", "head"}; /* enum akv_eval_scales */
 static const char *const transform_names[] = {"none", "rotate", "centre", "matrix", "auto"};
 
 static int choose(struct eval *eval, const struct akv_text_list *formats,
@@ -289,7 +291,8 @@ static anykv_status prepare(const struct eval *eval, uint32_t layer,
                               .heads = dump->kv_heads,
                               .dim = dump->head_dim,
                               .search = eval->search,
-                              .seen = &seen};
+                              .seen = &seen,
+                              .scales = eval->scales};
     struct akv_eval_rows v = k;
     v.data = raw.v;
     v.exact = rows->v;
@@ -369,6 +372,8 @@ static void add_row(const struct eval *eval, uint32_t pair, const char *layer, u
         akv_real(result->top1 * 100.0),
         akv_text(k->method != NULL ? k->method->name : NULL),
         akv_whole((uint64_t)llrint(pair_bits / 8.0 * elements * (layer != NULL ? dump->layers : 1))),
+        akv_bool(eval->search),
+        akv_text(k->format == ANYKV_E4M3G || v->format == ANYKV_E4M3G ? scale_names[eval->scales] : NULL),
     };
     akv_report_row(eval->report, row);
 }
@@ -401,7 +406,7 @@ static anykv_status own_mean(const struct eval *eval, uint32_t layer,
     anykv_status status = anykv_moments_create(eval->tool.context, eval->model.layers,
                                                eval->model.count, &moments);
     if (status == ANYKV_OK)
-        status = akv_dump_add_moments(&eval->dump, layer, OWN_MEAN_TOKENS, false, moments);
+        status = akv_dump_add_moments(&eval->dump, layer, AKV_EVAL_OWN_TOKENS, false, moments);
     if (status == ANYKV_OK)
         status = anykv_moments_solve(moments, &options, calibration_out);
     anykv_moments_destroy(moments);
@@ -590,6 +595,8 @@ int akv_tool_eval(int argc, char **argv)
     static struct akv_text_list formats, transforms, evict, keep, compress;
     const char *device = "auto", *path = NULL, *calibration = NULL, *pareto = NULL;
     uint64_t sinks = UNSET, recent = UNSET, budget = 0;
+    const char *scales = "one";
+    uint32_t scale_kind = 0;
     bool json = false, layers = false, no_search = false, cold = false;
     const struct akv_cli_option options[] = {
         {"formats", AKV_CLI_TEXT_LIST, &formats, 0, 0, "LIST",
@@ -608,6 +615,9 @@ int akv_tool_eval(int argc, char **argv)
          "the N tokens up to each query enter at 16 bit (default: 0)"},
         {"no-search", AKV_CLI_FLAG, &no_search, 0, 0, NULL,
          "N5 to N2 without the search of scales that a cache does"},
+        {"scales", AKV_CLI_TEXT, &scales, 0, 0, "KIND",
+         "of E4M3G: one, or a share of the longest of the file's first 512 rows,\n"
+         "one for the tensor or one for each head (default: one)"},
         {"layers", AKV_CLI_FLAG, &layers, 0, 0, NULL, "a row for each layer, too"},
         {"pareto", AKV_CLI_TEXT, &pareto, 0, 0, "FILE.svg", "draw bits against error"},
         {"evict", AKV_CLI_TEXT_LIST, &evict, 0, 0, "LIST",
@@ -668,6 +678,10 @@ int akv_tool_eval(int argc, char **argv)
         return akv_cli_wrong("eval", "--cold: not with --evict, --budget or --compress");
     if (cold)
         return run_cold(path, device, json);
+    while (scale_kind < 3 && strcmp(scales, scale_names[scale_kind]) != 0)
+        scale_kind++;
+    if (scale_kind == 3)
+        return akv_cli_wrong("eval", "--scales: \"%s\" is none of one, tensor, head", scales);
     if (no_search && (evict.count != 0 || budget != 0))
         return akv_cli_wrong("eval", "--no-search: not with --evict or --budget");
     if (evict.count != 0)
@@ -691,6 +705,7 @@ int akv_tool_eval(int argc, char **argv)
     eval->sinks = (uint32_t)sinks;
     eval->recent = (uint32_t)recent;
     eval->search = !no_search;
+    eval->scales = (enum akv_eval_scales)scale_kind;
     eval->layers = layers;
     eval->json = json;
     eval->pareto = pareto;

@@ -5,6 +5,7 @@
 #include "eval_compress.h"
 #include "eval_kivi.h"
 #include <inttypes.h>
+#include <math.h>
 
 /* ---- names ---- */
 
@@ -42,6 +43,31 @@ static anykv_status codec_options(const struct akv_eval_rows *rows,
     options->layer = rows->layer;
     options->side = rows->side;
     options->position = 0; /* a file's rows begin with the text */
+    return ANYKV_OK;
+}
+
+/* Scales of E4M3G under which no row of the first tokens reaches beyond 448, whatever turns it: a share of
+ * the longest row of each head, or of all of them. */
+static anykv_status make_scales(const struct akv_eval_rows *rows, float **scales_out)
+{
+    float all = 0.0f, *scales = akv_alloc(NULL, rows->heads, sizeof *scales);
+    if (scales == NULL)
+        return ANYKV_E_MEMORY;
+    const uint32_t tokens = rows->tokens < AKV_EVAL_OWN_TOKENS ? rows->tokens : AKV_EVAL_OWN_TOKENS;
+    const size_t count = (size_t)tokens * rows->heads;
+    for (size_t r = 0; r < count; r++) {
+        double length = 0.0;
+        for (uint32_t i = 0; i < rows->dim; i++)
+            length += rows->exact[r * rows->dim + i] * rows->exact[r * rows->dim + i];
+        const float scale = (float)(sqrt(length) / 448.0);
+        scales[r % rows->heads] = fmaxf(scales[r % rows->heads], scale);
+        all = fmaxf(all, scale);
+    }
+    for (uint32_t h = 0; h < rows->heads; h++) {
+        const float scale = rows->scales == AKV_SCALES_HEAD ? scales[h] : all;
+        scales[h] = fminf(fmaxf(scale, 0x1p-40f), 0x1p40f);
+    }
+    *scales_out = scales;
     return ANYKV_OK;
 }
 
@@ -93,11 +119,18 @@ anykv_status akv_eval_pass(const struct akv_eval_rows *rows, const struct akv_ev
     anykv_status status = codec_options(rows, variant, &options);
     if (status != ANYKV_OK)
         return status;
-    float *floats = akv_alloc(NULL, count, sizeof *floats);
+    float *scales = NULL, *floats = akv_alloc(NULL, count, sizeof *floats);
     if (floats == NULL)
         return ANYKV_E_MEMORY;
-    status = through_codec(rows, &options, floats);
+    if (variant->format == ANYKV_E4M3G && rows->scales != AKV_SCALES_ONE) {
+        status = make_scales(rows, &scales);
+        options.scales = scales;
+        options.scale_count = rows->heads;
+    }
+    if (status == ANYKV_OK)
+        status = through_codec(rows, &options, floats);
     akv_rows_to_double(floats, ANYKV_F32, count, *stored_out);
+    akv_free(NULL, scales);
     akv_free(NULL, floats);
     return status;
 }

@@ -25,7 +25,9 @@ struct akv_eval_rows {
     uint32_t side, tokens, heads, dim;
     bool search; /* of scales */
     const struct akv_evict_layer *seen; /* what scores may look at: tokens before its cut, queries before it */
+    enum akv_eval_scales { AKV_SCALES_ONE, AKV_SCALES_TENSOR, AKV_SCALES_HEAD } scales; /* of E4M3G */
 };
+#define AKV_EVAL_OWN_TOKENS 512u /* of a file that its own means and scales are taken from */
 
 /* "N4", "KIVI4", "bx16". */
 const char *akv_eval_format_name(const struct akv_eval_variant *variant);

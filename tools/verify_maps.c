@@ -42,6 +42,11 @@ static bool make_maps(struct verify *v, struct maps_case *c, uint32_t variant)
         inverse[i] = akv_as_f32((verify_below(&c->state, 1u << 23) | 0x3D000000u) ^
                                 verify_below(&c->state, 2) << 31);
     }
+    float scales[HEADS];
+    const bool scaled = c->format == AKV_E4M3G || variant % 4 == 1;
+    for (uint32_t h = 0; h < HEADS; h++)
+        scales[h] = akv_as_f32((119u + verify_below(&c->state, 16)) << 23 |
+                               verify_below(&c->state, 1u << 23));
     struct akv_maps maps;
     for (uint32_t write = 0; good && write < 2; write++) {
         akv_maps_begin(&maps, write ? c->maps : NULL, 2 * LAYERS);
@@ -50,6 +55,7 @@ static bool make_maps(struct verify *v, struct maps_case *c, uint32_t variant)
             struct akv_maps_side side = {
                 .transform = has_matrix ? AKV_TRANSFORM_MATRIX
                              : key      ? AKV_TRANSFORM_CENTRE
+                             : scaled   ? AKV_TRANSFORM_NONE
                                         : AKV_TRANSFORM_ROTATE,
                 .heads = HEADS,
                 .dim = dim,
@@ -58,7 +64,8 @@ static bool make_maps(struct verify *v, struct maps_case *c, uint32_t variant)
                 .turns = turns,
                 .mean = key ? mean : NULL,
                 .matrix = has_matrix ? matrix : NULL,
-                .inverse = has_matrix ? inverse : NULL};
+                .inverse = has_matrix ? inverse : NULL,
+                .scales = scaled ? scales : NULL};
             akv_maps_add(&maps, n, &side);
         }
         c->bytes = maps.bytes;
