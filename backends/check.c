@@ -3,7 +3,7 @@
  * memory, rows and tiles inside their spans, nothing written that is also read.  What stands in
  * device memory (block tables, step descriptors) cannot be seen from here; the engine makes it. */
 #include "backend.h"
-#include "../lib/kernel/bx16.h"
+#include "../lib/kernel/rans.h"
 #include <math.h>
 
 struct arg_spec {
@@ -60,6 +60,15 @@ static const struct arg_spec arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
     [AKV_K_BX16_ENCODE] = {{"rows", false, false, 2}, {"packed", true, false, 16}},
     [AKV_K_BX16_DECODE] = {{"packed", false, false, 16},
                            {"rows", true, false, 2},
+                           {"damaged", true, false, 4}},
+    [AKV_K_RANS_COUNT] = {{"words", false, false, 4}, {"counts", true, false, 4}},
+    [AKV_K_RANS_ENCODE] = {{"words", false, false, 4},
+                           {"model", false, false, 4},
+                           {"packed", true, false, 4},
+                           {"scratch", true, false, 4}},
+    [AKV_K_RANS_DECODE] = {{"packed", false, false, 4},
+                           {"model", false, false, 4},
+                           {"words", true, false, 4},
                            {"damaged", true, false, 4}},
 };
 
@@ -623,6 +632,65 @@ static anykv_status check_bx16(struct check *check, enum akv_kernel_id kernel, c
     return decode ? check_room(check, 2, 4) : ANYKV_OK;
 }
 
+/* Symbols in range, and every word of a step inside argument `arg`. */
+static anykv_status check_symbols(struct check *check, unsigned arg, const akv_rans_params *p)
+{
+    static const akv_u32 known[][3] = {{2, 0, 0}, {2, 1, 0}, {4, 0, 0}, {4, 1, 1}, {4, 2, 2}, {8, 0, 4},
+                                       {8, 0, AKV_RANS_SIGNED}};
+    const uint64_t tiles = p->tiles, stripes = (uint64_t)p->heads * p->groups, steps = tiles * p->tile_steps;
+    unsigned width = 0;
+    while (width < 7 && (p->plane[0].bits != known[width][0] || p->plane[1].bits != known[width][1] ||
+                         p->raw != known[width][2]))
+        width++;
+    if (width == 7)
+        return REFUSE(check, ANYKV_E_ARG, "%s.plane: %u and %u bits, %u of them raw, are of no format", check->kernel,
+                      p->plane[0].bits, p->plane[1].bits, p->raw);
+    if (p->centre > 255)
+        return REFUSE(check, ANYKV_E_ARG, "%s.centre: %u is more than 255", check->kernel, p->centre);
+    if (p->last != 32 && p->last != 16)
+        return REFUSE(check, ANYKV_E_ARG, "%s.last: %u is neither 16 nor 32", check->kernel, p->last);
+    if (tiles > AKV_RANS_MAX || p->tile_steps > AKV_RANS_MAX || p->heads > AKV_RANS_MAX || p->groups > AKV_RANS_MAX ||
+        steps > AKV_RANS_MAX || stripes > AKV_RANS_MAX || steps * stripes > AKV_RANS_MAX)
+        return REFUSE(check, ANYKV_E_SHAPE, "%s: %llu steps of %llu stripes are more than 2^25", check->kernel,
+                      (unsigned long long)steps, (unsigned long long)stripes);
+    check->empty = steps * stripes == 0;
+    for (unsigned i = 0; i < 2 && !check->empty; i++) {
+        const akv_rans_plane *plane = &p->plane[i];
+        const uint64_t words = plane->at + (tiles - 1) * plane->tile + (uint64_t)(p->tile_steps - 1) * plane->step +
+                               (uint64_t)(p->heads - 1) * plane->head + (uint64_t)(p->groups - 1) * plane->group +
+                               (uint64_t)(plane->bits - 1) * plane->word + 1;
+        if (plane->bits == 0)
+            continue;
+        if (words > UINT32_MAX)
+            return REFUSE(check, ANYKV_E_SHAPE, "%s.plane: %llu words are more than 2^32", check->kernel,
+                          (unsigned long long)words);
+        /* The last word of a tile's last step may have no symbols and not be there. */
+        RETURN_IF(check_room(check, arg, words * 4 - (p->last == 16 ? (uint64_t)plane->bits / 2 * plane->word * 4 : 0)));
+    }
+    return ANYKV_OK;
+}
+
+static anykv_status check_rans(struct check *check, enum akv_kernel_id kernel, const akv_rans_params *p)
+{
+    const bool decode = kernel == AKV_K_RANS_DECODE;
+    RETURN_IF(check_symbols(check, decode ? 2 : 0, p));
+    if (check->empty)
+        return ANYKV_OK;
+    if (kernel == AKV_K_RANS_COUNT)
+        return check_room(check, 1, (uint64_t)akv_rans_stripes(p) * AKV_RANS_LANES * AKV_RANS_CLASSES * 4);
+    if (p->tables == 0 || p->tables > AKV_RANS_TABLES)
+        return REFUSE(check, ANYKV_E_ARG, "%s.tables: %u is not between 1 and 16", check->kernel, p->tables);
+    RETURN_IF(check_room(check, 1, (uint64_t)akv_rans_model_words(p) * 4));
+    if (!decode) {
+        RETURN_IF(check_room(check, 2, akv_rans_body_most(p)));
+        return check_room(check, 3, akv_rans_body_most(p));
+    }
+    if (p->words > akv_rans_body_most(p) / 4)
+        return REFUSE(check, ANYKV_E_SHAPE, "%s.words: %u are more than the symbols take", check->kernel, p->words);
+    RETURN_IF(check_room(check, 0, ((uint64_t)akv_rans_segments(p) * 2 + p->words) * 4));
+    return check_room(check, 3, 4);
+}
+
 /* ---- the launch as a whole ---- */
 
 static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel, const void *params)
@@ -660,6 +728,10 @@ static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel,
     case AKV_K_BX16_ENCODE:
     case AKV_K_BX16_DECODE:
         return check_bx16(check, kernel, params);
+    case AKV_K_RANS_COUNT:
+    case AKV_K_RANS_ENCODE:
+    case AKV_K_RANS_DECODE:
+        return check_rans(check, kernel, params);
     case AKV_KERNEL_COUNT:
         break;
     }

@@ -57,6 +57,10 @@ for shape in gpu cpu; do
     one "$shape" bx16_count/-/spread-4097-8
     one "$shape" bx16_encode/-/random-4097-8
     one "$shape" bx16_decode/-/random-4097-8
+    one "$shape" rans_count/N3/quads-real-30-2
+    one "$shape" rans_encode/N3/scales-columns-30-2
+    one "$shape" rans_encode/N4/mixed-two-30-2
+    one "$shape" rans_decode/N6/mixed-real-30-2
     one "$shape" attend/N4/N4/d80-d80-mask-g2-t16-F16-precise-35
 done
 # Kernels that only the GPU shape has.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Launches: one good launch of every kernel, and each thing that can be wrong with it, one at a
  * time. */
-#include "../lib/kernel/bx16.h"
+#include "../lib/kernel/rans.h"
 #include "house.h"
 #include <math.h>
 
@@ -21,6 +21,7 @@ union params {
     akv_select_params select;
     akv_compact_params compact;
     akv_bx16_params bx16;
+    akv_rans_params rans;
 };
 
 struct lab {
@@ -311,6 +312,24 @@ static void make(struct lab *lab, enum akv_kernel_id kernel)
         if (kernel == AKV_K_BX16_DECODE)
             arg[2] = cut(lab, 4);
         break;
+    case AKV_K_RANS_COUNT:
+    case AKV_K_RANS_ENCODE:
+    case AKV_K_RANS_DECODE: { /* zeros: a body of one segment that is damaged, a table without frequencies */
+        lab->params.rans = (akv_rans_params){.plane = {{.bits = 4, .tile = 512, .step = 8, .group = 1, .word = 2}},
+                                             .heads = 1, .groups = 2, .tiles = 2, .tile_steps = 64, .last = 32,
+                                             .tables = 3, .words = 40};
+        const uint64_t most = akv_rans_body_most(&lab->params.rans), words = 1024 * 4;
+        const bool decode = kernel == AKV_K_RANS_DECODE;
+        arg[decode ? 2 : 0] = cut(lab, words);
+        if (kernel == AKV_K_RANS_COUNT) {
+            arg[1] = cut(lab, 64 * 16 * 4);
+            break;
+        }
+        arg[1] = cut(lab, akv_rans_model_words(&lab->params.rans) * 4);
+        arg[decode ? 0 : 2] = cut(lab, decode ? 42 * 4 : most);
+        arg[3] = cut(lab, decode ? 4 : most);
+        break;
+    }
     case AKV_KERNEL_COUNT:
         break;
     }
@@ -343,7 +362,8 @@ static const enum akv_kernel_id all[] = {AKV_K_ENCODE, AKV_K_DECODE, AKV_K_ROTAT
                                          AKV_K_APPEND, AKV_K_GATHER, AKV_K_COPY,   AKV_K_ATTEND,
                                          AKV_K_REENCODE, AKV_K_SCORE, AKV_K_MEAN, AKV_K_MASS,
                                          AKV_K_SELECT, AKV_K_COMPACT, AKV_K_BX16_COUNT,
-                                         AKV_K_BX16_ENCODE, AKV_K_BX16_DECODE};
+                                         AKV_K_BX16_ENCODE, AKV_K_BX16_DECODE,
+                                         AKV_K_RANS_COUNT, AKV_K_RANS_ENCODE, AKV_K_RANS_DECODE};
 _Static_assert(sizeof all / sizeof all[0] == AKV_KERNEL_COUNT, "every kernel has a good launch");
 
 Test(launch, good_ones_run)
@@ -484,6 +504,24 @@ static const struct wrong_field {
     FIELD(COPY, akv_copy_params, bytes, 4112, ANYKV_E_SHAPE, "copy.linear"),
     FIELD(COPY, akv_copy_params, direction, 3, ANYKV_E_ARG, "direction"),
     FIELD(COPY, akv_copy_params, moves, 2, ANYKV_E_SHAPE, "copy.moves"),
+    FIELD(RANS_COUNT, akv_rans_params, plane[0].bits, 3, ANYKV_E_ARG, "rans_count.plane"),
+    FIELD(RANS_COUNT, akv_rans_params, plane[1].bits, 4, ANYKV_E_ARG, "rans_count.plane"),
+    FIELD(RANS_COUNT, akv_rans_params, raw, 1, ANYKV_E_ARG, "rans_count.plane"),
+    FIELD(RANS_COUNT, akv_rans_params, centre, 256, ANYKV_E_ARG, "centre"),
+    FIELD(RANS_COUNT, akv_rans_params, last, 8, ANYKV_E_ARG, "last"),
+    FIELD(RANS_COUNT, akv_rans_params, heads, 2, ANYKV_E_SHAPE, "rans_count.counts"),
+    FIELD(RANS_COUNT, akv_rans_params, tiles, 3, ANYKV_E_SHAPE, "rans_count.words"),
+    FIELD(RANS_COUNT, akv_rans_params, tile_steps, UINT32_MAX, ANYKV_E_SHAPE, "2^25"),
+    FIELD(RANS_COUNT, akv_rans_params, groups, UINT32_MAX, ANYKV_E_SHAPE, "2^25"),
+    FIELD(RANS_COUNT, akv_rans_params, plane[0].at, UINT32_MAX, ANYKV_E_SHAPE, "2^32"),
+    FIELD(RANS_COUNT, akv_rans_params, plane[0].word, 1024, ANYKV_E_SHAPE, "rans_count.words"),
+    FIELD(RANS_ENCODE, akv_rans_params, tables, 0, ANYKV_E_ARG, "tables"),
+    FIELD(RANS_ENCODE, akv_rans_params, tables, 17, ANYKV_E_ARG, "tables"),
+    FIELD(RANS_ENCODE, akv_rans_params, tables, 16, ANYKV_E_SHAPE, "rans_encode.model"),
+    FIELD(RANS_ENCODE, akv_rans_params, heads, 2, ANYKV_E_SHAPE, "rans_encode"),
+    FIELD(RANS_DECODE, akv_rans_params, words, 41, ANYKV_E_SHAPE, "rans_decode.packed"),
+    FIELD(RANS_DECODE, akv_rans_params, words, UINT32_MAX, ANYKV_E_SHAPE, "rans_decode.words"),
+    FIELD(RANS_DECODE, akv_rans_params, plane[0].step, 64, ANYKV_E_SHAPE, "rans_decode.words"),
     FIELD(ATTEND, akv_attend_params, kv_heads, 0, ANYKV_E_ARG, "kv_heads"),
     FIELD(ATTEND, akv_attend_params, kv_heads, 3, ANYKV_E_ARG, "q heads"),
     FIELD(ATTEND, akv_attend_params, q_heads, 6, ANYKV_E_ARG, "q heads"),

@@ -16,7 +16,7 @@ static const char command[] = "verify";
 
 /* ---- what the cases of a kernel are run for ---- */
 
-enum walk { WALK_FORMATS, WALK_RAW, WALK_F32, WALK_NONE, WALK_PAIRS };
+enum walk { WALK_FORMATS, WALK_CODES, WALK_RAW, WALK_F32, WALK_NONE, WALK_PAIRS };
 static const struct family {
     enum walk walk;
     void (*run)(struct verify *v, uint32_t format);
@@ -31,6 +31,8 @@ static const struct family {
     [AKV_K_COMPACT] = {WALK_FORMATS, verify_compact},
     [AKV_K_BX16_COUNT] = {WALK_NONE, verify_bx16},  [AKV_K_BX16_ENCODE] = {WALK_NONE, verify_bx16},
     [AKV_K_BX16_DECODE] = {WALK_NONE, verify_bx16},
+    [AKV_K_RANS_COUNT] = {WALK_CODES, verify_rans}, [AKV_K_RANS_ENCODE] = {WALK_CODES, verify_rans},
+    [AKV_K_RANS_DECODE] = {WALK_CODES, verify_rans},
 };
 
 /* Attention: every format with itself, the mixed pairs of the profiles, and one raw with one
@@ -125,6 +127,10 @@ static void run_kernel(struct verify *v, struct akv_report *report, struct total
     switch (families[v->kernel].walk) {
     case WALK_FORMATS:
         for (uint32_t format = AKV_F32; format < AKV_FORMATS && !v->faults; format++)
+            run_row(v, report, format, 0, totals);
+        return;
+    case WALK_CODES: /* formats of code planes */
+        for (uint32_t format = AKV_I8; format <= AKV_E4M3 && !v->faults; format++)
             run_row(v, report, format, 0, totals);
         return;
     case WALK_RAW:

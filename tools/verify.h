@@ -200,5 +200,6 @@ void verify_mass(struct verify *v, uint32_t format);
 void verify_select(struct verify *v, uint32_t format);
 void verify_compact(struct verify *v, uint32_t format);
 void verify_bx16(struct verify *v, uint32_t format);
+void verify_rans(struct verify *v, uint32_t format);
 
 #endif

@@ -75,6 +75,9 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_BX16_COUNT] = &akv_cpu_bx16_count_scalar,
             [AKV_K_BX16_ENCODE] = &akv_cpu_bx16_encode_scalar,
             [AKV_K_BX16_DECODE] = &akv_cpu_bx16_decode_scalar,
+            [AKV_K_RANS_COUNT] = &akv_cpu_rans_count_scalar,
+            [AKV_K_RANS_ENCODE] = &akv_cpu_rans_encode_scalar,
+            [AKV_K_RANS_DECODE] = &akv_cpu_rans_decode_scalar,
         },
 #if defined(AKV_HAVE_AVX2)
     [AKV_ISA_AVX2] =

@@ -20,6 +20,7 @@ IMAGE(attend_decode)
 IMAGE(attend_prefill)
 IMAGE(evict)
 IMAGE(compress)
+IMAGE(rans)
 
 const void *akv_cuda_image(enum akv_cuda_image image)
 {
@@ -31,6 +32,7 @@ const void *akv_cuda_image(enum akv_cuda_image image)
         [AKV_IMAGE_ATTEND_PREFILL] = akv_cuda_image_attend_prefill,
         [AKV_IMAGE_EVICT] = akv_cuda_image_evict,
         [AKV_IMAGE_COMPRESS] = akv_cuda_image_compress,
+        [AKV_IMAGE_RANS] = akv_cuda_image_rans,
     };
     return all[image];
 }

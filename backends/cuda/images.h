@@ -11,6 +11,7 @@ enum akv_cuda_image {
     AKV_IMAGE_ATTEND_PREFILL, /* sm_80 and newer only */
     AKV_IMAGE_EVICT,
     AKV_IMAGE_COMPRESS,
+    AKV_IMAGE_RANS,
     AKV_IMAGES
 };
 const void *akv_cuda_image(enum akv_cuda_image image);

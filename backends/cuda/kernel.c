@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Kernels of the CUDA backend: images, entry points, the shape of each launch. */
 #include "cuda.h"
-#include "../../lib/kernel/bx16.h"
+#include "../../lib/kernel/rans.h"
 #include <stdio.h>
 
 #define WARPS 4u /* of a thread block of the quantize family */
@@ -156,6 +156,27 @@ static void compress_call(struct akv_cuda_call *call, const char *name, uint64_t
     call->grid[0] = blocks;
 }
 
+static uint64_t rans_parts(const akv_rans_params *p)
+{
+    return (akv_rans_stripe_steps(p) + AKV_RANS_STEPS - 1u) / AKV_RANS_STEPS;
+}
+
+static void rans_call(struct akv_cuda_call *call, const char *name, uint64_t blocks)
+{
+    snprintf(call->name, sizeof call->name, "akv_k_rans_%s", name);
+    call->image = AKV_IMAGE_RANS;
+    call->threads = 128;
+    call->grid[0] = blocks;
+}
+
+/* Made for each width of symbols; a warp takes a segment. */
+static void rans_coder_call(struct akv_cuda_call *call, const char *name, const akv_rans_params *p)
+{
+    char full[40];
+    snprintf(full, sizeof full, "%s_%u_%u_%u", name, p->plane[0].bits, p->plane[1].bits, p->raw);
+    rans_call(call, full, (akv_rans_segments(p) + 3u) / 4u);
+}
+
 #define CALLS 3u /* that a launch takes, at most */
 static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id kernel, const void *params,
                            struct akv_cuda_plan *plan, struct akv_cuda_call *calls)
@@ -247,6 +268,17 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
         return 3;
     case AKV_K_BX16_DECODE:
         compress_call(calls, "decode", piece_blocks(params));
+        return 1;
+    case AKV_K_RANS_COUNT:
+        rans_call(calls, "count", akv_rans_stripes(params) * rans_parts(params));
+        return 1;
+    case AKV_K_RANS_ENCODE:
+        rans_coder_call(&calls[0], "segments", params);
+        rans_call(&calls[1], "records", 1);
+        rans_call(&calls[2], "move", akv_rans_segments(params));
+        return 3;
+    case AKV_K_RANS_DECODE:
+        rans_coder_call(calls, "decode", params);
         return 1;
     default:
         return 0;

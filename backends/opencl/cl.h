@@ -169,6 +169,7 @@ enum akv_cl_pass {
     AKV_CL_PASS_COMBINE = 4,
     AKV_CL_PASS_PIECES = 5, /* of the compress family: a piece each */
     AKV_CL_PASS_RECORDS = 6, /* one work-group */
+    AKV_CL_PASS_LANES = 7,   /* segments by lanes */
 };
 struct akv_cl_plan {
     const char *source, *entry; /* static */

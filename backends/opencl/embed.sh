@@ -53,4 +53,6 @@ program attend $(headers $arithmetic attend) kernels-cl/shape.h kernels-cl/commo
 program evict $(headers $arithmetic attend evict) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/map.cl kernels-cl/evict.cl
 # shellcheck disable=SC2046,SC2086
 program compress $(headers $arithmetic bx16) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/compress.cl
+# shellcheck disable=SC2046,SC2086
+program rans $(headers $arithmetic bx16 rans) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/rans.cl
 printf '\nconst struct akv_cl_source akv_cl_sources[] = {\n%s    {NULL, NULL, 0},\n};\n' "$list"

@@ -2,7 +2,7 @@
 /* check, prepare, launch: kernel objects of a queue, their arguments, their grids. */
 #include "cl.h"
 #include "../../kernels-cl/shape.h"
-#include "../../lib/kernel/bx16.h"
+#include "../../lib/kernel/rans.h"
 #include <stdio.h>
 
 /* Every kernel: its parameters by value, up to 8 spans, up to 8 slabs, a few numbers; OpenCL grants
@@ -271,6 +271,18 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
         grid->groups[0] = pass == AKV_CL_PASS_RECORDS  ? 1u
                           : pass == AKV_CL_PASS_PIECES ? pieces
                                                        : (pieces + AKV_CL_COUNT_PIECES - 1u) / AKV_CL_COUNT_PIECES;
+        return ANYKV_OK;
+    }
+    case AKV_K_RANS_COUNT:
+    case AKV_K_RANS_ENCODE:
+    case AKV_K_RANS_DECODE: {
+        const akv_rans_params *p = launch->params;
+        const uint32_t each = device->shape == AKV_CL_SHAPE_GPU ? AKV_CL_SEGMENTS : 1u;
+        const uint32_t parts = (akv_rans_stripe_steps(p) + AKV_RANS_STEPS - 1u) / AKV_RANS_STEPS;
+        grid->groups[0] = pass == AKV_CL_PASS_RECORDS  ? 1u
+                          : pass == AKV_CL_PASS_PIECES ? akv_rans_segments(p)
+                          : pass == AKV_CL_PASS_LANES  ? (akv_rans_segments(p) + each - 1u) / each
+                                                       : (uint64_t)akv_rans_stripes(p) * parts;
         return ANYKV_OK;
     }
     case AKV_KERNEL_COUNT:

@@ -289,6 +289,21 @@ uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id ker
         begin(plans, "compress", "akv_k_bx16_decode", "AKV_MERGE");
         plans->pass = AKV_CL_PASS_PIECES;
         return 1;
+    case AKV_K_RANS_COUNT:
+        begin(plans, "rans", "akv_k_rans_count", "AKV_COUNT");
+        return 1;
+    case AKV_K_RANS_ENCODE:
+        begin(&plans[0], "rans", "akv_k_rans_segments", "AKV_SEGMENTS");
+        begin(&plans[1], "rans", "akv_k_rans_records", "AKV_RECORDS");
+        begin(&plans[2], "rans", "akv_k_rans_move", "AKV_MOVE");
+        plans[0].pass = AKV_CL_PASS_LANES;
+        plans[1].pass = AKV_CL_PASS_RECORDS;
+        plans[2].pass = AKV_CL_PASS_PIECES;
+        return 3;
+    case AKV_K_RANS_DECODE:
+        begin(plans, "rans", "akv_k_rans_decode", "AKV_DECODE");
+        plans->pass = AKV_CL_PASS_LANES;
+        return 1;
     case AKV_KERNEL_COUNT:
         break;
     }

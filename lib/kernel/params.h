@@ -331,4 +331,30 @@ typedef akv_bx16_params akv_bx16_count_params;
 typedef akv_bx16_params akv_bx16_encode_params;
 typedef akv_bx16_params akv_bx16_decode_params;
 
+/* Words of one plane of symbols (rans.h); strides in words. */
+typedef struct akv_rans_plane {
+    akv_u32 bits; /* of a symbol: 1, 2, 4 or 8; plane 1: 0, there is none */
+    akv_u32 at;
+    akv_u32 tile, step, head, group, word;
+    akv_u32 pad;
+} akv_rans_plane;
+
+/* rans_count: arg 0 words of symbols, arg 1 akv_u32 [columns][16], to which the number of symbols of each
+ * class is added.  rans_encode: arg 0 words, arg 1 model, arg 2 body out, of akv_rans_body_most() bytes,
+ * arg 3 scratch of as many.  rans_decode: arg 0 body, arg 1 model, arg 2 words out, arg 3 akv_u32, set
+ * to 1 where the body is damaged, else left alone. */
+typedef struct akv_rans_params {
+    akv_rans_plane plane[2];
+    akv_u32 heads, groups, tiles, tile_steps;
+    akv_u32 last;   /* lanes of a tile's last step: 16 or 32 */
+    akv_u32 raw;    /* bits below the class, or AKV_RANS_SIGNED */
+    akv_u32 centre; /* AKV_RANS_SIGNED: below 256 */
+    akv_u32 tables; /* 1 … 16; not of count */
+    akv_u32 words;  /* of all segments; of decode only */
+    akv_u32 pad[3];
+} akv_rans_params;
+typedef akv_rans_params akv_rans_count_params;
+typedef akv_rans_params akv_rans_encode_params;
+typedef akv_rans_params akv_rans_decode_params;
+
 #endif
