@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* CPU kernels of the evict family: score (reference), mean, mass, select, compact. */
 #include "k_evict.h"
-#define q_get_row  s_get_row
+#define q_get_rows s_get_rows
 #define q_get_quad s_get_quad
 #define q_convert  s_convert
 

@@ -3,7 +3,7 @@
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "k_quant_x86_codes.h"
 #include "k_quant_x86_pack.h"
-#define q_get_row x_get_row
+#define q_get_rows x_get_rows
 #define q_convert x_convert
 #include "k_evict.h"
 

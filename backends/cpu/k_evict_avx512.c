@@ -3,7 +3,7 @@
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "k_quant_x512.h"
 #include "k_quant_x512_rows.h"
-#define q_get_row w_get_row
+#define q_get_rows w_get_rows
 #define q_convert w_convert
 #include "k_evict.h"
 

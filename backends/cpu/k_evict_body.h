@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The loop of score over blocks, once for each instruction set.
  *
- * The including file defines before, as static functions: q_get_row, q_get_quad, q_convert (as
+ * The including file defines before, as static functions: q_get_rows, q_get_quad, q_convert (as
  * k_quant_body.h has them) and
  *
  * e_sums(x, w, dp, sums): sums[0] = sum(x, x), sums[1] = sum(x, w) of evict.h; x [dp] as decoded (its
@@ -33,7 +33,7 @@ static const float *e_decode(const uint8_t *tile, uint32_t format, uint32_t orde
         return rows;
     }
     if (order == AKV_ORDER_ROW) {
-        q_get_row(tile, format, tokens, dim, t, rows);
+        q_get_rows(tile, format, tokens, dim, t, 1, rows, 0);
         return rows;
     }
     if (t % 4u == 0 && format > AKV_N2)

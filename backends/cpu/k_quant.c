@@ -4,7 +4,7 @@
 #define q_quantise s_quantise
 #define q_put_rows s_put_rows
 #define q_put_quad s_put_quad
-#define q_get_row  s_get_row
+#define q_get_rows s_get_rows
 #define q_get_quad s_get_quad
 #define q_store    s_store
 #define q_convert  s_convert

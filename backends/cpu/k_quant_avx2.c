@@ -11,7 +11,7 @@
 #define X_CODEBOOK    x_codebook
 #include "k_quant_x86_batch.h"
 #define q_put_rows x_put_rows
-#define q_get_row  x_get_row
+#define q_get_rows x_get_rows
 #define q_store    x_store
 #define q_convert  x_convert
 #include "k_quant_body.h"

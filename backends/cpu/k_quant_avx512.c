@@ -11,7 +11,7 @@
 #define X_CODEBOOK    w_codebook
 #include "k_quant_x86_batch.h"
 #define q_put_rows w_put_rows
-#define q_get_row  w_get_row
+#define q_get_rows w_get_rows
 #define q_store    w_store
 #define q_convert  w_convert
 #include "k_quant_body.h"

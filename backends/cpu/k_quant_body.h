@@ -9,8 +9,8 @@
  * q_put_rows, q_put_quad: codes and scales of some rows from row t on, or of the four rows of quad
  * q, from work into a tile.
  *
- * q_get_row, q_get_quad: values of one row, or of the four rows of a quad (AKV_CODE_STRIDE floats
- *     apart), dp each, from a tile.
+ * q_get_rows, q_get_quad: values of some rows from row t on, `stride` floats apart, or of the four rows of a
+ *     quad (AKV_CODE_STRIDE floats apart), dp each, from a tile.
  *
  * q_store(row, back, dim, dtype, dst): rotates a row of values back if asked (in place), converts
  * and stores it; dst may be row itself when dtype is F32.
@@ -68,13 +68,13 @@ static void q_any_put_quad(uint8_t *tile, uint32_t format, uint32_t tokens, uint
     else
         q_put_quad(tile, format, tokens, dim, q, work);
 }
-static void q_any_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
-                          uint32_t t, float *row)
+static void q_any_get_rows(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                           uint32_t t, uint32_t rows, float *out, size_t stride)
 {
     if (AKV_UNLIKELY(format > AKV_N2))
-        s_get_row(tile, format, tokens, dim, t, row);
+        s_get_rows(tile, format, tokens, dim, t, rows, out, stride);
     else
-        q_get_row(tile, format, tokens, dim, t, row);
+        q_get_rows(tile, format, tokens, dim, t, rows, out, stride);
 }
 static void q_any_get_quad(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
                            uint32_t q, float *rows)
@@ -87,12 +87,12 @@ static void q_any_get_quad(const uint8_t *tile, uint32_t format, uint32_t tokens
 #undef q_quantise
 #undef q_put_rows
 #undef q_put_quad
-#undef q_get_row
+#undef q_get_rows
 #undef q_get_quad
 #define q_quantise q_any_quantise
 #define q_put_rows q_any_put_rows
 #define q_put_quad q_any_put_quad
-#define q_get_row  q_any_get_row
+#define q_get_rows q_any_get_rows
 #define q_get_quad q_any_get_quad
 
 static void q_report(uint8_t *flags, uint32_t saw)
@@ -160,6 +160,27 @@ static void q_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
     q_report(args->arg[2], saw);
 }
 
+/* Rows that lie equally far apart and take f32 values as they are decoded: true if they were. */
+static bool q_decode_plain(const struct akv_cpu_args *args, uint64_t first, uint64_t count)
+{
+    const akv_decode_params *p = args->params;
+    uint64_t heads = p->rows.heads;
+    uint64_t stride = heads == 1u ? p->rows.token_stride : p->rows.head_stride;
+
+    if (akv_format_raw(p->format) || p->rows.dtype != AKV_F32 || p->dim % 32u != 0 ||
+        (p->flags & AKV_FLAG_MAP) != 0 || ((uintptr_t)args->arg[1] & 3u) != 0 ||
+        (heads != 1u && p->rows.token_stride != heads * stride))
+        return false;
+    for (uint32_t n, t = (uint32_t)first, end = (uint32_t)(first + count); t < end; t += n) {
+        float *row = (float *)(void *)args->arg[1] + t * stride;
+        n = p->flags & AKV_FLAG_ROTATE ? AKV_MIN(Q_ROWS, end - t) : end - t;
+        q_get_rows(args->arg[0], p->format, (uint32_t)(p->tokens * heads), p->dim, t, n, row, stride);
+        for (uint32_t k = 0; k < n && (p->flags & AKV_FLAG_ROTATE) != 0; k++)
+            q_store(row + k * stride, 1, p->dim, AKV_F32, (uint8_t *)(row + k * stride));
+    }
+    return true;
+}
+
 static void q_decode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
                          uint64_t count)
 {
@@ -168,11 +189,12 @@ static void q_decode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
     uint32_t token = (uint32_t)(first / heads), head = (uint32_t)(first % heads);
     uint32_t raw_bytes = akv_raw_bytes(p->format) * dim;
     int back = (p->flags & AKV_FLAG_ROTATE) != 0;
-    int direct = p->rows.dtype == AKV_F32 && dim % 32u == 0;
     const uint8_t *tile = args->arg[0];
     struct q_work work;
     struct q_maps maps;
     (void)phase;
+    if (q_decode_plain(args, first, count))
+        return;
     q_maps_init(&maps);
 
     for (uint32_t t = (uint32_t)first; t < (uint32_t)(first + count); t++) {
@@ -180,13 +202,12 @@ static void q_decode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
         if (akv_format_raw(p->format)) {
             q_convert(dst, p->rows.dtype, tile + (uint64_t)t * raw_bytes, p->format, dim);
         } else {
-            float *row = direct && ((uintptr_t)dst & 3u) == 0 ? (float *)(void *)dst : work.value;
-            q_get_row(tile, p->format, rows, dim, t, row);
+            float *row = work.value;
+            q_get_rows(tile, p->format, rows, dim, t, 1, row, 0);
             q_maps_use(&maps, args->arg[2], p->map, p->flags, dim, head);
             if (maps.maps)
                 row = q_maps_back(&maps, row, p->position + token);
-            if (back || (uint8_t *)row != dst)
-                q_store(row, back, dim, p->rows.dtype, dst);
+            q_store(row, back, dim, p->rows.dtype, dst);
         }
         if (++head == heads) {
             head = 0;
@@ -292,7 +313,7 @@ static void q_read_four(const uint8_t *tile, uint32_t format, uint32_t order, ui
             q_convert((uint8_t *)row, AKV_F32,
                       tile + (uint64_t)(t + k) * dim * akv_raw_bytes(format), format, dim);
         else
-            q_get_row(tile, format, tokens, dim, t + k, row);
+            q_get_rows(tile, format, tokens, dim, t + k, 1, row, 0);
     }
 }
 
@@ -389,7 +410,7 @@ static void q_gather_tile(const akv_gather_params *p, uint8_t *out, const uint8_
             continue;
         }
         if (!quads)
-            q_get_row(tile, format, tokens, dim, t, work->value);
+            q_get_rows(tile, format, tokens, dim, t, 1, work->value, 0);
         else if (held != t / 4u)
             q_get_quad(tile, format, tokens, dim, held = t / 4u, work->value);
         float *row = work->value + k * AKV_CODE_STRIDE;

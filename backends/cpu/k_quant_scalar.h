@@ -139,6 +139,13 @@ static inline void s_get_row(const uint8_t *tile, uint32_t format, uint32_t toke
     }
 }
 
+static inline void s_get_rows(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                              uint32_t t, uint32_t rows, float *out, size_t stride)
+{
+    for (uint32_t k = 0; k < rows; k++)
+        s_get_row(tile, format, tokens, dim, t + k, out + k * stride);
+}
+
 static inline void s_get_quad(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
                               uint32_t q, float *rows)
 {

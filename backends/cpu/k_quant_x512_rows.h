@@ -176,6 +176,7 @@ X_INLINE __m256i w_amax(const float *x, uint32_t count)
 {
     __m512i m = _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(x)));
     m = _mm512_max_epi32(m, _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(x + 16))));
+    X_UNROLL(4)
     for (uint32_t i = 32u; i < count; i += 32u) {
         X_UNROLL(2)
         for (uint32_t k = 0; k < 32u; k += 16u)
@@ -196,6 +197,7 @@ X_INLINE void w_uniform(const float *x, float r_hi, float r_lo, uint32_t format,
     const __m512i limit = _mm512_set1_epi8(format == AKV_I8 ? 127 : 31);
     __m512 hi = _mm512_set1_ps(r_hi), lo = _mm512_set1_ps(r_lo);
 
+    X_UNROLL(2)
     for (uint32_t i = 0; i < count; i += 64u) {
         int whole = i + 64u <= count;
         __m512i a = _mm512_packs_epi32(w_rounded(x + i, hi, lo), w_rounded(x + i + 16, hi, lo));
@@ -295,28 +297,10 @@ X_INLINE void w_put_rows_format(uint8_t *tile, uint32_t format, uint32_t tokens,
 static void w_put_rows(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t t,
                        uint32_t rows, const struct q_work *work)
 {
-    switch (akv_padded_dim(dim) == 128u ? format : 0u) {
-    case AKV_I8:
-        w_put_rows_format(tile, AKV_I8, tokens, dim, t, rows, work);
-        return;
-    case AKV_N6:
-        w_put_rows_format(tile, AKV_N6, tokens, dim, t, rows, work);
-        return;
-    case AKV_N5:
-        w_put_rows_format(tile, AKV_N5, tokens, dim, t, rows, work);
-        return;
-    case AKV_N4:
-        w_put_rows_format(tile, AKV_N4, tokens, dim, t, rows, work);
-        return;
-    case AKV_N3:
-        w_put_rows_format(tile, AKV_N3, tokens, dim, t, rows, work);
-        return;
-    case AKV_N2:
-        w_put_rows_format(tile, AKV_N2, tokens, dim, t, rows, work);
-        return;
-    default:
+    if (akv_padded_dim(dim) == 128u)
+        X_BY_FORMAT(format, w_put_rows_format(tile, FORMAT, tokens, dim, t, rows, work))
+    else
         x_put_rows(tile, format, tokens, dim, t, rows, work);
-    }
 }
 
 /* ---- values ---- */
@@ -414,47 +398,23 @@ X_INLINE void w_get_row_groups(const uint8_t *row0, const uint8_t *row1, const u
         w_group_values(row0, row1, format, groups, g,
                        x_unit(scales, format, g * 32u / akv_scale_width(format)), out + 32u * g);
 }
-X_INLINE void w_get_row_format(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
-                               uint32_t t, float *out)
+X_INLINE void w_get_rows_format(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                                uint32_t t, uint32_t rows, float *out, size_t stride)
 {
-    uint32_t groups = akv_padded_dim(dim) / 32u, count = akv_scale_count(format, dim);
-    uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
-    const uint8_t *row0 = tile + (size_t)t * groups * b0 * 4u;
-    const uint8_t *row1 =
-        tile + akv_plane1_offset(format, tokens, dim) + (size_t)t * groups * b1 * 4u;
-    const uint8_t *scales =
-        tile + akv_scale_offset(format, tokens, dim) + (size_t)t * count * akv_scale_bytes(format);
+    uint32_t groups = akv_padded_dim(dim) / 32u;
+    struct x_row r = x_row_of(tile, format, tokens, dim, t);
 
     if (groups == 4u)
-        w_get_row_groups(row0, row1, scales, format, 4u, out);
+        for (; rows != 0; rows--, out += stride, x_row_next(&r))
+            w_get_row_groups(r.plane0, r.plane1, r.scales, format, 4u, out);
     else
-        w_get_row_groups(row0, row1, scales, format, groups, out);
+        for (; rows != 0; rows--, out += stride, x_row_next(&r))
+            w_get_row_groups(r.plane0, r.plane1, r.scales, format, groups, out);
 }
-static void w_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
-                      uint32_t t, float *row)
+static void w_get_rows(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                       uint32_t t, uint32_t rows, float *out, size_t stride)
 {
-    switch (format) {
-    case AKV_I8:
-        w_get_row_format(tile, AKV_I8, tokens, dim, t, row);
-        return;
-    case AKV_N6:
-        w_get_row_format(tile, AKV_N6, tokens, dim, t, row);
-        return;
-    case AKV_N5:
-        w_get_row_format(tile, AKV_N5, tokens, dim, t, row);
-        return;
-    case AKV_N4:
-        w_get_row_format(tile, AKV_N4, tokens, dim, t, row);
-        return;
-    case AKV_N3:
-        w_get_row_format(tile, AKV_N3, tokens, dim, t, row);
-        return;
-    case AKV_N2:
-        w_get_row_format(tile, AKV_N2, tokens, dim, t, row);
-        return;
-    default:
-        x_get_row(tile, format, tokens, dim, t, row);
-    }
+    X_BY_FORMAT(format, w_get_rows_format(tile, FORMAT, tokens, dim, t, rows, out, stride));
 }
 
 #endif

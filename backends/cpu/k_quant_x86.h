@@ -19,6 +19,23 @@
 #define X_UNROLL(n) X_PRAGMA(GCC unroll n)
 #endif
 
+/* A call with the constant FORMAT in place of `format`, one of I8 … N2: compiled once for each. */
+#define X_FORMAT_CASE(which, ...) \
+    case which: { \
+        enum { FORMAT = which }; \
+        __VA_ARGS__; \
+        break; \
+    }
+#define X_BY_FORMAT(format, ...) \
+    switch (format) { \
+        X_FORMAT_CASE(AKV_I8, __VA_ARGS__) \
+        X_FORMAT_CASE(AKV_N6, __VA_ARGS__) \
+        X_FORMAT_CASE(AKV_N5, __VA_ARGS__) \
+        X_FORMAT_CASE(AKV_N4, __VA_ARGS__) \
+        X_FORMAT_CASE(AKV_N3, __VA_ARGS__) \
+        X_FORMAT_CASE(AKV_N2, __VA_ARGS__) \
+    }
+
 /* Hides from the compiler that a pointer leads to constants. */
 #define X_OPAQUE(pointer) __asm__("" : "+r"(pointer))
 /* The same for a pointer to an array that was just written, so that it is read from memory:

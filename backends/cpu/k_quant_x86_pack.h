@@ -190,26 +190,7 @@ X_INLINE void x_put_rows_format(uint8_t *tile, uint32_t format, uint32_t tokens,
 static inline void x_put_rows(uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
                               uint32_t t, uint32_t rows, const struct q_work *work)
 {
-    switch (format) {
-    case AKV_I8:
-        x_put_rows_format(tile, AKV_I8, tokens, dim, t, rows, work);
-        return;
-    case AKV_N6:
-        x_put_rows_format(tile, AKV_N6, tokens, dim, t, rows, work);
-        return;
-    case AKV_N5:
-        x_put_rows_format(tile, AKV_N5, tokens, dim, t, rows, work);
-        return;
-    case AKV_N4:
-        x_put_rows_format(tile, AKV_N4, tokens, dim, t, rows, work);
-        return;
-    case AKV_N3:
-        x_put_rows_format(tile, AKV_N3, tokens, dim, t, rows, work);
-        return;
-    default:
-        x_put_rows_format(tile, AKV_N2, tokens, dim, t, rows, work);
-        return;
-    }
+    X_BY_FORMAT(format, x_put_rows_format(tile, FORMAT, tokens, dim, t, rows, work));
 }
 
 /* ---- values ---- */
@@ -291,52 +272,54 @@ X_INLINE void x_get_row_groups(const uint8_t *row0, const uint8_t *row1, const u
         x_values(code, format, unit, out + 32u * g);
     }
 }
-X_INLINE void x_get_row_format(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
-                               uint32_t t, float *out)
+/* Where row t of a tile in ROW order stands in its planes. */
+struct x_row {
+    const uint8_t *plane0, *plane1, *scales;
+    size_t bytes0, bytes1, scale_bytes; /* of a row */
+};
+X_INLINE struct x_row x_row_of(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                               uint32_t t)
 {
-    uint32_t groups = akv_padded_dim(dim) / 32u, count = akv_scale_count(format, dim);
-    uint32_t b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
-    const uint8_t *row0 = tile + (size_t)t * groups * b0 * 4u;
-    const uint8_t *row1 =
-        tile + akv_plane1_offset(format, tokens, dim) + (size_t)t * groups * b1 * 4u;
-    const uint8_t *scales =
-        tile + akv_scale_offset(format, tokens, dim) + (size_t)t * count * akv_scale_bytes(format);
-
-    if (groups == 4u)
-        x_get_row_groups(row0, row1, scales, format, 4u, out);
-    else if (groups == 2u)
-        x_get_row_groups(row0, row1, scales, format, 2u, out);
-    else
-        x_get_row_groups(row0, row1, scales, format, groups, out);
-    for (uint32_t s = 0; s < count; s++) /* an integer times 0 is +0 */
-        if (AKV_UNLIKELY(x_unit(scales, format, s) == 0.0f))
-            memset(
-                out + s * akv_scale_width(format), 0,
-                4u * AKV_MIN(akv_scale_width(format), groups * 32u - s * akv_scale_width(format)));
+    uint32_t dp = akv_padded_dim(dim);
+    struct x_row r = {tile,
+                      tile + akv_plane1_offset(format, tokens, dim),
+                      tile + akv_scale_offset(format, tokens, dim),
+                      dp * akv_format_plane0(format) / 8u,
+                      dp * akv_format_plane1(format) / 8u,
+                      akv_scale_count(format, dim) * akv_scale_bytes(format)};
+    r.plane0 += t * r.bytes0;
+    r.plane1 += t * r.bytes1;
+    r.scales += t * r.scale_bytes;
+    return r;
 }
-static inline void x_get_row(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
-                             uint32_t t, float *row)
+X_INLINE void x_row_next(struct x_row *r)
 {
-    switch (format) {
-    case AKV_I8:
-        x_get_row_format(tile, AKV_I8, tokens, dim, t, row);
-        return;
-    case AKV_N6:
-        x_get_row_format(tile, AKV_N6, tokens, dim, t, row);
-        return;
-    case AKV_N5:
-        x_get_row_format(tile, AKV_N5, tokens, dim, t, row);
-        return;
-    case AKV_N4:
-        x_get_row_format(tile, AKV_N4, tokens, dim, t, row);
-        return;
-    case AKV_N3:
-        x_get_row_format(tile, AKV_N3, tokens, dim, t, row);
-        return;
-    default:
-        x_get_row_format(tile, AKV_N2, tokens, dim, t, row);
-        return;
+    r->plane0 += r->bytes0;
+    r->plane1 += r->bytes1;
+    r->scales += r->scale_bytes;
+}
+X_INLINE void x_get_rows_format(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                                uint32_t t, uint32_t rows, float *out, size_t stride)
+{
+    uint32_t dp = akv_padded_dim(dim), width = akv_scale_width(format);
+    struct x_row r = x_row_of(tile, format, tokens, dim, t);
+
+    for (; rows != 0; rows--, out += stride, x_row_next(&r)) {
+        if (dp == 128u)
+            x_get_row_groups(r.plane0, r.plane1, r.scales, format, 4u, out);
+        else if (dp == 64u)
+            x_get_row_groups(r.plane0, r.plane1, r.scales, format, 2u, out);
+        else
+            x_get_row_groups(r.plane0, r.plane1, r.scales, format, dp / 32u, out);
+        for (uint32_t s = 0; s * width < dp; s++) /* an integer times 0 is +0 */
+            if (AKV_UNLIKELY(x_unit(r.scales, format, s) == 0.0f))
+                memset(out + s * width, 0, 4u * AKV_MIN(width, dp - s * width));
     }
+}
+static inline void x_get_rows(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
+                              uint32_t t, uint32_t rows, float *out, size_t stride)
+{
+    X_BY_FORMAT(format, x_get_rows_format(tile, FORMAT, tokens, dim, t, rows, out, stride));
 }
 
 /* ---- QUAD order ---- */
@@ -446,26 +429,7 @@ X_INLINE void x_get_quad_format(const uint8_t *tile, uint32_t format, uint32_t t
 static void q_get_quad(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim,
                        uint32_t q, float *rows)
 {
-    switch (format) {
-    case AKV_I8:
-        x_get_quad_format(tile, AKV_I8, tokens, dim, q, rows);
-        return;
-    case AKV_N6:
-        x_get_quad_format(tile, AKV_N6, tokens, dim, q, rows);
-        return;
-    case AKV_N5:
-        x_get_quad_format(tile, AKV_N5, tokens, dim, q, rows);
-        return;
-    case AKV_N4:
-        x_get_quad_format(tile, AKV_N4, tokens, dim, q, rows);
-        return;
-    case AKV_N3:
-        x_get_quad_format(tile, AKV_N3, tokens, dim, q, rows);
-        return;
-    default:
-        x_get_quad_format(tile, AKV_N2, tokens, dim, q, rows);
-        return;
-    }
+    X_BY_FORMAT(format, x_get_quad_format(tile, FORMAT, tokens, dim, q, rows));
 }
 
 #endif
