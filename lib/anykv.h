@@ -953,9 +953,11 @@ typedef struct anykv_evict_params {
  * position, and the keys that stay keep their rotary embedding.  Limits such as max_seq_tokens count the
  * rows that are held.  The sequence then names no further blocks and its evicted part is no one's
  * prefix; blocks that others hold or that have a name are copied, not changed.  Waits for the device.
- * Where there is nothing to evict the call does nothing.
+ * Where there is nothing to evict the call does nothing.  Layers with a window take no part, and the
+ * newest tokens that the widest window sees stay in all layers.
  * E_ARG, E_SHAPE, E_STATE (in a step; a cache without ANYKV_CACHE_EVICT_TOKENS), E_MEMORY, E_BUDGET (no
- * room for copies), E_UNSUPPORTED (a layer with a window, or with centred keys): nothing changed.
+ * room for copies), E_UNSUPPORTED (every layer has a window; keys with a calibration's mean or matrix;
+ * RATIO with such values): nothing changed.
  * E_DEVICE: the sequence is dead.  Thread: object. */
 ANYKV_API anykv_status anykv_seq_evict_tokens(anykv_seq *seq, const anykv_evict_params *params);
 /* Positions of the rows that the sequence holds, ascending, for a layer and kv head.

@@ -5,7 +5,10 @@
  * layer and kv head as many of its rows stay, a number of whole blocks, so the kernels of attention
  * see a shorter sequence and nothing else: seq->length counts rows from here on, seq->dropped says how
  * many positions are gone, seq->kept has the positions of the region's rows.  Rows move in place where
- * the sequence alone holds the blocks and they have no name, into fresh blocks otherwise. */
+ * the sequence alone holds the blocks and they have no name, into fresh blocks otherwise.
+ *
+ * Layers with a window lose nothing: what they see are recent tokens, so their blocks of the region are
+ * gone already, and the later ones get lower numbers. */
 #include "evict_tokens.h"
 #include "half.h"
 #include "seq.h"
@@ -47,6 +50,16 @@ static uint32_t heads_before(const anykv_layout *layout, uint32_t layer)
 static const struct akv_group *group_of(const struct run *run, uint32_t layer)
 {
     return &run->cache->layout->groups[run->cache->layout->places[layer].group];
+}
+
+static bool evicts(const struct run *run, uint32_t group)
+{
+    return run->cache->layout->groups[group].window == 0;
+}
+static bool evicts_layer(const struct run *run, uint32_t layer)
+{
+    const struct akv_place *place = &run->cache->layout->places[layer];
+    return place->owner && evicts(run, place->group);
 }
 
 /* ---- the fixed room ---- */
@@ -118,24 +131,31 @@ static anykv_status check_policy(const struct run *run)
     if (!isfinite(p->scale) || !isfinite(p->cap) || p->cap < 0.0f)
         return akv_fail(context, ANYKV_E_ARG, "scale, cap: %g and %g", (double)p->scale, (double)p->cap);
     for (uint32_t l = 0; p->policy == ANYKV_TOKENS_MASS && l < run->cache->layout->count; l++)
-        if (p->q[l].dtype < ANYKV_F32 || p->q[l].dtype > ANYKV_BF16 || !p->q[l].data)
+        if (evicts(run, run->cache->layout->places[l].group) &&
+            (p->q[l].dtype < ANYKV_F32 || p->q[l].dtype > ANYKV_BF16 || !p->q[l].data))
             return akv_fail(context, ANYKV_E_ARG, "q[%u]: no rows in host memory", l);
     return ANYKV_OK;
 }
 
+/* A mean of keys follows the rotary embedding, by the numbers of rows: they cannot move. */
 static anykv_status check_layers(const struct run *run)
 {
     const anykv_layout *layout = run->cache->layout;
+    bool any = false;
     for (uint32_t l = 0; l < layout->count; l++) {
-        if (layout->layers[l].window)
-            return akv_fail(run->cache->context, ANYKV_E_UNSUPPORTED,
-                            "layers[%u].window: tokens are evicted from layers without a window only", l);
         const struct akv_group *group = group_of(run, l);
-        if ((group->rotate[0] | group->rotate[1]) & AKV_FLAG_MAP)
+        any = any || evicts_layer(run, l);
+        if (group->rotate[0] & AKV_FLAG_MAP)
             return akv_fail(run->cache->context, ANYKV_E_UNSUPPORTED,
-                            "layers[%u]: its rows go through a calibration's mean or matrix; token "
-                            "policies take plain and rotated ones", l);
+                            "layers[%u].k_transform: the keys' mean or matrix goes by their rows' numbers, "
+                            "which an eviction changes", l);
+        if (run->params.policy == ANYKV_TOKENS_RATIO && evicts_layer(run, l) && (group->rotate[1] & AKV_FLAG_MAP))
+            return akv_fail(run->cache->context, ANYKV_E_UNSUPPORTED,
+                            "layers[%u].v_transform: ANYKV_TOKENS_RATIO takes plain and rotated values", l);
     }
+    if (!any)
+        return akv_fail(run->cache->context, ANYKV_E_UNSUPPORTED,
+                        "layers: all have a window; tokens are evicted from layers without one");
     return ANYKV_OK;
 }
 
@@ -144,16 +164,21 @@ static void find_region(struct run *run)
 {
     const anykv_cache *cache = run->cache;
     const anykv_seq *seq = run->seq;
-    const uint32_t size = akv_block_tokens(cache), exempt = run->params.recent;
+    const uint32_t size = akv_block_tokens(cache);
+    uint32_t exempt = run->params.recent;
     const uint32_t sinks = run->params.sinks > cache->plan.options.sinks ? run->params.sinks
                                                                          : cache->plan.options.sinks;
+    for (uint32_t g = 0; g < cache->layout->group_count; g++) {
+        const uint32_t window = cache->layout->groups[g].window;
+        exempt = window > exempt ? window : exempt;
+    }
     run->first = run->end = akv_blocks_for(cache, sinks);
     if (seq->length <= exempt || (seq->length - exempt) / size <= run->first)
         return;
     run->end = (seq->length - exempt) / size;
     for (uint32_t g = 0; g < cache->layout->group_count; g++) {
         const uint32_t *table = akv_seq_table(seq, g);
-        for (uint32_t b = run->first; b < run->end; b++)
+        for (uint32_t b = run->first; b < run->end && evicts(run, g); b++)
             if (table[b] == AKV_NO_ID || akv_block_kind(akv_pool_block(&cache->pool, table[b])) !=
                                              akv_block_kind(akv_pool_block(&cache->pool, table[run->first])))
                 run->end = b;
@@ -171,7 +196,7 @@ static void find_region(struct run *run)
 static bool exclusive(const struct run *run)
 {
     for (uint32_t g = 0; g < run->cache->layout->group_count; g++)
-        for (uint32_t b = run->first; b < run->end; b++) {
+        for (uint32_t b = run->first; b < run->end && evicts(run, g); b++) {
             const struct akv_block *block =
                 akv_pool_block(&run->cache->pool, akv_seq_table(run->seq, g)[b]);
             if (block->refs != 1 || block->node != AKV_NO_ID || block->locks || block->holds)
@@ -207,16 +232,18 @@ static anykv_status make_destination(struct run *run)
         return ANYKV_OK;
     memset(cache->need, 0, (size_t)groups * AKV_POOL_KINDS * sizeof *cache->need);
     for (uint32_t g = 0; g < groups; g++)
-        cache->need[AKV_CLASS(g, region_kind(run, g))] = run->keep;
+        if (evicts(run, g))
+            cache->need[AKV_CLASS(g, region_kind(run, g))] = run->keep;
     status = akv_cache_make_room(cache, cache->need);
     if (!status) /* room may have been made of the region's own blocks */
         for (uint32_t g = 0; g < groups; g++)
-            for (uint32_t b = run->first + 1; b < run->end; b++)
+            for (uint32_t b = run->first + 1; b < run->end && evicts(run, g); b++)
                 if (akv_block_kind(akv_pool_block(&cache->pool, akv_seq_table(run->seq, g)[b])) != region_kind(run, g))
                     return akv_fail(cache->context, ANYKV_E_STATE,
                                     "seq: some of its blocks stepped down while room was made; call again");
     for (uint32_t i = 0; i < groups * run->keep && !status; i++)
-        run->to[i] = akv_cache_alloc(cache, i / run->keep, region_kind(run, i / run->keep), run->seq->tenant, &status);
+        if (evicts(run, i / run->keep))
+            run->to[i] = akv_cache_alloc(cache, i / run->keep, region_kind(run, i / run->keep), run->seq->tenant, &status);
     if (status)
         release_fresh(run);
     return status;
@@ -342,7 +369,7 @@ static anykv_status fetch_sums(struct run *run)
     int32_t *sums = run->sums;
     for (uint32_t l = 0; l < run->cache->layout->count && !status; l++) {
         akv_mean_params p;
-        if (!run->cache->layout->places[l].owner)
+        if (!evicts_layer(run, l))
             continue;
         fill_score(run, l, AKV_SCORE_NORM, &p);
         const uint64_t count = sums_count(run, l);
@@ -364,7 +391,7 @@ static anykv_status put_mean(struct run *run, uint32_t layer, const akv_score_pa
     float *weights = run->rows_in;
     const uint64_t per = (uint64_t)p->kv_heads * p->k_dim;
     for (uint32_t l = 0; l < layer; l++)
-        sums += run->cache->layout->places[l].owner ? sums_count(run, l) : 0;
+        sums += evicts_layer(run, l) ? sums_count(run, l) : 0;
     for (uint64_t i = 0; i < per; i++) {
         int64_t sum = 0;
         for (uint64_t part = 0; part < sums_count(run, layer) / per; part++)
@@ -558,6 +585,12 @@ static anykv_status compact(struct run *run, uint32_t layer)
 static anykv_status evict_layer(struct run *run, uint32_t layer)
 {
     const uint32_t kept = run->keep * akv_block_tokens(run->cache);
+    if (!evicts_layer(run, layer)) { /* it has no row of the region; the newest have the numbers */
+        uint32_t *list = run->lists + (uint64_t)heads_before(run->cache->layout, layer) * kept;
+        for (uint32_t i = 0; i < layer_heads(run->cache->layout, layer) * kept; i++)
+            list[i] = run->rows - kept + i % kept;
+        return ANYKV_OK;
+    }
     anykv_status status = put_table(run, layer);
     if (!status && run->params.policy != ANYKV_TOKENS_WINDOW)
         status = score(run, layer);
@@ -583,7 +616,7 @@ static void commit(struct run *run)
     for (uint32_t g = 0; g < cache->layout->group_count; g++) {
         uint32_t *table = akv_seq_table(seq, g);
         akv_seq_drop_blocks(seq, g, run->in_place ? run->first + run->keep : run->first, run->end);
-        for (uint32_t b = 0; b < run->keep; b++) {
+        for (uint32_t b = 0; b < run->keep && evicts(run, g); b++) {
             table[run->first + b] = run->to[g * run->keep + b];
             struct akv_block *block = akv_pool_block(&cache->pool, table[run->first + b]);
             block->epoch = epoch;
@@ -593,6 +626,8 @@ static void commit(struct run *run)
         memmove(table + run->first + run->keep, table + run->end, (held - run->end) * sizeof *table);
         for (uint32_t b = held - gone; b < held; b++)
             table[b] = AKV_NO_ID;
+        if (seq->first[g] >= run->end)
+            seq->first[g] -= gone;
         if (seq->sealed[g] >= run->end)
             seq->sealed[g] -= gone;
         else if (seq->sealed[g] > run->first)
@@ -693,7 +728,7 @@ static anykv_status make_run(struct run *run)
     uint64_t sums = 0;
     const uint64_t rows_bytes = run->room.lse - run->room.queries, list_bytes = run->room.counts - run->room.rows;
     for (uint32_t l = 0; l < layout->count; l++)
-        sums += layout->places[l].owner ? sums_count(run, l) : 0;
+        sums += evicts_layer(run, l) ? sums_count(run, l) : 0;
     run->lists = akv_alloc(cache->context, heads_before(layout, layout->count) * kept + 1, 4);
     run->to = akv_alloc(cache->context, (uint64_t)layout->group_count * run->keep + 1, 4);
     run->entries = akv_alloc(cache->context, run->end - run->first, 4);
@@ -711,7 +746,7 @@ static void hold_blocks(struct run *run, bool hold)
 {
     struct akv_pool *pool = &run->cache->pool;
     for (uint32_t g = 0; g < run->cache->layout->group_count; g++)
-        for (uint32_t i = 0; i < run->end - run->first + (run->in_place ? 0 : run->keep); i++) {
+        for (uint32_t i = 0; evicts(run, g) && i < run->end - run->first + (run->in_place ? 0 : run->keep); i++) {
             const uint32_t own = run->first + i, blocks = run->end - run->first;
             const uint32_t id = i < blocks ? akv_seq_table(run->seq, g)[own] : run->to[g * run->keep + i - blocks];
             if (hold)

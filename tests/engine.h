@@ -397,11 +397,12 @@ static inline void audit_ladder(anykv_cache *cache, const char *when)
         for (uint32_t g = 0; g < groups; g++)
             for (uint32_t i = 0; i < seq->table_capacity; i++) {
                 const uint32_t id = akv_seq_table(seq, g)[i];
-                cr_assert(id == AKV_NO_ID || (cache->pool.blocks[id].position == audit_number(seq, i) &&
-                                              akv_block_rows(&cache->pool.blocks[id]) <=
-                                                  AKV_KIND_SEALED + seq->rungs),
-                          "%s: block %u of kind %u", when, i,
-                          akv_block_kind(&cache->pool.blocks[id]));
+                if (id == AKV_NO_ID)
+                    continue;
+                const struct akv_block *block = &cache->pool.blocks[id];
+                cr_assert(block->position == audit_number(seq, i) &&
+                              akv_block_rows(block) <= AKV_KIND_SEALED + seq->rungs,
+                          "%s: block %u of kind %u", when, i, akv_block_kind(block));
             }
     for (uint32_t slot = 0; slot < AKV_OPEN_STEPS; slot++) {
         const struct anykv_step *step = &cache->steps[slot];

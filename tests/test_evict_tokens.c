@@ -6,9 +6,12 @@
 #define DIM   64u
 #define ALL   400u
 
+static uint32_t window_of[2]; /* of the layers; all 0 but in one test */
+
 static void begin_cache(anykv_format format, uint32_t threads, bool staged)
 {
-    anykv_layer layers[2] = {engine_layer(HEADS, DIM, 0), engine_layer(HEADS, DIM, 0)};
+    anykv_layer layers[2] = {engine_layer(HEADS, DIM, window_of[0]),
+                             engine_layer(HEADS, DIM, window_of[1])};
     for (uint32_t l = 0; l < 2; l++)
         layers[l].k_format = layers[l].v_format = format;
     anykv_cache_options options = engine_options(24u << 20);
@@ -58,6 +61,8 @@ static void attend_kept(anykv_seq *seq, double bound)
             double sum = 0.0, want[DIM] = {0}, worst = 0.0;
             kept[n] = position;
             for (uint32_t j = 0; j <= n; j++) {
+                if (window_of[layer] && kept[j] + window_of[layer] <= position)
+                    continue;
                 double s = 0.0;
                 for (uint32_t i = 0; i < DIM; i++)
                     s += (double)(float)((int)((h * DIM + i) * 2654435761u >> 20 & 63) - 32) / 256.0 *
@@ -328,6 +333,46 @@ Test(evict_tokens, refusals)
     stop();
 }
 
+/* A layer with a window loses nothing and keeps what it sees; the other loses as always. */
+static void with_window(bool private_)
+{
+    window_of[1] = 70;
+    begin_cache(ANYKV_F16, 0, false);
+    anykv_seq *seq = long_seq(private_);
+    anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
+    params.policy = ANYKV_TOKENS_KNORM;
+    params.keep = 200;
+    params.recent = 40;
+    OK(anykv_seq_evict_tokens(seq, &params));
+    audit(engine.cache, "after the eviction");
+    for (uint32_t head = 0; head < HEADS; head++) {
+        double score[ALL];
+        for (uint32_t p = 0; p < ALL; p++)
+            score[p] = -key_norm(p, 0, head);
+        check_best(seq, 0, head, 16, 320, score); /* the window's 70 tokens stay */
+    }
+    for (int i = 0; i < 20; i++)
+        attend_kept(seq, 2e-2);
+    params.keep = 120; /* once more */
+    OK(anykv_seq_evict_tokens(seq, &params));
+    for (int i = 0; i < 100; i++)
+        attend_kept(seq, 2e-2);
+    anykv_seq *copy;
+    OK(anykv_seq_fork(seq, &copy));
+    attend_kept(copy, 2e-2);
+    audit(engine.cache, "after more tokens");
+    anykv_seq_destroy(copy);
+    anykv_seq_destroy(seq);
+    window_of[1] = 0;
+    stop();
+}
+
+Test(evict_tokens, a_layer_with_a_window)
+{
+    with_window(true);
+    with_window(false);
+}
+
 Test(evict_tokens, windows_and_caches_without_room)
 {
     anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
@@ -336,12 +381,12 @@ Test(evict_tokens, windows_and_caches_without_room)
     REFUSED(ANYKV_E_STATE, "ANYKV_CACHE_EVICT_TOKENS", anykv_seq_evict_tokens(seq, &params));
     anykv_seq_destroy(seq);
     stop();
-    anykv_layer layers[2] = {engine_layer(1, 64, 0), engine_layer(2, 64, 40)};
+    anykv_layer layers[2] = {engine_layer(1, 64, 30), engine_layer(2, 64, 40)};
     anykv_cache_options options = engine_options(24u << 20);
     options.flags = ANYKV_CACHE_EVICT_TOKENS;
     engine_start(&engine, layers, 2, &options, 0);
     seq = engine_seq(engine.cache);
-    REFUSED(ANYKV_E_UNSUPPORTED, "layers[1].window", anykv_seq_evict_tokens(seq, &params));
+    REFUSED(ANYKV_E_UNSUPPORTED, "all have a window", anykv_seq_evict_tokens(seq, &params));
     anykv_seq_destroy(seq);
     stop();
 }
