@@ -4,6 +4,7 @@
 #ifndef AKV_K_ATTEND_MEAN_H
 #define AKV_K_ATTEND_MEAN_H
 #include "k_attend.h"
+#include "k_rope.h"
 
 /* Angles of the pairs at the first of the 256 positions that hold `position`, zeros behind them up to a
  * multiple of 16; false: `about` stands there already. */
@@ -14,13 +15,9 @@ static inline bool attend_angles(struct akv_attend_work *work, uint32_t position
     if (work->origin == origin)
         return false;
     work->origin = origin;
-    for (uint32_t i = 0; i < ((map->pairs + 15u) & ~15u); i++) {
-        akv_turn turn = {0.0f, 0.0f};
-        if (i < map->pairs)
-            turn = akv_rope_at(akv_map_turns(work->maps, map, i), origin);
-        c[i] = turn.c;
-        s[i] = turn.s;
-    }
+    rope_angles(c, s, work->maps, map, origin);
+    for (uint32_t i = map->pairs; i < ((map->pairs + 15u) & ~15u); i++)
+        c[i] = s[i] = 0.0f;
     return true;
 }
 /* Steps of the strip at `position` from there: cosines; sines stand `*pad_out` floats behind. */

@@ -108,12 +108,65 @@ static inline uint8_t *q_row_at(uint8_t *base, const akv_rows *rows, uint64_t to
            (token * rows->token_stride + head * rows->head_stride) * akv_raw_bytes(rows->dtype);
 }
 
-/* ---- encode, decode: an item is a row ---- */
+/* ---- encode, decode: an item is a row; encode with maps of several heads: Q_ROWS tokens of a head ---- */
 static uint64_t q_rows_items(const struct akv_cpu_args *args, uint32_t phase)
 {
     const akv_encode_params *p = args->params;
     (void)phase;
     return (uint64_t)p->tokens * p->rows.heads;
+}
+
+static bool q_encode_by_head(const akv_encode_params *p)
+{
+    return (p->flags & AKV_FLAG_MAP) && p->rows.heads > 1u && !akv_format_raw(p->format);
+}
+static uint64_t q_encode_items(const struct akv_cpu_args *args, uint32_t phase)
+{
+    const akv_encode_params *p = args->params;
+    if (q_encode_by_head(p))
+        return ((uint64_t)p->tokens + Q_ROWS - 1u) / Q_ROWS * p->rows.heads;
+    return q_rows_items(args, phase);
+}
+/* Rows of a head stand `heads` rows apart in the tile. */
+static void q_put_apart(uint8_t *tile, const akv_encode_params *p, uint32_t token, uint32_t head,
+                        uint32_t count, struct q_work *work)
+{
+    const uint32_t heads = p->rows.heads, rows = p->tokens * heads;
+    for (uint32_t k = 0; k < count; k++) {
+        if (k) {
+            memcpy(work->code, work->code + k * AKV_CODE_STRIDE, akv_padded_dim(p->dim));
+            memcpy(work->scale, work->scale + k * AKV_SCALE_STRIDE, sizeof *work->scale * AKV_SCALE_STRIDE);
+            memcpy(work->offset, work->offset + k * AKV_SCALE_STRIDE, sizeof *work->offset * AKV_SCALE_STRIDE);
+        }
+        q_put_rows(tile, p->format, rows, p->dim, (token + k) * heads + head, 1, work);
+    }
+}
+static void q_encode_heads(const struct akv_cpu_args *args, uint64_t first, uint64_t count)
+{
+    const akv_encode_params *p = args->params;
+    const uint32_t heads = p->rows.heads;
+    uint8_t *tile = args->arg[1];
+    uint32_t saw = 0;
+    struct q_work work;
+    struct q_maps maps;
+    q_maps_init(&maps);
+    for (uint64_t item = first; item < first + count; item++) {
+        const uint32_t head = (uint32_t)(item % heads), token = (uint32_t)(item / heads) * Q_ROWS;
+        const uint32_t n = AKV_MIN(Q_ROWS, p->tokens - token);
+        const uint8_t *src[Q_ROWS];
+        uint32_t position[Q_ROWS];
+        q_maps_use(&maps, args->arg[3], p->map, p->flags, p->dim, head);
+        for (uint32_t k = 0; k < n; k++) {
+            position[k] = p->position + token + k;
+            src[k] = q_row_at(args->arg[0], &p->rows, token + k, head);
+        }
+        saw |= q_maps_store(&maps, &work, src, n, p->rows.dtype, position);
+        saw |= q_quantise(&work, src, n, AKV_F32, p->dim, q_maps_flags(&maps, p->flags), p->format);
+        q_put_apart(tile, p, token, head, n, &work);
+    }
+    if (first + count == q_encode_items(args, 0))
+        akv_tile_padding(tile, p->format, p->tokens * heads, p->dim);
+    q_report(args->arg[2], saw);
 }
 
 static void q_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
@@ -123,16 +176,19 @@ static void q_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
     uint32_t heads = p->rows.heads, rows = p->tokens * heads, dim = p->dim, saw = 0;
     uint32_t token = (uint32_t)(first / heads), head = (uint32_t)(first % heads);
     uint32_t raw_bytes = akv_raw_bytes(p->format) * dim;
-    uint32_t most = (p->flags & AKV_FLAG_MAP) && heads > 1u ? 1u : Q_ROWS; /* rows of one head */
     uint8_t *tile = args->arg[1];
     struct q_work work;
     struct q_maps maps;
     (void)phase;
+    if (q_encode_by_head(p)) {
+        q_encode_heads(args, first, count);
+        return;
+    }
     q_maps_init(&maps);
 
     for (uint32_t t = (uint32_t)first, end = (uint32_t)(first + count); t < end;) {
         const uint8_t *src[Q_ROWS];
-        uint32_t n = AKV_MIN(most, end - t), position[Q_ROWS];
+        uint32_t n = AKV_MIN(Q_ROWS, end - t), position[Q_ROWS];
         q_maps_use(&maps, args->arg[3], p->map, p->flags, dim, head);
         for (uint32_t k = 0; k < n; k++) {
             position[k] = p->position + token;
