@@ -220,21 +220,33 @@ static void simd_waves(struct akv_attend_work *work)
     const float *waves = (const float *)(const void *)(work->maps + map->waves);
     for (uint32_t r = 0; r < work->rows; r++) {
         const float *a = work->about + (size_t)r * work->k_pad, *b = a + work->k_pad / 2u;
-        V sum[16u / VN];
+        V sum[4][16u / VN]; /* of even and odd pairs, so that none waits for the one before */
         UNROLL
         for (uint32_t k = 0; k < 16u / VN; k++)
-            sum[k] = V_SET(0.0f);
-        for (uint32_t i = map->slow; i < map->pairs; i++) {
+            sum[0][k] = sum[1][k] = sum[2][k] = sum[3][k] = V_SET(0.0f);
+        uint32_t i = map->slow;
+        for (; i + 2u <= map->pairs; i += 2u) {
             const float *at = waves + (size_t)(i - map->slow) * 32u;
             UNROLL
             for (uint32_t k = 0; k < 16u / VN; k++) {
-                sum[k] = V_FMA(V_SET(a[i]), V_LOAD(at + k * VN), sum[k]);
-                sum[k] = V_FMA(V_SET(b[i]), V_LOAD(at + 16u + k * VN), sum[k]);
+                sum[0][k] = V_FMA(V_SET(a[i]), V_LOAD(at + k * VN), sum[0][k]);
+                sum[1][k] = V_FMA(V_SET(b[i]), V_LOAD(at + 16u + k * VN), sum[1][k]);
+                sum[2][k] = V_FMA(V_SET(a[i + 1u]), V_LOAD(at + 32u + k * VN), sum[2][k]);
+                sum[3][k] = V_FMA(V_SET(b[i + 1u]), V_LOAD(at + 48u + k * VN), sum[3][k]);
+            }
+        }
+        for (; i < map->pairs; i++) {
+            const float *at = waves + (size_t)(i - map->slow) * 32u;
+            UNROLL
+            for (uint32_t k = 0; k < 16u / VN; k++) {
+                sum[0][k] = V_FMA(V_SET(a[i]), V_LOAD(at + k * VN), sum[0][k]);
+                sum[1][k] = V_FMA(V_SET(b[i]), V_LOAD(at + 16u + k * VN), sum[1][k]);
             }
         }
         UNROLL
         for (uint32_t k = 0; k < 16u / VN; k++)
-            V_STORE(work->waves[r] + k * VN, sum[k]);
+            V_STORE(work->waves[r] + k * VN,
+                    V_ADD(V_ADD(sum[0][k], sum[1][k]), V_ADD(sum[2][k], sum[3][k])));
     }
 }
 static void simd_regain(struct akv_attend_work *work, uint32_t position)
