@@ -569,6 +569,9 @@ typedef struct anykv_candidate {
 #define ANYKV_CACHE_PRECISE      1u /* attention without approximations made for speed */
 #define ANYKV_CACHE_EVICT_TOKENS 2u /* room for anykv_seq_evict_tokens, part of the budget */
 #define ANYKV_CACHE_COMPRESS     4u /* the same for anykv_seq_compress and anykv_cache_compress */
+/* The same, and begin compresses cached blocks that cannot step down any further before it evicts any: it
+ * waits for the device then.  Losslessly: by BX16 where rows are BF16. */
+#define ANYKV_CACHE_COMPRESS_CACHED 8u
 
 typedef struct anykv_cache_options {
     size_t size;
@@ -632,6 +635,11 @@ typedef enum anykv_mode {
 /* Sets a mode's options in options made by the initialiser macro.  E_ARG: unknown mode, size not set.
  * Thread: free. */
 ANYKV_API anykv_status anykv_cache_options_mode(anykv_mode mode, anykv_cache_options *options);
+/* The formats of a profile or pair (as anykv_format_pair_parse) for layers; "lossless" sets their hot type to
+ * BF16, too, so that no row is ever rounded, and in options (NULL: none) ANYKV_CACHE_COMPRESS_CACHED, so
+ * that cached rows take 12.1 bits an element under pressure.  Thread: free. */
+ANYKV_API anykv_status anykv_profile_set(const char *name, anykv_layer *layers, uint32_t count,
+                                         anykv_cache_options *options);
 /* "inference" …; E_ARG for an unknown name.  Thread: free. */
 ANYKV_API anykv_status anykv_mode_parse(const char *name, anykv_mode *mode_out);
 
@@ -705,6 +713,7 @@ typedef struct anykv_method_stats {
     uint64_t blocks;             /* held */
     uint64_t bytes, plain_bytes; /* that they take in the pool, and would uncompressed */
     uint64_t blocks_compressed, bytes_saved, blocks_read_back; /* so far */
+    uint64_t blocks_ahead;       /* of those compressed, by begins under pressure */
     uint64_t grown;              /* blocks that would not have become smaller */
     uint64_t blocks_damaged;
 } anykv_method_stats;

@@ -329,6 +329,9 @@ void akv_cold_finish(anykv_cache *cache);
 /* A part of the cold room; a block's place. */
 struct akv_span akv_cold_span(const anykv_cache *cache, uint64_t at, uint64_t bytes);
 struct akv_span akv_block_span(const anykv_cache *cache, uint32_t block);
+/* With ANYKV_CACHE_COMPRESS_CACHED: compresses cached blocks until so many new ones of each layer group fit
+ * without an eviction, or none is left.  No lock is held; it waits only where it compresses. */
+void akv_cold_ahead(anykv_cache *cache, uint64_t blocks);
 /* Does one of the sequences hold a compressed block?  Those whose count is 0 do not matter (counts NULL:
  * all do).  Under lock. */
 bool akv_cold_any(const anykv_cache *cache, const anykv_seq *const *seqs, const uint32_t *counts, uint32_t n);

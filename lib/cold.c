@@ -103,6 +103,7 @@ struct freeze {
     anykv_cache *cache;
     anykv_compression method;
     bool cached;   /* only blocks that no sequence holds */
+    bool ahead;    /* of those, only what cannot step down */
     uint32_t *ids; /* what is asked for */
     uint32_t count;
     anykv_compress_info info;
@@ -114,6 +115,7 @@ struct freeze {
 static bool ready(struct freeze *run, uint32_t id)
 {
     const struct akv_block *block = &run->cache->pool.blocks[id];
+    const struct akv_group *group = &run->cache->layout->groups[block->group];
     if (block->refs == 0 || block->page || block->method || (run->cached && !block->idle))
         return false;
     akv_steps_lock(run->cache);
@@ -121,7 +123,9 @@ static bool ready(struct freeze *run, uint32_t id)
         run->info.busy++;
         return false;
     }
-    if (!akv_cold_takes(&run->cache->layout->groups[block->group], akv_block_kind(block), run->method)) {
+    if (run->ahead && (akv_ladder_below(group, akv_block_kind(block)) || block->stubborn == 1 + akv_block_kind(block)))
+        return false;
+    if (!akv_cold_takes(group, akv_block_kind(block), run->method)) {
         run->info.foreign++;
         return false;
     }
@@ -220,6 +224,7 @@ static anykv_status freeze_one(struct freeze *run, uint32_t id, const uint32_t c
     if (count * page >= plain || count > AKV_MOVES) {
         run->info.grown++;
         stats->grown++;
+        block->stubborn = (uint8_t)(1 + akv_block_kind(block));
         return ANYKV_OK;
     }
     bool none;
@@ -440,4 +445,49 @@ anykv_status anykv_cache_compress(anykv_cache *cache, anykv_compression method, 
     akv_mutex_unlock(&cache->io);
     give_info(&run, info_out);
     return status;
+}
+
+/* ---- under pressure ---- */
+
+#define SCAN 64u /* blocks that looking for candidates may cost a begin, on average */
+
+/* Would evicting begin with so many further blocks of 16 bit in each layer group?  Under lock. */
+static bool pressed(anykv_cache *cache, uint64_t blocks)
+{
+    struct akv_pool *pool = &cache->pool;
+    memset(cache->need, 0, pool->classes * sizeof *cache->need);
+    for (uint32_t g = 0; g < cache->layout->group_count; g++)
+        cache->need[AKV_CLASS(g, AKV_KIND_HOT)] = blocks > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t)blocks;
+    return !akv_pool_could_fit(pool, cache->need, false, pool->present);
+}
+
+void akv_cold_ahead(anykv_cache *cache, uint64_t blocks)
+{
+    if (!(cache->plan.options.flags & ANYKV_CACHE_COMPRESS_CACHED) || blocks == 0)
+        return;
+    akv_cache_enter(cache);
+    const bool look = cache->cold.skip == 0 && pressed(cache, blocks);
+    cache->cold.skip -= cache->cold.skip != 0;
+    akv_mutex_unlock(&cache->lock);
+    if (!look)
+        return;
+    anykv_status status = ANYKV_OK;
+    uint64_t done = 1;
+    akv_mutex_lock(&cache->io);
+    akv_cache_enter(cache);
+    while (!status && done && pressed(cache, blocks)) {
+        struct freeze run = {.cache = cache, .method = ANYKV_COMPRESS_BX16, .cached = true, .ahead = true};
+        status = list_cached(&run, AKV_COLD_BATCH);
+        if (!status)
+            status = freeze_all(&run);
+        akv_free(cache->context, run.ids);
+        done = run.info.blocks;
+        cache->count.compressed[run.method - 1].blocks_ahead += done;
+    }
+    if (!done)
+        cache->cold.skip = cache->pool.block_capacity / SCAN;
+    akv_mutex_unlock(&cache->lock);
+    akv_mutex_unlock(&cache->io);
+    if (status) /* what was done stays; the step goes on and evicts */
+        akv_log(cache->context, ANYKV_LOG_WARNING, "compression of cached blocks: %s", anykv_error_detail());
 }

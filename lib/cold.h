@@ -16,6 +16,7 @@
 struct akv_cold {
     akv_bx16_params *params; /* [capacity]; NULL until something is compressed */
     uint32_t capacity;
+    uint32_t skip; /* begins to come that do not look for cached blocks: there were none */
 };
 
 /* Fixed device memory: counts of exponents, words that say damaged, one block's body in whole pages. */

@@ -103,6 +103,29 @@ anykv_status anykv_format_pair_parse(const char *name, anykv_format *k_out, anyk
     return ANYKV_OK;
 }
 
+anykv_status anykv_profile_set(const char *name, anykv_layer *layers, uint32_t count,
+                               anykv_cache_options *options)
+{
+    anykv_format k, v;
+    if (!layers && count)
+        return akv_fail(NULL, ANYKV_E_ARG, "layers: NULL");
+    if (options && options->size < offsetof(anykv_cache_options, clock))
+        return akv_fail(NULL, ANYKV_E_ARG, "options.size: %zu (use the initialiser macro)", options->size);
+    anykv_status status = anykv_format_pair_parse(name, &k, &v);
+    if (status)
+        return status;
+    const bool lossless = same_name(name, strlen(name), "lossless");
+    for (uint32_t l = 0; l < count; l++) {
+        layers[l].k_format = k;
+        layers[l].v_format = v;
+        if (lossless)
+            layers[l].hot_type = ANYKV_BF16;
+    }
+    if (lossless && options)
+        options->flags |= ANYKV_CACHE_COMPRESS_CACHED;
+    return ANYKV_OK;
+}
+
 double anykv_format_bits(anykv_format format, uint32_t head_dim)
 {
     if (format < ANYKV_F32 || format > ANYKV_E4M3G || head_dim == 0 || head_dim > AKV_MAX_HEAD_DIM)

@@ -37,7 +37,8 @@ static anykv_status check_options(anykv_context *context, const anykv_cache_opti
                                        : "NULL with ANYKV_POLICY_CALLER");
     if (options->events > 1u << 20)
         return akv_fail(context, ANYKV_E_ARG, "events: %u is above %u", options->events, 1u << 20);
-    if (options->flags & ~(ANYKV_CACHE_PRECISE | ANYKV_CACHE_EVICT_TOKENS | ANYKV_CACHE_COMPRESS))
+    if (options->flags & ~(ANYKV_CACHE_PRECISE | ANYKV_CACHE_EVICT_TOKENS | ANYKV_CACHE_COMPRESS |
+                           ANYKV_CACHE_COMPRESS_CACHED))
         return akv_fail(context, ANYKV_E_ARG, "flags: 0x%x has unknown bits", options->flags);
     return ANYKV_OK;
 }
@@ -321,6 +322,8 @@ anykv_status akv_plan_make(anykv_device *device, anykv_layout *layout,
         status = akv_ladder_check(device->context, &checked, layout->count);
     if (status)
         return status;
+    if (checked.flags & ANYKV_CACHE_COMPRESS_CACHED)
+        checked.flags |= ANYKV_CACHE_COMPRESS;
     akv_ladder_lay(layout, &checked);
     if (checked.flags & ANYKV_CACHE_COMPRESS)
         akv_cold_lay(layout);

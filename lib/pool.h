@@ -43,6 +43,7 @@ struct akv_block {
     bool loose;     /* in the list of loose blocks */
     bool page;      /* a page of the compressed block `position`, which holds it */
     uint8_t method, plain_kind; /* compressed: how, and the kind it has when it is read back; else 0 */
+    uint8_t stubborn;           /* 1 + a kind in which it would not become smaller; the cache's */
     uint32_t more;              /* compressed: the next page, or AKV_NO_ID */
     uint32_t packed_bytes;      /* compressed: in its pages */
     uint64_t epoch; /* of the last write, for device failures; the cache's */

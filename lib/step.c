@@ -357,7 +357,9 @@ anykv_status anykv_step_begin(anykv_cache *cache, anykv_seq *const *seqs, const 
     uint64_t tokens = 0;
     for (uint32_t i = 0; i < n; i++)
         tokens += counts[i];
-    status = akv_cache_rate(cache, tokens / akv_block_tokens(cache) + n);
+    const uint64_t blocks = tokens ? tokens / akv_block_tokens(cache) + n : 0;
+    akv_cold_ahead(cache, blocks);
+    status = akv_cache_rate(cache, blocks);
     if (status)
         return status;
     akv_cache_enter(cache);

@@ -323,13 +323,14 @@ static uint64_t budget_of(const anykv_layer *layers, anykv_cache_options *option
 }
 
 /* How many of 8 texts of 160 tokens a pool of 48 blocks keeps. */
-static uint32_t texts_kept(bool compressing)
+static uint32_t texts_kept(uint32_t flags, bool compressing)
 {
     struct rig rig;
     anykv_layer layers[3];
     fill_layers(layers, 0, ANYKV_BF16);
     anykv_cache_options options = cold_options(8u << 20);
     options.policy = ANYKV_POLICY_LRU;
+    options.flags = flags;
     const uint64_t budget = budget_of(layers, &options, 48);
     rig_on(&rig, "cpu", 0, false, layers, &options);
     anykv_cache *cache = rig.engine.cache;
@@ -344,6 +345,10 @@ static uint32_t texts_kept(bool compressing)
         audit(cache, "a text");
         const anykv_stats stats = engine_stats(cache);
         cr_assert(stats.used_bytes <= budget && stats.peak_bytes <= budget);
+        if (flags & ANYKV_CACHE_COMPRESS_CACHED)
+            cr_assert(stats.blocks_evicted == 0 || stats.compressed[0].blocks_ahead > 40,
+                      "%llu blocks evicted, %llu compressed", (unsigned long long)stats.blocks_evicted,
+                      (unsigned long long)stats.compressed[0].blocks_ahead);
     }
     anykv_seq_options public = ANYKV_SEQ_OPTIONS_INIT;
     public.flags = ANYKV_SEQ_PUBLIC;
@@ -361,9 +366,11 @@ static uint32_t texts_kept(bool compressing)
 
 Test(cold, more_fits_into_the_same_budget)
 {
-    const uint32_t plain = texts_kept(false), cold = texts_kept(true);
-    fprintf(stderr, "# texts kept: %u, compressed %u\n", plain, cold);
+    const uint32_t plain = texts_kept(ANYKV_CACHE_COMPRESS, false), cold = texts_kept(ANYKV_CACHE_COMPRESS, true);
+    const uint32_t ahead = texts_kept(ANYKV_CACHE_COMPRESS_CACHED, false);
+    fprintf(stderr, "# texts kept: %u, compressed %u, under pressure %u\n", plain, cold, ahead);
     cr_expect(cold > plain, "%u texts of 8 are kept compressed, %u as they are", cold, plain);
+    cr_expect(ahead > plain, "%u texts of 8 are kept under pressure, %u as they are", ahead, plain);
 }
 
 /* What is read back has to fit; if it does not, nothing changes. */
@@ -698,4 +705,24 @@ Test(cold, each_backend_call_fails_once, .timeout = 240)
             cr_assert(akv_alloc_live() == live, "call %llu leaks", (unsigned long long)n);
         }
     fprintf(stderr, "# %llu backend calls\n", (unsigned long long)sites);
+}
+
+/* ---- the profile ---- */
+
+Test(cold, profile)
+{
+    anykv_layer layers[2] = {engine_layer(1, 64, 0), engine_layer(1, 64, 0)};
+    anykv_cache_options options = ANYKV_CACHE_OPTIONS_INIT;
+    OK(anykv_profile_set("q4", layers, 2, &options));
+    cr_expect(layers[1].k_format == ANYKV_N4 && layers[1].hot_type == ANYKV_F16 && options.flags == 0);
+    OK(anykv_profile_set("Lossless", layers, 2, &options));
+    for (uint32_t l = 0; l < 2; l++)
+        cr_expect(layers[l].k_format == ANYKV_BF16 && layers[l].v_format == ANYKV_BF16 &&
+                  layers[l].hot_type == ANYKV_BF16);
+    cr_expect(options.flags == ANYKV_CACHE_COMPRESS_CACHED);
+    OK(anykv_profile_set("lossless", layers, 1, NULL));
+    REFUSED(ANYKV_E_ARG, "profile", anykv_profile_set("best", layers, 2, &options));
+    REFUSED(ANYKV_E_ARG, "layers", anykv_profile_set("q4", NULL, 2, &options));
+    options.size = 8;
+    REFUSED(ANYKV_E_ARG, "size", anykv_profile_set("q4", layers, 2, &options));
 }

@@ -523,7 +523,7 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
     options.max_seq_tokens = MODEL_TOKENS;
     engine_policy(&options, seed);
     if (what & WITH_COLD)
-        options.flags |= ANYKV_CACHE_COMPRESS;
+        options.flags |= model_below(model, 2) ? ANYKV_CACHE_COMPRESS : ANYKV_CACHE_COMPRESS_CACHED;
     if (what & WITH_LADDER) {
         options.error_budget = 0.6f;
         options.ladder_blocks = model_below(model, 2) * 8;
