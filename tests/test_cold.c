@@ -2,6 +2,7 @@
 /* Blocks compressed in place: the same rows and attention as of a cache that never did so, on every device;
  * shared, evicted, damaged and refused ones; budgets; and every failure. */
 #include "engine.h"
+#include <pthread.h>
 
 #define ALL 300u
 
@@ -705,6 +706,78 @@ Test(cold, each_backend_call_fails_once, .timeout = 240)
             cr_assert(akv_alloc_live() == live, "call %llu leaks", (unsigned long long)n);
         }
     fprintf(stderr, "# %llu backend calls\n", (unsigned long long)sites);
+}
+
+/* ---- threads ---- */
+
+struct worker {
+    anykv_cache *cache;
+    uint32_t number;
+    atomic_bool *stop;
+};
+
+/* Texts that others work on too, continued, paused, read. */
+static void *use(void *argument)
+{
+    const struct worker *worker = argument;
+    uint64_t random = worker->number + 1, matched;
+    for (uint32_t round = 0; round < 25; round++) {
+        const uint32_t text = house_random(&random) % 3 * 1000, length = 33 + house_random(&random) % 60;
+        uint32_t tokens[100];
+        uint64_t seeds[100];
+        for (uint32_t i = 0; i < 100; i++) {
+            tokens[i] = text + i;
+            seeds[i] = engine_chain(i, text + i);
+        }
+        anykv_seq *seq = engine_seq(worker->cache);
+        OK(anykv_seq_match(seq, tokens, length, &matched));
+        uint32_t count = length - (uint32_t)matched;
+        anykv_step *step;
+        OK(anykv_step_begin(worker->cache, &seq, &count, 1, &step));
+        OK(engine_append(step, seeds + matched));
+        OK(anykv_step_end(step, NULL, tokens + matched));
+        if (house_random(&random) % 2)
+            OK(anykv_seq_compress(seq, ANYKV_COMPRESS_BX16, 0, UINT64_MAX, NULL));
+        float rows[100 * 64];
+        const anykv_view view = anykv_view_host(rows, ANYKV_F32, 1, 64);
+        OK(anykv_seq_gather(seq, 0, 1, 0, length, &view));
+        for (uint32_t i = 0; i < length * 64; i++)
+            cr_assert(rows[i] == engine_value(seeds[i / 64], 0, 1, 0, i % 64), "row %u of text %u", i / 64, text);
+        anykv_seq_destroy(seq);
+    }
+    return NULL;
+}
+
+static void *squeeze(void *argument)
+{
+    const struct worker *worker = argument;
+    while (!atomic_load(worker->stop))
+        OK(anykv_cache_compress(worker->cache, ANYKV_COMPRESS_BX16, worker->number, NULL));
+    return NULL;
+}
+
+Test(cold, threads, .timeout = 120)
+{
+    struct rig rig;
+    anykv_layer layers[3];
+    fill_layers(layers, 0, ANYKV_BF16);
+    anykv_cache_options options = cold_options(8u << 20);
+    rig_on(&rig, "cpu", 1, false, layers, &options);
+    atomic_bool stop = false;
+    struct worker workers[4] = {{rig.engine.cache, 0, &stop}, {rig.engine.cache, 1, &stop},
+                                {rig.engine.cache, 2, &stop}, {rig.engine.cache, 7, &stop}};
+    pthread_t threads[4];
+    for (uint32_t t = 0; t < 4; t++)
+        cr_assert(pthread_create(&threads[t], NULL, t < 3 ? use : squeeze, &workers[t]) == 0);
+    for (uint32_t t = 0; t < 4; t++) {
+        if (t == 3)
+            atomic_store(&stop, true);
+        pthread_join(threads[t], NULL);
+    }
+    const anykv_stats stats = engine_stats(rig.engine.cache);
+    cr_expect(stats.compressed[0].blocks_read_back > 50, "%llu blocks read back",
+              (unsigned long long)stats.compressed[0].blocks_read_back);
+    rig_stop(&rig);
 }
 
 /* ---- the profile ---- */
