@@ -12,16 +12,23 @@
 /* Shared memory of a thread block. */
 template <class K, class V, int G, int NW, int STAGES> struct decode_shape {
     static constexpr int dim = 32 * G, warps = NW, stages = STAGES;
-    static constexpr bool packed = K::bytes != 0, table = K::table || V::table;
+    static constexpr bool packed = K::bytes != 0, table = K::table || V::table, two = K::two || V::two;
     static constexpr int stage_bytes = packed ? K::bytes + V::bytes : 2 * RawF16<G>::bytes;
     static constexpr int warp_bytes = STAGES * stage_bytes;
     static constexpr int raw_stages = AKV_MIN(4, warp_bytes / (2 * RawF16<G>::bytes));
     static constexpr int rows_bytes = COLUMNS * dim * 4;
     static constexpr int control_bytes = 2048;
+    /* Shared memory given starts between 1 and 2 KiB; the table at 64 KiB parts the rings. */
+    static constexpr int below = ((int)TABLE_BYTES - 2048 - control_bytes - 3 * rows_bytes) / warp_bytes;
+    static constexpr int end = 1024 + MAX_SHARED, above = 2 * (int)TABLE_BYTES;
+    static_assert(raw_stages >= 1, "a ring holds a raw tile");
+    static_assert(!table || above + (NW - below) * warp_bytes <= end, "the rings fit");
+    static_assert(!table || above + NW * COLUMNS * (dim + 2) * 4 <= end, "the warps have a place to meet");
+    static_assert(table || 2048 + control_bytes + 3 * rows_bytes + NW * warp_bytes <= end, "the rings fit");
 };
 struct NoKey {
     static constexpr int format = 0, bytes = 0;
-    static constexpr bool table = false;
+    static constexpr bool table = false, two = false;
 };
 typedef NoKey NoValue;
 
@@ -233,7 +240,7 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
         if (lane == 0u) {
             for (int s = 0; s < STAGES; s++)
                 akv_bar_init(bar + 8u * s, 1);
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            akv_bar_fence();
         }
         __syncwarp();
         for (int s = 0; s < STAGES; s++)
@@ -253,7 +260,7 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
         q_stored[e] = x;
     }
     if constexpr (shape::table)
-        fill_table(memory + (table - base));
+        fill_table<shape::two>(memory + (table - base));
     __syncthreads();
     if (shape::packed && (p.k_flags & AKV_FLAG_ROTATE))
         rotate_shared(q_stored, COLUMNS, dim, dim, akv_rotate_read_factor(dim));
@@ -449,15 +456,15 @@ DECODE(n4_n4_64, KeyN4<2>, ValueN4<2>, 2, 16, 8)
 DECODE(n4_n4_128, KeyN4<4>, ValueN4<4>, 4, 16, 4)
 DECODE(n4_n4_256, KeyN4<8>, ValueN4<8>, 8, 7, 4)
 DECODE(n3_n3_64, KeyN3<2>, ValueN3<2>, 2, 16, 8)
-DECODE(n3_n3_128, KeyN3<4>, ValueN3<4>, 4, 16, 8)
-DECODE(n3_n3_256, KeyN3<8>, ValueN3<8>, 8, 8, 7)
+DECODE(n3_n3_128, KeyN3<4>, ValueN3<4>, 4, 16, 5)
+DECODE(n3_n3_256, KeyN3<8>, ValueN3<8>, 8, 8, 5)
 DECODE(n3_n2_64, KeyN3<2>, ValueN2<2>, 2, 16, 8)
-DECODE(n3_n2_128, KeyN3<4>, ValueN2<4>, 4, 16, 8)
-DECODE(n3_n2_256, KeyN3<8>, ValueN2<8>, 8, 8, 8)
+DECODE(n3_n2_128, KeyN3<4>, ValueN2<4>, 4, 16, 6)
+DECODE(n3_n2_256, KeyN3<8>, ValueN2<8>, 8, 8, 6)
 DECODE(n5_n5_64, KeyN5<2>, ValueN5<2>, 2, 16, 6)
 DECODE(n5_n5_128, KeyN5<4>, ValueN5<4>, 4, 13, 4)
 DECODE(n5_n5_256, KeyN5<8>, ValueN5<8>, 8, 5, 4)
 DECODE(n2_n2_64, KeyN2<2>, ValueN2<2>, 2, 16, 8)
 DECODE(n2_n2_128, KeyN2<4>, ValueN2<4>, 4, 16, 8)
-DECODE(n2_n2_256, KeyN2<8>, ValueN2<8>, 8, 8, 8)
+DECODE(n2_n2_256, KeyN2<8>, ValueN2<8>, 8, 7, 8)
 #endif

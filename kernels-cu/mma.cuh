@@ -93,6 +93,13 @@ static __device__ __forceinline__ unsigned akv_hsub2(unsigned a, unsigned b)
     asm("sub.f16x2 %0, %1, %2;" : "=r"(c) : "r"(a), "r"(b));
     return c;
 }
+/* a * b + c, rounded once. */
+static __device__ __forceinline__ unsigned akv_hfma2(unsigned a, unsigned b, unsigned c)
+{
+    unsigned d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
 static __device__ __forceinline__ float2 akv_half2_floats(unsigned a)
 {
     return __half22float2(*reinterpret_cast<const half2 *>(&a));
@@ -107,6 +114,11 @@ static __device__ __forceinline__ unsigned akv_pack_half2(float a, float b)
 static __device__ __forceinline__ void akv_bar_init(unsigned bar, int count)
 {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
+}
+/* Barriers just made become visible to the copies. */
+static __device__ __forceinline__ void akv_bar_fence(void)
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 static __device__ __forceinline__ void akv_bar_expect(unsigned bar, unsigned bytes)
 {

@@ -64,9 +64,10 @@ static inline void rig_check_stem(const char *name, const char *rest, uint32_t f
     cr_expect(strcmp(rest, want) == 0, "%s for format %s", name, want);
 }
 
-static inline void rig_run(const char *name, void *const *param)
+static inline void rig_run(const struct fake_cuda_launch *launch)
 {
-    const char *rest;
+    const char *rest, *name = launch->name;
+    void *const *param = launch->param;
     enum akv_kernel_id id = rig_kernel(name, &rest);
     const struct akv_cpu_kernel *kernel = akv_cpu_kernels[AKV_ISA_SCALAR][id];
     const struct akv_cuda_args *given = param[1];

@@ -60,7 +60,18 @@ static const char *failed = "";
 static char misuse[200];
 static struct fake_cuda_launch *launches[1u << 16];
 static uint64_t launch_count;
+#if defined(FAKE_CUDA_ON_HOST) /* tests/cuda_host: kernels-cu itself */
+uint32_t cuda_host_sizes(const char *name, size_t bytes[FAKE_CUDA_PARAMS]);
+void cuda_host_run(const char *name, const unsigned *grid, const unsigned *block, unsigned shared,
+                   void *const *param, uint32_t params);
+static void host_run(const struct fake_cuda_launch *l)
+{
+    cuda_host_run(l->name, l->grid, l->block, l->shared, l->param, l->params);
+}
+static struct fake_cuda_kernels kernels = {cuda_host_sizes, host_run};
+#else
 static struct fake_cuda_kernels kernels;
+#endif
 static _Thread_local struct thing *stack[DEPTH];
 static _Thread_local uint32_t depth;
 
@@ -169,7 +180,7 @@ static void carry_out(struct work *work)
         clock_gettime(CLOCK_MONOTONIC, &work->event->passed);
     } else if (work->launch) {
         if (kernels.run)
-            kernels.run(work->launch->name, work->launch->param);
+            kernels.run(work->launch);
     } else if (work->from) {
         memmove(work->to, work->from, work->count);
     } else {

@@ -17,7 +17,7 @@ struct fake_cuda_launch {
  * what it does to memory. */
 struct fake_cuda_kernels {
     uint32_t (*sizes)(const char *name, size_t bytes[FAKE_CUDA_PARAMS]);
-    void (*run)(const char *name, void *const *param);
+    void (*run)(const struct fake_cuda_launch *launch);
 };
 struct fake_cuda_state {
     uint64_t contexts, retained, streams, events, modules, device_memory, pinned_memory; /* alive */

@@ -426,4 +426,21 @@ void verify_attend(struct verify *v, uint32_t k_format, uint32_t v_format)
             make_common(&c, dim, f);
             offer_case(v, &c, f, "-common", variant);
         }
+    /* Many queries over a long sequence, which kernels walk over in windows. */
+    static const struct feature walk = {"prefill-walk", AKV_ATTEND_LSE, 0, 0.0f, false, true};
+    for (uint32_t dim = 0; dim < VERIFY_DIMS; dim++) {
+        uint32_t size = verify_dims[dim], variant = k_format + 2 * v_format;
+        struct attend_case c = {.format = {k_format, v_format}};
+        if (size != 64 && size != 128 && size != 256)
+            continue;
+        c.seed = verify_mix(v->seed, 9000u + variant);
+        make_case(&c, dim, variant, &walk);
+        make_common(&c, dim, &walk);
+        c.sequences = 2;
+        c.length[0] = 1000 + variant * 16;
+        c.count[0] = 30 + variant;
+        c.length[1] = 40;
+        c.count[1] = 3;
+        offer_case(v, &c, &walk, "-common", variant);
+    }
 }

@@ -1,0 +1,84 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# What writes storage is EXACT on CUDA: its device code has no fused multiply-add but those that the source
+# asks for, and no product or sum that an assembler may fuse later.  Compiled to PTX with the flags of the
+# images, explicit ones marked.
+# shellcheck source=tests/tap.inc
+. "$srcdir/tests/tap.inc"
+if [ -z "${NVCC-}" ] || ! grep -q '^#define AKV_WITH_CUDA\|-DAKV_WITH_CUDA=1' "$top_builddir/Makefile"; then
+    skip "images of the CUDA backend" "this build has no CUDA backend"
+    finish
+fi
+
+# image_flags NAME: what the build compiles kernels-cu/NAME.cu with.
+image_flags() {
+    "$MAKE" -s -n -C "$top_builddir" -W "$top_srcdir/kernels-cu/$1.cu" -W "../kernels-cu/$1.cu" \
+        "kernels-cu/$1.fatbin" 2>/dev/null | tr '\n' ' ' | sed -n 's/.* -fatbin \(.*\) -gencode.*/\1/p'
+}
+mkdir "$work/lib"
+cp -r "$top_srcdir/lib/kernel" "$work/lib/"
+cp -r "$top_srcdir/kernels-cu" "$work/"
+sed 's/__fmaf_rn((a), (b), (c))/marked_fma((a), (b), (c))/' "$top_srcdir/lib/kernel/platform.h" >"$work/lib/kernel/platform.h"
+cat >"$work/mark.cuh" <<'END'
+static __device__ __forceinline__ float marked_fma(float a, float b, float c)
+{
+    float d;
+    asm("fma.rn.f32 %0, %1, %2, %3; // asked for" : "=f"(d) : "f"(a), "f"(b), "f"(c));
+    return d;
+}
+END
+# ptx SOURCE FLAGS…: to $work/ptx.
+ptx() {
+    source=$1
+    shift
+    "$NVCC" -ptx -arch=compute_80 "$@" -include "$work/mark.cuh" -o "$work/ptx" "$source"
+}
+# What a kernel may not have, with the kernel's name; at the end how many fused ones were asked for.
+inspect() {
+    awk '
+    /\.entry|\.func/ { name = $0; sub(/.*akv_k_/, "akv_k_", name); sub(/\(.*/, "", name) }
+    /asked for/ { asked++; next }
+    /(fma|mad)\.[a-z.]*(f32|f16|f64|f16x2|bf16)/ { print name ": " $0; next }
+    /(add|sub|mul)\.(ftz\.|sat\.)*(f32|f64|f16|f16x2)/ { print name ", may be fused: " $0 }
+    END { print asked + 0 >count }' count="$work/asked" "$work/ptx"
+}
+
+for name in quant page evict compress; do
+    flags=$(image_flags "$name")
+    case " $flags " in
+    *" -fmad=false "*) pass "$name: the build forbids fusing" ;;
+    *) fail "$name: the build does not say -fmad=false but \"$flags\"" ;;
+    esac
+    # shellcheck disable=SC2086
+    if ptx "$work/kernels-cu/$name.cu" $flags >"$work/log" 2>&1; then
+        inspect >"$work/bad"
+        empty "$name: nothing fused but the $(cat "$work/asked") that the source asks for" "$work/bad"
+    else
+        fail "$name: does not compile" "$work/log"
+    fi
+    asked=$(cat "$work/asked" 2>/dev/null || echo 0)
+    case $name in
+    quant) if [ "$asked" -gt 100 ]; then pass "explicit ones are seen"; else fail "$asked explicit ones seen"; fi ;;
+    esac
+done
+
+# A kernel that is contracted is found, and one that could be.
+cat >"$work/planted.cu" <<'END'
+extern "C" __global__ void akv_k_planted(float *x)
+{
+    x[0] = x[1] * x[2] + x[3];
+}
+END
+if ptx "$work/planted.cu" -std=c++17 -O3 >"$work/log" 2>&1; then
+    inspect >"$work/bad"
+    if grep -q '^akv_k_planted: .*fma' "$work/bad"; then
+        pass "a contracted kernel is found"
+    else
+        fail "a contracted kernel is not found" "$work/ptx"
+    fi
+else
+    fail "the planted kernel does not compile" "$work/log"
+fi
+ptx "$work/planted.cu" -std=c++17 -O3 -fmad=false >"$work/log" 2>&1 && inspect >"$work/bad"
+empty "the same with the images' flag passes" "$work/bad"
+finish
