@@ -12,9 +12,9 @@
 #include "../lib/kernel/ggml.h"
 
 #define WARPS 4
-#define PITCH 33 /* floats between groups in shared memory: lanes hit different banks */
+#define PITCH 36 /* floats between groups in shared memory: 16 bytes of each lane hit different banks */
 
-struct stage {
+struct alignas(16) stage {
     float x[32 * PITCH];
 };
 #include "map.cuh"
@@ -24,22 +24,79 @@ AKV_FN akv_u32 half_bits(akv_u32 h)
 {
     return akv_as_u32(__half2float(__ushort_as_half((unsigned short)h)));
 }
+/* The group of 32 that a lane holds, out of the stage and back. */
+AKV_FN void take_group(float *x, const float *stage)
+{
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float4 v = ((const float4 *)(stage + (threadIdx.x & 31u) * PITCH))[i];
+        x[4 * i] = v.x, x[4 * i + 1] = v.y, x[4 * i + 2] = v.z, x[4 * i + 3] = v.w;
+    }
+}
+AKV_FN void leave_group(float *stage, const float *x)
+{
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        ((float4 *)(stage + (threadIdx.x & 31u) * PITCH))[i] =
+            make_float4(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]);
+}
 /* Four values into the stage, sane; the flags are worked out only when a value is beyond 2^100 or NaN. */
 AKV_FN akv_u32 put_four(float *y, akv_u32 b0, akv_u32 b1, akv_u32 b2, akv_u32 b3)
 {
     akv_u32 a0 = b0 & 0x7FFFFFFFu, a1 = b1 & 0x7FFFFFFFu, a2 = b2 & 0x7FFFFFFFu, a3 = b3 & 0x7FFFFFFFu;
     if (max(max(a0, a1), max(a2, a3)) > AKV_HUGE_BITS) {
-        y[0] = akv_as_f32(akv_sane(b0));
-        y[1] = akv_as_f32(akv_sane(b1));
-        y[2] = akv_as_f32(akv_sane(b2));
-        y[3] = akv_as_f32(akv_sane(b3));
+        *(float4 *)y = make_float4(akv_as_f32(akv_sane(b0)), akv_as_f32(akv_sane(b1)), akv_as_f32(akv_sane(b2)),
+                                   akv_as_f32(akv_sane(b3)));
         return akv_saw(b0) | akv_saw(b1) | akv_saw(b2) | akv_saw(b3);
     }
-    y[0] = akv_as_f32(a0 < AKV_TINY_BITS ? 0u : b0);
-    y[1] = akv_as_f32(a1 < AKV_TINY_BITS ? 0u : b1);
-    y[2] = akv_as_f32(a2 < AKV_TINY_BITS ? 0u : b2);
-    y[3] = akv_as_f32(a3 < AKV_TINY_BITS ? 0u : b3);
+    *(float4 *)y = make_float4(akv_as_f32(a0 < AKV_TINY_BITS ? 0u : b0), akv_as_f32(a1 < AKV_TINY_BITS ? 0u : b1),
+                               akv_as_f32(a2 < AKV_TINY_BITS ? 0u : b2), akv_as_f32(a3 < AKV_TINY_BITS ? 0u : b3));
     return 0u;
+}
+/* Four values of 16 bits as f32. */
+AKV_FN uint4 widen_four(uint2 v, akv_u32 dtype)
+{
+    if (dtype == AKV_BF16)
+        return make_uint4(v.x << 16, v.x & 0xFFFF0000u, v.y << 16, v.y & 0xFFFF0000u);
+    return make_uint4(half_bits(v.x & 0xFFFFu), half_bits(v.x >> 16), half_bits(v.y & 0xFFFFu), half_bits(v.y >> 16));
+}
+AKV_FN float tiny_to_zero(akv_u32 bits)
+{
+    return akv_as_f32((bits & 0x7FFFFFFFu) < AKV_TINY_BITS ? 0u : bits);
+}
+
+/* Rows that fill the stage, of a power of two of elements: all loads are under way before the first is
+ * used.  False, and nothing done, where a value is beyond 2^100 or NaN. */
+template <class A>
+AKV_FN bool stage_all(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 dim, A address)
+{
+    akv_u32 lane = threadIdx.x & 31u, shift = 31u - AKV_CLZ(dim), top = 0u;
+    uint4 v[8];
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        akv_u32 e = k * 128u + lane * 4u;
+        akv_u64 at = address(e >> shift) + (e & (dim - 1u));
+        if (dtype == AKV_F32) {
+            v[k] = *(const uint4 *)(base + at * 4u);
+        } else {
+            uint2 two = *(const uint2 *)(base + at * 2u);
+            v[k].x = two.x, v[k].y = two.y;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        if (dtype != AKV_F32)
+            v[k] = widen_four(make_uint2(v[k].x, v[k].y), dtype);
+        top = max(top, max(max(v[k].x & 0x7FFFFFFFu, v[k].y & 0x7FFFFFFFu), max(v[k].z & 0x7FFFFFFFu, v[k].w & 0x7FFFFFFFu)));
+    }
+    if (__any_sync(0xFFFFFFFFu, top > AKV_HUGE_BITS))
+        return false;
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        *(float4 *)(s.x + (k * 4u + lane / 8u) * PITCH + lane % 8u * 4u) =
+            make_float4(tiny_to_zero(v[k].x), tiny_to_zero(v[k].y), tiny_to_zero(v[k].z), tiny_to_zero(v[k].w));
+    __syncwarp();
+    return true;
 }
 
 /* Copies rows [first, first + rows) of the caller's memory into the stage, sanitised; elements beyond dim
@@ -49,6 +106,8 @@ AKV_FN akv_u32 stage_rows(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 d
                           bool vector)
 {
     akv_u32 lane = threadIdx.x & 31u, dp = akv_padded_dim(dim), saw = 0u;
+    if (vector && rows * dim == 1024u && (dim & (dim - 1u)) == 0u && stage_all(s, base, dtype, dim, address))
+        return 0u;
     for (akv_u32 row = 0u; row < rows; row++) {
         akv_u64 at = address(row);
         float *x = s.x + row * (dp / 32u) * PITCH;
@@ -59,13 +118,8 @@ AKV_FN akv_u32 stage_rows(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 d
             }
         } else if (vector) {
             for (akv_u32 i = lane * 4u; i < dim; i += 128u) {
-                uint2 v = *(const uint2 *)(base + (at + i) * 2u);
-                float *y = x + (i >> 5) * PITCH + (i & 31u);
-                if (dtype == AKV_BF16)
-                    saw |= put_four(y, v.x << 16, v.x & 0xFFFF0000u, v.y << 16, v.y & 0xFFFF0000u);
-                else
-                    saw |= put_four(y, half_bits(v.x & 0xFFFFu), half_bits(v.x >> 16), half_bits(v.y & 0xFFFFu),
-                                    half_bits(v.y >> 16));
+                uint4 v = widen_four(*(const uint2 *)(base + (at + i) * 2u), dtype);
+                saw |= put_four(x + (i >> 5) * PITCH + (i & 31u), v.x, v.y, v.z, v.w);
             }
         } else {
             for (akv_u32 i = lane; i < dim; i += 32u) {
@@ -133,6 +187,33 @@ AKV_FN bool rows_vector(const akv_u8 *base, const akv_rows &rows, akv_u32 dim)
     return (((akv_u64)base | rows.token_stride * 4u | rows.head_stride * 4u | dim * 4u) & 15u) == 0u;
 }
 
+/* One plane of the codes of 32 groups, a whole number of rows from `first` on, which are consecutive bytes:
+ * by way of the stage, so that stores are whole.  row, g: of the group that this lane holds. */
+template <akv_u32 BITS>
+AKV_FN void put_plane(akv_u8 *plane, float *stage, akv_u32 shift, akv_u32 dim, akv_u32 first, akv_u32 row, akv_u32 g,
+                      const akv_u8 *code)
+{
+    akv_u32 *words = (akv_u32 *)stage, lane = threadIdx.x & 31u;
+    __syncwarp(); /* the stage is read out */
+    if (BITS == 8u) {
+#pragma unroll
+        for (int w = 0; w < 2; w++)
+            ((uint4 *)words)[lane * 2u + w] =
+                make_uint4(akv_plane_word(code, 8u, shift, 4 * w), akv_plane_word(code, 8u, shift, 4 * w + 1),
+                           akv_plane_word(code, 8u, shift, 4 * w + 2), akv_plane_word(code, 8u, shift, 4 * w + 3));
+    } else {
+#pragma unroll
+        for (akv_u32 w = 0u; w < BITS; w++)
+            words[akv_row_word(BITS, dim, row, g) + w * akv_row_step(BITS, dim)] =
+                akv_plane_word(code, BITS, shift, w);
+    }
+    __syncwarp();
+    uint4 *to = (uint4 *)(plane + 4u * akv_row_word(BITS, dim, first, 0u));
+#pragma unroll
+    for (akv_u32 i = lane; i < 8u * BITS; i += 32u)
+        to[i] = ((const uint4 *)words)[i];
+}
+
 template <int F, bool SEARCH> AKV_FN void encode(const akv_encode_params &p, const akv_cu_args &a)
 {
     __shared__ stage stages[WARPS];
@@ -144,10 +225,14 @@ template <int F, bool SEARCH> AKV_FN void encode(const akv_encode_params &p, con
     if (first >= rows)
         return;
     akv_u32 count = AKV_MIN(per, rows - first);
+    bool dense = p.rows.token_stride == p.rows.heads * p.rows.head_stride;
     akv_u32 saw = stage_rows(
         stages[warp], a.arg[0], p.rows.dtype, p.dim, count,
         [&](akv_u32 row) {
-            akv_u32 r = first + row, token = r / p.rows.heads;
+            akv_u32 r = first + row;
+            if (dense)
+                return r * p.rows.head_stride;
+            akv_u32 token = r / p.rows.heads;
             return token * p.rows.token_stride + (r - token * p.rows.heads) * p.rows.head_stride;
         },
         rows_vector(a.arg[0], p.rows, p.dim));
@@ -157,17 +242,29 @@ template <int F, bool SEARCH> AKV_FN void encode(const akv_encode_params &p, con
         rotate = akv_map_rotates(akv_map_at(a.arg[3], p.map));
     }
     float x[32];
+    take_group(x, stages[warp].x);
+    if (row >= count) /* never written */
 #pragma unroll
-    for (int i = 0; i < 32; i++)
-        x[i] = row < count ? stages[warp].x[lane * PITCH + i] : 0.0f;
+        for (int i = 0; i < 32; i++)
+            x[i] = 0.0f;
     akv_u8 code[32];
     akv_u32 scale = quantise_group<F, SEARCH>(x, p.dim, rotate, lane, code);
-    if (row < count && akv_format_blocks(F)) {
-        akv_block_put(a.arg[1], F, p.dim, first + row, g, code, scale);
-    } else if (row < count) {
-        akv_row_put(a.arg[1], F, rows, p.dim, first + row, g, code);
+    if (akv_format_blocks(F)) {
+        if (row < count)
+            akv_block_put(a.arg[1], F, p.dim, first + row, g, code, scale);
+    } else {
+        if (count * groups == 32u && ((akv_u64)a.arg[1] & 15u) == 0u) {
+            constexpr akv_u32 b0 = F == AKV_I8 || F == AKV_E4M3 ? 8u : F == AKV_N3 || F == AKV_N2 ? 2u : 4u;
+            constexpr akv_u32 b1 = F == AKV_N6 ? 2u : F == AKV_N5 || F == AKV_N3 ? 1u : 0u;
+            put_plane<b0>(a.arg[1], stages[warp].x, 0u, p.dim, first, row, g, code);
+            if constexpr (b1 != 0u)
+                put_plane<b1>(a.arg[1] + akv_plane1_offset(F, rows, p.dim), stages[warp].x, b0, p.dim, first, row, g,
+                              code);
+        } else if (row < count) {
+            akv_row_put(a.arg[1], F, rows, p.dim, first + row, g, code);
+        }
         akv_u32 width = akv_scale_width(F) / 32u;
-        if (g % width == 0u)
+        if (row < count && g % width == 0u)
             akv_scale_put(a.arg[1], F, AKV_ORDER_ROW, rows, p.dim, first + row, g / width, scale);
     }
     if (saw)
@@ -207,9 +304,7 @@ template <int F> AKV_FN void decode(const akv_decode_params &p, const akv_cu_arg
         for (int i = 0; i < 32; i++)
             x[i] = x[i] * factor;
     }
-#pragma unroll
-    for (int i = 0; i < 32; i++)
-        stages[warp].x[lane * PITCH + i] = x[i];
+    leave_group(stages[warp].x, x);
     __syncwarp();
     if (mapped)
         map_back(stages[warp].x, {a.arg[2], p.map, 0u, p.rows.heads, p.position, first}, p.dim, count, ~0u);
@@ -220,8 +315,7 @@ template <int F> AKV_FN void decode(const akv_decode_params &p, const akv_cu_arg
         const float *y = stages[warp].x + r * groups * PITCH;
         if (vector && p.rows.dtype == AKV_F32) {
             for (akv_u32 i = lane * 4u; i < p.dim; i += 128u) {
-                const float *z = y + (i >> 5) * PITCH + (i & 31u);
-                *(float4 *)(a.arg[1] + (at + i) * 4u) = make_float4(z[0], z[1], z[2], z[3]);
+                *(float4 *)(a.arg[1] + (at + i) * 4u) = *(const float4 *)(y + (i >> 5) * PITCH + (i & 31u));
             }
         } else {
             for (akv_u32 i = lane; i < p.dim; i += 32u)
@@ -314,16 +408,17 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_rotate(const __gr
         }
     __syncwarp();
     float x[32], factor = forward ? akv_rotate_store_factor(p.dim) : akv_rotate_read_factor(p.dim);
+    take_group(x, s);
+    if (lane / groups >= count) /* never written */
 #pragma unroll
-    for (int i = 0; i < 32; i++)
-        x[i] = lane / groups < count ? s[lane * PITCH + i] : 0.0f;
+        for (int i = 0; i < 32; i++)
+            x[i] = 0.0f;
     rotate_groups(x, p.dim, lane);
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < 32; i++) {
-        float y = x[i] * factor;
-        s[lane * PITCH + i] = forward ? akv_as_f32(akv_sane(akv_as_u32(y))) : y;
-    }
+    for (int i = 0; i < 32; i++)
+        x[i] = forward ? akv_as_f32(akv_sane(akv_as_u32(x[i] * factor))) : x[i] * factor;
+    leave_group(s, x);
     __syncwarp();
     for (akv_u32 r = 0u; r < count; r++)
         for (akv_u32 i = lane; i < p.dim; i += 32u)
@@ -387,9 +482,11 @@ AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 token
             }
             akv_u32 row = lane / groups, g = lane % groups;
             float x[32];
+            take_group(x, stages[warp].x);
+            if (row >= count) /* never written */
 #pragma unroll
-            for (int i = 0; i < 32; i++)
-                x[i] = row < count ? stages[warp].x[lane * PITCH + i] : 0.0f;
+                for (int i = 0; i < 32; i++)
+                    x[i] = 0.0f;
             __syncwarp();
             akv_u8 code[32];
             akv_u32 scale = quantise_group<F, SEARCH>(x, dim, rotate, lane, code);
@@ -625,9 +722,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __gr
         for (int i = 0; i < 32; i++)
             x[i] = x[i] * factor;
     }
-#pragma unroll
-    for (int i = 0; i < 32; i++)
-        stages[warp].x[lane * PITCH + i] = x[i];
+    leave_group(stages[warp].x, x);
     __syncwarp();
     akv_u32 lanes = __ballot_sync(0xFFFFFFFFu, packed != 0u);
     if (mapped)

@@ -13,25 +13,37 @@
 
 /* 256 entries byte -> two halves, one copy a lane: entry e of lane i stands at e * 256 + i * 4 behind an
  * address that is a multiple of 64 KiB, so that one byte permutation makes the address {lane * 4, byte,
- * high half} and lanes never share a bank.  The first half of each 256 bytes holds N4's codebook over
- * 128, the second the magnitudes of N5's. */
+ * high half} and lanes never share a bank.  Each 256 bytes hold two tables: N4's codebook over 128 and the
+ * magnitudes of N5's; or, where codes have two bits in plane 0, N3's (two codes, then their two bits of
+ * plane 1, 64 entries) and N2's (16 entries). */
 #define TABLE_BYTES 65536u
-#define TABLE_N5    128u /* bytes from a lane's N4 entry to its N5 entry */
+#define TABLE_UPPER 128u /* bytes from a lane's entry of the first to that of the second */
 
-AKV_FN void fill_table(unsigned char *table)
+AKV_FN unsigned table_half(unsigned magnitude, bool negative)
 {
-    for (unsigned e = threadIdx.x; e < 4096u; e += blockDim.x) {
-        unsigned byte = e >> 4, five = (e >> 3) & 1u, pair[2];
+    return __half_as_ushort(__hmul(__ushort2half_rn((unsigned short)(magnitude & 0xFFu)), __float2half(1.0f / 128))) |
+           (negative ? 0x8000u : 0u);
+}
+template <bool TWO> AKV_FN void fill_table(unsigned char *table)
+{
+    for (unsigned e = threadIdx.x; e < (TWO ? 1024u : 4096u); e += blockDim.x) {
+        unsigned byte = e >> 4, upper = (e >> 3) & 1u, pair[2];
 #pragma unroll
         for (int j = 0; j < 2; j++) {
-            unsigned index = (byte >> (4 * j)) & 15u, level = (index ^ (index & 8u ? 0u : 7u)) & 7u;
-            unsigned magnitude = akv_prmt(0x2C1F1206u, 0x7F604B3Au, level); /* 6 18 31 44 58 75 96 127 */
-            if (five) /* 3 8 13 18 24 29 35 41, 47 54 61 70 79 90 105 127 */
-                magnitude = index & 8u ? akv_prmt(0x463D362Fu, 0x7F695A4Fu, index & 7u)
-                                       : akv_prmt(0x120D0803u, 0x29231D18u, index & 7u);
-            pair[j] = __half_as_ushort(__hmul(__ushort2half_rn((unsigned short)(magnitude & 0xFFu)),
-                                              __float2half(1.0f / 128))) |
-                      (five || (index & 8u) ? 0u : 0x8000u);
+            if (TWO) {
+                unsigned low = (byte >> (2 * j)) & 3u, high = (byte >> (4 + j)) & 1u;
+                if (upper) /* -127 -38 38 127 */
+                    pair[j] = table_half(low == 0u || low == 3u ? 127u : 38u, low < 2u);
+                else /* 14 45 79 127, mirrored */
+                    pair[j] = table_half(akv_prmt(0x7F4F2D0Eu, 0u, high ? low : 3u - low), !high);
+            } else {
+                unsigned index = (byte >> (4 * j)) & 15u, level = (index ^ (index & 8u ? 0u : 7u)) & 7u;
+                unsigned magnitude = akv_prmt(0x2C1F1206u, 0x7F604B3Au, level); /* 6 18 31 44 58 75 96 127 */
+                if (upper) /* 3 8 13 18 24 29 35 41, 47 54 61 70 79 90 105 127 */
+                    magnitude = index & 8u ? akv_prmt(0x463D362Fu, 0x7F695A4Fu, index & 7u)
+                                           : akv_prmt(0x120D0803u, 0x29231D18u, index & 7u);
+                pair[j] = table_half(magnitude, !upper && !(index & 8u));
+            }
         }
         unsigned x = pair[0] | (pair[1] << 16);
         *(uint4 *)(table + byte * 256u + (e & 15u) * 16u) = make_uint4(x, x, x, x);
@@ -56,8 +68,8 @@ template <int J> AKV_FN unsigned scale_pair(unsigned w)
 }
 
 /* Eight codes of a codebook format as four pairs of halves, c/128 each.  lo: the codes of plane 0 from bit 0
- * on, hi: the 8 bits of plane 1.  In N5 and N3 plane 1 is the sign: the lower half of the codebook mirrors
- * the upper, so that its codes are complemented and the halves negated. */
+ * on, hi: the 8 bits of plane 1.  In N5 plane 1 is the sign: the lower half of the codebook mirrors the
+ * upper, so that its codes are complemented and the halves negated. */
 template <int F> AKV_FN void decode8(unsigned lo, unsigned hi, unsigned lane_table, unsigned *h)
 {
     if constexpr (F == AKV_N4) {
@@ -68,31 +80,22 @@ template <int F> AKV_FN void decode8(unsigned lo, unsigned hi, unsigned lane_tab
         x = (x | (x << 12)) & 0x000F000Fu;
         x = (x | (x << 6)) & 0x03030303u;
         x = (x | (x << 3)) & 0x11111111u;
-        unsigned w = lo ^ (x * 15u), t = lane_table + TABLE_N5;
+        unsigned w = lo ^ (x * 15u), t = lane_table + TABLE_UPPER;
         h[0] = through_table<0>(w, t) ^ (((x & 0x11u) * 0x08008000u) & 0x80008000u);
         h[1] = through_table<1>(w, t) ^ ((((x >> 8) & 0x11u) * 0x08008000u) & 0x80008000u);
         h[2] = through_table<2>(w, t) ^ ((((x >> 16) & 0x11u) * 0x08008000u) & 0x80008000u);
         h[3] = through_table<3>(w, t) ^ (((x >> 24) * 0x08008000u) & 0x80008000u);
-    } else {
-        unsigned x = 0u, w = lo & 0xFFFFu;
-        if constexpr (F == AKV_N3) {
-            x = ~hi & 0xFFu;
-            x = (x | (x << 4)) & 0x0F0Fu;
-            x = (x | (x << 2)) & 0x3333u;
-            x = (x | (x << 1)) & 0x5555u;
-            w ^= x * 3u;
+    } else { /* two codes a byte */
+        unsigned w = akv_prmt(lo, 0u, 0x4140), t = lane_table + (F == AKV_N2 ? TABLE_UPPER : 0u);
+        w = (w | (w << 4)) & 0x0F0F0F0Fu;
+        if constexpr (F == AKV_N3) { /* and their two bits of plane 1 */
+            unsigned x = hi & 0xFFu;
+            x = (x | (x << 12)) & 0x000F000Fu;
+            x = (x | (x << 6)) & 0x03030303u;
+            w |= x << 4;
         }
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            unsigned two = (w >> (4 * j)) & 15u;
-            two = (two | (two << 6)) & 0x0303u; /* one code a byte */
-            if constexpr (F == AKV_N3) {        /* halves of 14, 45, 79, 127 over 128 */
-                h[j] = akv_prmt(0x35A02F00u, 0x3BF038F0u, two * 0x22u + 0x1010u);
-                h[j] ^= (((x >> (4 * j)) & 5u) * 0x20008000u) & 0x80008000u;
-            } else { /* -127, -38, 38, 127 over 128 */
-                h[j] = akv_prmt(0xB4C0BBF0u, 0x3BF034C0u, two * 0x22u + 0x1010u);
-            }
-        }
+        h[0] = through_table<0>(w, t), h[1] = through_table<1>(w, t);
+        h[2] = through_table<2>(w, t), h[3] = through_table<3>(w, t);
     }
 }
 /* G consecutive words of shared memory. */
@@ -122,7 +125,7 @@ template <int G> AKV_FN void load_scales(unsigned at, unsigned *x)
 /* Geometry of a codebook format's tile of 16 rows of G groups: bits of plane 0, whether there is plane 1. */
 template <int F, int G> struct CodebookTile {
     static constexpr int format = F, bits = F == AKV_N5 || F == AKV_N4 ? 4 : 2;
-    static constexpr bool high = F == AKV_N5 || F == AKV_N3, table = F == AKV_N5 || F == AKV_N4;
+    static constexpr bool high = F == AKV_N5 || F == AKV_N3, table = true, two = bits == 2;
     static constexpr int plane1 = 64 * G * bits, scales = plane1 + (high ? 64 * G : 0), bytes = scales + 16 * G;
 };
 
@@ -164,7 +167,7 @@ template <int F, int G> struct KeyCodebook : CodebookTile<F, G> {
 template <int G> struct KeyI8 {
     static constexpr int chunks = (G + 3) / 4; /* of 128 elements, one scale each */
     static constexpr int format = AKV_I8, bytes = 16 * G * 32 + 32 * chunks;
-    static constexpr bool table = false;
+    static constexpr bool table = false, two = false;
     static AKV_MEMBER unsigned q_dim(unsigned g, unsigned c, unsigned h)
     {
         if (G == 2) /* a unit of 16 bytes a lane */
@@ -237,7 +240,7 @@ template <int F, int G> struct ValueCodebook : CodebookTile<F, G> {
 template <int G> struct ValueI8 {
     static constexpr int chunks = (G + 3) / 4;
     static constexpr int format = AKV_I8, bytes = 16 * G * 32 + 32 * chunks;
-    static constexpr bool table = false;
+    static constexpr bool table = false, two = false;
     static AKV_MEMBER unsigned o_dim(unsigned n, unsigned r, unsigned high)
     {
         return 64u * (n >> 2) + 8u * r + ((2u * (n & 3u) + 4u * (r & 1u)) & 7u) + high;

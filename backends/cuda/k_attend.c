@@ -7,7 +7,6 @@
 #define SPLIT_TILES 2u /* column tiles of a sequence that may be split */
 #define LONGEST     8192u
 #define CONTROL     2048u
-#define PREFILL_TILE 64u /* queries of a thread block of attend_prefill.cu */
 #define DECODE_SHARED (226u * 1024u)
 
 /* Declared maxima and the card give the plan, so that results do not depend on what else is in a step. */
@@ -87,7 +86,7 @@ static const struct {
     {AKV_N5, AKV_N5, 256, 5, "n5_n5_256"},
     {AKV_N2, AKV_N2, 64, 16, "n2_n2_64"},
     {AKV_N2, AKV_N2, 128, 16, "n2_n2_128"},
-    {AKV_N2, AKV_N2, 256, 8, "n2_n2_256"},
+    {AKV_N2, AKV_N2, 256, 7, "n2_n2_256"},
 };
 
 static int find_fast(const struct akv_cuda_device *device, const akv_attend_params *p)
@@ -109,12 +108,18 @@ static int find_fast(const struct akv_cuda_device *device, const akv_attend_para
     return -1;
 }
 
-/* Bytes of shared memory of the prefill kernel, 0 where it does not apply: queries, keys and values as
- * halves, rows of dim + 8; sums of floats lie over them. */
+/* Queries of a thread block of attend_prefill.cu. */
+static uint32_t prefill_columns(uint32_t dim)
+{
+    return dim == 256 ? 64u : 128u;
+}
+
+/* Bytes of shared memory of the prefill kernel, 0 where it does not apply: queries, and two stages of keys and
+ * values as halves; sums of floats lie over them. */
 static uint32_t prefill_shared(const struct akv_cuda_device *device, const akv_attend_params *p)
 {
     const akv_tile_map *t = &p->tiles;
-    uint32_t dim = p->k_dim, tile = dim == 256 ? 32u : 64u;
+    uint32_t dim = p->k_dim, tile = dim == 256 ? 32u : 64u, columns = prefill_columns(dim);
     if (!device->prefill || p->block_tokens != 16u || p->v_dim != dim ||
         (dim != 64 && dim != 128 && dim != 256) ||
         (p->flags & (AKV_ATTEND_MASK | AKV_ATTEND_PRECISE)) ||
@@ -126,9 +131,9 @@ static uint32_t prefill_shared(const struct akv_cuda_device *device, const akv_a
         if (k && !packed && (k != AKV_F16 || v != AKV_F16))
             return 0;
     }
-    uint32_t halves = (PREFILL_TILE + 2u * tile) * (dim + 8u) * 2u, sums = PREFILL_TILE * dim * 4u;
+    uint32_t halves = (columns + 4u * tile) * dim * 2u, sums = columns * dim * 4u;
     uint32_t bytes = halves > sums ? halves : sums;
-    return bytes + 4096u <= (uint32_t)device->shared_optin ? bytes : 0;
+    return bytes + 3072u <= (uint32_t)device->shared_optin ? bytes : 0; /* and 2 KiB that do not move */
 }
 
 uint32_t akv_cuda_attend_calls(struct akv_cuda_device *device, const akv_attend_params *p,
@@ -165,7 +170,7 @@ uint32_t akv_cuda_attend_calls(struct akv_cuda_device *device, const akv_attend_
     calls[1] = calls[0];
     calls[1].image = AKV_IMAGE_ATTEND_PREFILL;
     snprintf(calls[1].name, sizeof calls[1].name, "akv_k_prefill_%u", p->k_dim / 32u);
-    calls[1].grid[0] = (columns + PREFILL_TILE - 1u) / PREFILL_TILE;
+    calls[1].grid[0] = (columns + prefill_columns(p->k_dim) - 1u) / prefill_columns(p->k_dim);
     calls[1].threads = 128;
     calls[1].shared = prefill;
     return 2;
