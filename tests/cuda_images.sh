@@ -43,7 +43,7 @@ inspect() {
     END { print asked + 0 >count }' count="$work/asked" "$work/ptx"
 }
 
-for name in quant page evict compress; do
+for name in quant page evict compress rans; do
     flags=$(image_flags "$name")
     case " $flags " in
     *" -fmad=false "*) pass "$name: the build forbids fusing" ;;

@@ -193,6 +193,10 @@ static inline unsigned __ballot_sync(unsigned, int x)
 {
     return cu_ballot(x);
 }
+static inline int __all_sync(unsigned, int x)
+{
+    return cu_ballot(!x) == 0;
+}
 static inline int __any_sync(unsigned, int x)
 {
     return cu_ballot(x) != 0;

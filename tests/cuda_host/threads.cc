@@ -7,6 +7,7 @@
 #include <vector>
 #include "../../lib/kernel/bx16.h"
 #include "../../lib/kernel/params.h"
+#include "../../lib/kernel/rans.h"
 
 #define LANES  32u
 #define STACK  (128u * 1024u)
@@ -253,13 +254,14 @@ static void *find(const char *name)
 }
 extern "C" uint32_t cuda_host_sizes(const char *name, size_t bytes[4])
 {
-    size_t known = 0;
+    size_t known = 0, word = 0;
     bool attend = strncmp(name, "akv_k_attend", 12) == 0 || strncmp(name, "akv_k_prefill", 13) == 0;
     if (strncmp(name, "akv_k_", 6) != 0 || !find(name))
         return 0;
+    word = strcspn(name + 6, "_"); /* kernels of one first word have one struct */
     for (const auto &k : kinds)
-        if (strncmp(name + 6, k.name, strlen(k.name)) == 0 || (attend && strcmp(k.name, "attend") == 0) ||
-            (strncmp(name, "akv_k_bx16", 10) == 0 && strncmp(k.name, "bx16", 4) == 0 && !known))
+        if ((strcspn(k.name, "_") == word && strncmp(name + 6, k.name, word) == 0) ||
+            (attend && strcmp(k.name, "attend") == 0))
             known = k.bytes;
     bytes[0] = known;
     bytes[1] = (8 + AKV_MAX_SLABS) * 8; /* akv_cu_args */
