@@ -28,6 +28,26 @@ static anykv_status null_argument(const char *what)
     return akv_fail(NULL, ANYKV_E_ARG, "%s: NULL", what);
 }
 
+/* Before a call of the backend: is the device there, is a fault due? */
+static anykv_status enter(struct akv_device *device, const char *call)
+{
+    if (AKV_UNLIKELY(akv_device_is_lost(device)))
+        return akv_device_lost(device, call);
+    anykv_status status = akv_fault_hit(device->context, call);
+    if (AKV_UNLIKELY(status == ANYKV_E_DEAD))
+        akv_device_lose(device, "injected fault");
+    return status;
+}
+
+/* After a wait that the backend succeeded in: is a late fault due? */
+static anykv_status after_wait(struct akv_device *device)
+{
+    anykv_status status = akv_fault_take(device->context);
+    if (AKV_UNLIKELY(status == ANYKV_E_DEAD))
+        akv_device_lose(device, "injected late fault");
+    return status;
+}
+
 /* ---- device ---- */
 
 void akv_device_close(struct akv_device *device)
@@ -40,7 +60,7 @@ anykv_status akv_device_memory(struct akv_device *device, uint64_t *total_out, u
 {
     if (!device || !total_out || !free_out)
         return null_argument(!device ? "device" : !total_out ? "total_out" : "free_out");
-    RETURN_IF(akv_fault_hit(device->context, "memory_info"));
+    RETURN_IF(enter(device, "memory_info"));
     return device->backend->memory_info(device, total_out, free_out);
 }
 
@@ -59,7 +79,7 @@ anykv_status akv_mem_alloc(struct akv_device *device, uint64_t bytes, enum akv_m
         return akv_fail(device->context, ANYKV_E_BUDGET,
                         "mem_alloc.bytes: %llu, the device allocates at most %llu at once",
                         (unsigned long long)bytes, (unsigned long long)device->info.max_alloc);
-    RETURN_IF(akv_fault_hit(device->context, "mem_alloc"));
+    RETURN_IF(enter(device, "mem_alloc"));
     return device->backend->mem_alloc(device, bytes, kind, mem_out);
 }
 
@@ -74,7 +94,7 @@ anykv_status akv_mem_adopt(struct akv_device *device, void *native, uint64_t byt
         return akv_fail(device->context, ANYKV_E_SHAPE,
                         "mem_adopt.bytes: %llu end beyond the address space",
                         (unsigned long long)bytes);
-    RETURN_IF(akv_fault_hit(device->context, "mem_adopt"));
+    RETURN_IF(enter(device, "mem_adopt"));
     return device->backend->mem_adopt(device, native, bytes, mem_out);
 }
 
@@ -95,7 +115,7 @@ anykv_status akv_queue_create(struct akv_device *device, void *native, struct ak
 {
     if (!device || !queue_out)
         return null_argument(device ? "queue_out" : "device");
-    RETURN_IF(akv_fault_hit(device->context, "queue_create"));
+    RETURN_IF(enter(device, "queue_create"));
     return device->backend->queue_create(device, native, queue_out);
 }
 
@@ -123,7 +143,7 @@ anykv_status akv_queue_put(struct akv_queue *queue, struct akv_span dst, const v
         return ANYKV_OK;
     if (host_meets(queue->device, src, &dst))
         return akv_fail(queue->device->context, ANYKV_E_ARG, "put: src and dst overlap");
-    RETURN_IF(akv_fault_hit(queue->device->context, "put"));
+    RETURN_IF(enter(queue->device, "put"));
     return queue->device->backend->put(queue, dst, src);
 }
 
@@ -136,7 +156,7 @@ anykv_status akv_queue_get(struct akv_queue *queue, void *dst, struct akv_span s
         return ANYKV_OK;
     if (host_meets(queue->device, dst, &src))
         return akv_fail(queue->device->context, ANYKV_E_ARG, "get: src and dst overlap");
-    RETURN_IF(akv_fault_hit(queue->device->context, "get"));
+    RETURN_IF(enter(queue->device, "get"));
     return queue->device->backend->get(queue, dst, src);
 }
 
@@ -154,7 +174,7 @@ anykv_status akv_queue_copy(struct akv_queue *queue, struct akv_span dst, struct
         return ANYKV_OK;
     if (akv_spans_meet(device, &dst, &src))
         return akv_fail(device->context, ANYKV_E_ARG, "copy: src and dst overlap");
-    RETURN_IF(akv_fault_hit(device->context, "copy"));
+    RETURN_IF(enter(device, "copy"));
     return device->backend->copy(queue, dst, src);
 }
 
@@ -165,7 +185,7 @@ anykv_status akv_queue_fill(struct akv_queue *queue, struct akv_span dst, uint8_
     RETURN_IF(akv_check_span(queue->device, "fill.dst", &dst));
     if (dst.bytes == 0)
         return ANYKV_OK;
-    RETURN_IF(akv_fault_hit(queue->device->context, "fill"));
+    RETURN_IF(enter(queue->device, "fill"));
     return queue->device->backend->fill(queue, dst, value);
 }
 
@@ -173,7 +193,7 @@ anykv_status akv_queue_flush(struct akv_queue *queue)
 {
     if (!queue)
         return null_argument("queue");
-    RETURN_IF(akv_fault_hit(queue->device->context, "flush"));
+    RETURN_IF(enter(queue->device, "flush"));
     return queue->device->backend->flush(queue);
 }
 
@@ -181,9 +201,9 @@ anykv_status akv_queue_wait(struct akv_queue *queue, uint64_t timeout_ns)
 {
     if (!queue)
         return null_argument("queue");
-    RETURN_IF(akv_fault_hit(queue->device->context, "wait"));
+    RETURN_IF(enter(queue->device, "wait"));
     RETURN_IF(queue->device->backend->wait(queue, timeout_ns));
-    return akv_fault_take(queue->device->context);
+    return after_wait(queue->device);
 }
 
 /* ---- events ---- */
@@ -192,7 +212,7 @@ anykv_status akv_event_create(struct akv_device *device, struct akv_event **even
 {
     if (!device || !event_out)
         return null_argument(device ? "event_out" : "device");
-    RETURN_IF(akv_fault_hit(device->context, "event_create"));
+    RETURN_IF(enter(device, "event_create"));
     return device->backend->event_create(device, event_out);
 }
 
@@ -215,14 +235,14 @@ static anykv_status check_pair(const struct akv_event *event, const struct akv_q
 anykv_status akv_event_record(struct akv_event *event, struct akv_queue *queue)
 {
     RETURN_IF(check_pair(event, queue));
-    RETURN_IF(akv_fault_hit(event->device->context, "event_record"));
+    RETURN_IF(enter(event->device, "event_record"));
     return event->device->backend->event_record(event, queue);
 }
 
 anykv_status akv_event_await(struct akv_event *event, struct akv_queue *queue)
 {
     RETURN_IF(check_pair(event, queue));
-    RETURN_IF(akv_fault_hit(event->device->context, "event_await"));
+    RETURN_IF(enter(event->device, "event_await"));
     return event->device->backend->event_await(event, queue);
 }
 
@@ -230,7 +250,7 @@ anykv_status akv_event_query(struct akv_event *event, bool *done_out)
 {
     if (!event || !done_out)
         return null_argument(event ? "done_out" : "event");
-    RETURN_IF(akv_fault_hit(event->device->context, "event_query"));
+    RETURN_IF(enter(event->device, "event_query"));
     return event->device->backend->event_query(event, done_out);
 }
 
@@ -238,9 +258,9 @@ anykv_status akv_event_wait(struct akv_event *event, uint64_t timeout_ns)
 {
     if (!event)
         return null_argument("event");
-    RETURN_IF(akv_fault_hit(event->device->context, "event_wait"));
+    RETURN_IF(enter(event->device, "event_wait"));
     RETURN_IF(event->device->backend->event_wait(event, timeout_ns));
-    return akv_fault_take(event->device->context);
+    return after_wait(event->device);
 }
 
 int akv_event_fd(struct akv_event *event)
@@ -254,7 +274,7 @@ anykv_status akv_event_elapsed(struct akv_event *from, struct akv_event *to, uin
         return null_argument(!from ? "from" : !to ? "to" : "ns_out");
     if (from->device != to->device)
         return akv_fail(from->device->context, ANYKV_E_ARG, "elapsed: events of two devices");
-    RETURN_IF(akv_fault_hit(from->device->context, "elapsed"));
+    RETURN_IF(enter(from->device, "elapsed"));
     return from->device->backend->elapsed(from, to, ns_out);
 }
 
@@ -284,7 +304,7 @@ anykv_status akv_kernel_prepare(struct akv_device *device, enum akv_kernel_id ke
         return null_argument(device ? "params" : "device");
     bool empty;
     RETURN_IF(akv_check_params(device, kernel, params, &empty));
-    RETURN_IF(akv_fault_hit(device->context, "prepare"));
+    RETURN_IF(enter(device, "prepare"));
     return device->backend->prepare(device, kernel, params);
 }
 
@@ -296,6 +316,6 @@ anykv_status akv_kernel_launch(struct akv_queue *queue, const struct akv_launch 
     RETURN_IF(akv_check_launch(queue->device, launch, &empty));
     if (empty)
         return ANYKV_OK;
-    RETURN_IF(akv_fault_hit(queue->device->context, "launch"));
+    RETURN_IF(enter(queue->device, "launch"));
     return queue->device->backend->launch(queue, launch);
 }

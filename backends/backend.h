@@ -6,6 +6,7 @@
 #include "../lib/anykv.h"
 #include "../lib/internal.h"
 #include "../lib/kernel/params.h"
+#include <stdatomic.h>
 
 #define AKV_BACKEND_ABI 1u
 
@@ -61,6 +62,8 @@ struct akv_device {
     anykv_context *context;
     struct akv_device_info info;
     struct akv_mem *host_window; /* AKV_CAP_HOST_MEMORY: offset = (uintptr_t)pointer; else NULL */
+    atomic_uint lost;            /* enum akv_lost, lost.c */
+    char lost_to[160];           /* what took it, once lost is AKV_LOST */
 };
 
 /* A place in device memory. */
@@ -145,6 +148,17 @@ anykv_status akv_devices_list(anykv_context *context, struct akv_device_info **i
 /* The queue of the caller that the options name for this device's backend, or NULL. */
 void *akv_native_queue(const struct akv_device *device, const anykv_device_options *options);
 
+/* lost.c: a device that its driver has given up.  The backend that sees it says so and returns
+ * E_DEVICE; from then on every wrapper refuses with E_DEAD and calls nothing, and what frees, destroys
+ * and closes must not wait for the device. */
+enum akv_lost { AKV_NOT_LOST, AKV_BEING_LOST, AKV_LOST };
+void akv_device_lose(struct akv_device *device, const char *what);
+static inline bool akv_device_is_lost(struct akv_device *device)
+{
+    return atomic_load_explicit(&device->lost, memory_order_acquire) != AKV_NOT_LOST;
+}
+anykv_status akv_device_lost(struct akv_device *device, const char *call); /* E_DEAD, with what it was */
+
 /* Does a launch need maps? */
 static inline bool akv_params_map(enum akv_kernel_id kernel, const void *params)
 {
@@ -203,7 +217,8 @@ anykv_status akv_check_launch(struct akv_device *device, const struct akv_launch
                               bool *empty_out);
 
 /* Test seam (fault.c): the n-th backend call from now fails with `code` (n = 0: off); `late`: the call
- * is carried out and the failure is reported by the next wait.  Counts calls since. */
+ * is carried out and the failure is reported by the next wait.  E_DEAD: the device is lost then.  Counts
+ * calls since. */
 void akv_fault_at(uint64_t n, anykv_status code, bool late);
 uint64_t akv_fault_count(void);
 /* For the wrappers: counts this call and says whether it fails now; the late failure, taken once. */

@@ -242,7 +242,12 @@ ANYKV_API anykv_status anykv_device_open(anykv_context *context, const char *nam
 ANYKV_API void anykv_device_close(anykv_device *device);
 ANYKV_API anykv_status anykv_device_describe(anykv_device *device, anykv_device_info *info_out);
 /* Waits until the device's queue is empty.  UINT64_MAX waits for ever.  E_TIMEOUT; E_DEVICE: an earlier
- * asynchronous call failed; caches of the device are told as well.  Thread: free. */
+ * asynchronous call failed; caches of the device are told as well.  Thread: free.
+ *
+ * A device that its driver gives up (a fault in a kernel, a card that fell off its bus) is lost: the call
+ * that learns of it returns E_DEVICE, every later one that needs the device E_DEAD, without a wait.  Its
+ * caches' rows are gone; destroying and closing still work and do not wait for it.  Opening the device
+ * anew is a fresh attempt. */
 ANYKV_API anykv_status anykv_device_wait(anykv_device *device, uint64_t timeout_ns);
 
 /* Device memory, for rows that live on the device.  adopt wraps memory of the caller (CPU: a pointer;

@@ -5,7 +5,7 @@
  * blocks of an open step count as being written.  A wait that succeeds makes all epochs before it
  * clean.  A wait that fails, or that finds that another one of the device has failed since the last
  * here, loses every block whose epoch is not clean: the sequences that hold one are dead, and the
- * names of such blocks are withdrawn. */
+ * names of such blocks are withdrawn.  Of a lost device no block is clean. */
 #include "cache.h"
 
 static bool lost(const anykv_cache *cache, uint32_t id)
@@ -46,6 +46,9 @@ anykv_status akv_seq_alive(const anykv_seq *seq)
 /* Under lock. */
 static void mark_lost(anykv_cache *cache)
 {
+    const bool gone = akv_device_is_lost(cache->device->device);
+    if (gone)
+        cache->clean_epoch = 0;
     for (anykv_seq *seq = cache->seqs; seq; seq = seq->next) {
         bool hit = false;
         for (uint32_t g = 0; g < cache->layout->group_count && !hit; g++)
@@ -57,7 +60,7 @@ static void mark_lost(anykv_cache *cache)
     for (uint32_t node = 0; node < cache->prefix.capacity; node++)
         if (cache->prefix.nodes[node].used)
             withdraw_lost(cache, node);
-    cache->clean_epoch = cache->epoch;
+    cache->clean_epoch = gone ? 0 : cache->epoch;
 }
 
 anykv_status akv_cache_drain(anykv_cache *cache, uint64_t timeout_ns)

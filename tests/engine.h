@@ -44,6 +44,41 @@ static inline anykv_layout *engine_layout(anykv_context *context, const anykv_la
     return engine_layout_with(context, layers, count, NULL);
 }
 
+/* The device that the engine's suites run on: ANYKV_TEST_DEVICE, or the processor. */
+static inline const char *engine_device_name(void)
+{
+    const char *name = getenv("ANYKV_TEST_DEVICE");
+    return name && *name ? name : "cpu";
+}
+
+static inline anykv_device *engine_device(anykv_context *context, uint32_t threads)
+{
+    anykv_device_options options = ANYKV_DEVICE_OPTIONS_INIT;
+    options.threads = threads;
+    anykv_device *device;
+    OK(anykv_device_open(context, engine_device_name(), &options, &device));
+    return device;
+}
+
+static inline bool engine_on_processor(void)
+{
+    return strcmp(engine_device_name(), "cpu") == 0;
+}
+
+/* `count` of something on the processor; a part of it where a call costs a hundred times more. */
+static inline uint32_t engine_share(uint32_t count)
+{
+    return engine_on_processor() ? count : (count + 3) / 4;
+}
+
+/* A budget of which `bytes` are there for what a cache on the processor has, too: a device with
+ * memory of its own takes a staging area twice, on either side. */
+#define ENGINE_STAGING (3u << 20)
+static inline uint64_t engine_budget(uint64_t bytes)
+{
+    return engine_on_processor() ? bytes : bytes + ENGINE_STAGING;
+}
+
 static inline anykv_cache_options engine_options(uint64_t budget_bytes)
 {
     anykv_cache_options options = ANYKV_CACHE_OPTIONS_INIT;
@@ -84,7 +119,7 @@ static inline void engine_start_at(struct engine *engine, const anykv_layer *lay
                                    bool staged)
 {
     engine->context = house_context();
-    engine->device = house_device(engine->context, threads);
+    engine->device = engine_device(engine->context, threads);
     if (staged)
         engine_hide_host_memory(engine->device);
     engine->layout = engine_layout(engine->context, layers, count);

@@ -11,6 +11,7 @@
 #include <CL/cl.h>
 #include <dlfcn.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,15 +23,33 @@ typedef void CL_CALLBACK event_callback(cl_event event, cl_int status, void *use
 typedef void CL_CALLBACK context_callback(const char *text, const void *data, size_t bytes,
                                           void *user);
 
-static atomic_uint_fast64_t calls, fail_at;
+static atomic_uint_fast64_t calls, fail_at, lost_waits;
 static atomic_int fail_code;
+static atomic_bool for_good, lost, mute;
 
 /* The n-th call from now returns `code` and does nothing; 0 switches off. */
 EXPORT void fake_opencl_fail_at(uint64_t n, int code)
 {
     atomic_store(&fail_code, code);
     atomic_store(&calls, 0);
+    atomic_store(&for_good, 0);
+    atomic_store(&lost, 0);
+    atomic_store(&mute, 0);
+    atomic_store(&lost_waits, 0);
     atomic_store(&fail_at, n);
+}
+/* The n-th call from now returns `code`, and the device is lost: every later call but the releases
+ * returns CL_INVALID_COMMAND_QUEUE, and callbacks never come.  fake_opencl_fail_at ends it. */
+EXPORT void fake_opencl_lose_at(uint64_t n, int code)
+{
+    fake_opencl_fail_at(n, code);
+    atomic_store(&for_good, n != 0);
+    atomic_store(&mute, n != 0);
+}
+/* Waits for the lost device: there a driver may hang. */
+EXPORT uint64_t fake_opencl_lost_waits(void)
+{
+    return atomic_load(&lost_waits);
 }
 /* Calls since. */
 EXPORT uint64_t fake_opencl_calls(void)
@@ -41,7 +60,24 @@ EXPORT uint64_t fake_opencl_calls(void)
 static cl_int failing(void)
 {
     uint64_t number = atomic_fetch_add(&calls, 1) + 1;
-    return number == atomic_load(&fail_at) ? atomic_load(&fail_code) : CL_SUCCESS;
+    if (atomic_load(&lost))
+        return CL_INVALID_COMMAND_QUEUE;
+    if (number != atomic_load(&fail_at))
+        return CL_SUCCESS;
+    atomic_store(&lost, atomic_load(&for_good));
+    return atomic_load(&fail_code);
+}
+/* Of calls that wait for the device. */
+static cl_int failing_wait(void)
+{
+    if (atomic_load(&lost))
+        atomic_fetch_add(&lost_waits, 1);
+    return failing();
+}
+/* Of calls that release: nothing is lost by them. */
+static cl_int failing_release(void)
+{
+    return atomic_load(&lost) ? CL_SUCCESS : failing();
 }
 
 static void *real(const char *name)
@@ -158,7 +194,7 @@ EXPORT cl_int clRetainContext(cl_context c)
 
 EXPORT cl_int clReleaseContext(cl_context c)
 {
-    cl_int code = failing();
+    cl_int code = failing_release();
     if (code != CL_SUCCESS)
         return code;
     cl_int (*call)(cl_context);
@@ -178,7 +214,7 @@ EXPORT cl_int clRetainCommandQueue(cl_command_queue q)
 
 EXPORT cl_int clReleaseCommandQueue(cl_command_queue q)
 {
-    cl_int code = failing();
+    cl_int code = failing_release();
     if (code != CL_SUCCESS)
         return code;
     cl_int (*call)(cl_command_queue);
@@ -209,7 +245,7 @@ EXPORT cl_int clRetainMemObject(cl_mem m)
 
 EXPORT cl_int clReleaseMemObject(cl_mem m)
 {
-    cl_int code = failing();
+    cl_int code = failing_release();
     if (code != CL_SUCCESS)
         return code;
     cl_int (*call)(cl_mem);
@@ -265,7 +301,7 @@ EXPORT cl_int clGetProgramInfo(cl_program p, cl_program_info what, size_t bytes,
 
 EXPORT cl_int clReleaseProgram(cl_program p)
 {
-    cl_int code = failing();
+    cl_int code = failing_release();
     if (code != CL_SUCCESS)
         return code;
     cl_int (*call)(cl_program);
@@ -275,7 +311,7 @@ EXPORT cl_int clReleaseProgram(cl_program p)
 
 EXPORT cl_int clReleaseKernel(cl_kernel k)
 {
-    cl_int code = failing();
+    cl_int code = failing_release();
     if (code != CL_SUCCESS)
         return code;
     cl_int (*call)(cl_kernel);
@@ -415,7 +451,7 @@ EXPORT cl_int clFlush(cl_command_queue q)
 
 EXPORT cl_int clFinish(cl_command_queue q)
 {
-    cl_int code = failing();
+    cl_int code = failing_wait();
     if (code != CL_SUCCESS)
         return code;
     cl_int (*call)(cl_command_queue);
@@ -425,7 +461,7 @@ EXPORT cl_int clFinish(cl_command_queue q)
 
 EXPORT cl_int clWaitForEvents(cl_uint n, const cl_event *events)
 {
-    cl_int code = failing();
+    cl_int code = failing_wait();
     if (code != CL_SUCCESS)
         return code;
     cl_int (*call)(cl_uint, const cl_event *);
@@ -459,6 +495,8 @@ EXPORT cl_int clSetEventCallback(cl_event e, cl_int type, event_callback *told, 
     cl_int code = failing();
     if (code != CL_SUCCESS)
         return code;
+    if (atomic_load(&mute))
+        return CL_SUCCESS;
     cl_int (*call)(cl_event, cl_int, event_callback *, void *);
     *(void **)&call = real("clSetEventCallback");
     return call(e, type, told, user);
@@ -466,7 +504,7 @@ EXPORT cl_int clSetEventCallback(cl_event e, cl_int type, event_callback *told, 
 
 EXPORT cl_int clReleaseEvent(cl_event e)
 {
-    cl_int code = failing();
+    cl_int code = failing_release();
     if (code != CL_SUCCESS)
         return code;
     cl_int (*call)(cl_event);

@@ -70,17 +70,18 @@ static inline void house_fail_allocations(const char *what, anykv_status (*scena
         }
 }
 
-/* The same with each backend call failed once: at once and late, with two codes. */
+/* The same with each backend call failed once: at once and late, with two codes, and with the device
+ * lost by it. */
 static inline void house_fail_backend(const char *what, anykv_status (*scenario)(void))
 {
-    static const anykv_status codes[] = {ANYKV_E_DEVICE, ANYKV_E_MEMORY};
+    static const anykv_status codes[] = {ANYKV_E_DEVICE, ANYKV_E_MEMORY, ANYKV_E_DEAD};
     uint64_t live = akv_alloc_live();
     akv_fault_at(0, ANYKV_OK, false);
     anykv_status status = scenario();
     uint64_t sites = akv_fault_count();
     cr_assert(status == ANYKV_OK, "%s: %s", what, anykv_error_detail());
     for (int late = 0; late < 2; late++)
-        for (size_t c = 0; c < 2; c++)
+        for (size_t c = 0; c < 3; c++)
             for (uint64_t n = 1; n <= sites; n++) {
                 akv_fault_at(n, codes[c], late);
                 status = scenario();

@@ -43,6 +43,8 @@ static inline const char *rig_fake_path(void)
 struct rig_fake {
     void (*fail_at)(uint64_t n, int code);
     uint64_t (*calls)(void);
+    void (*lose_at)(uint64_t n, int code);
+    uint64_t (*lost_waits)(void);
 };
 /* From now on in this process the backend loads the fake one. */
 static inline struct rig_fake rig_use_fake(void)
@@ -58,7 +60,11 @@ static inline struct rig_fake rig_use_fake(void)
     memcpy(&fake.fail_at, &symbol, sizeof symbol);
     symbol = dlsym(library, "fake_opencl_calls");
     memcpy(&fake.calls, &symbol, sizeof symbol);
-    cr_assert(fake.fail_at && fake.calls);
+    symbol = dlsym(library, "fake_opencl_lose_at");
+    memcpy(&fake.lose_at, &symbol, sizeof symbol);
+    symbol = dlsym(library, "fake_opencl_lost_waits");
+    memcpy(&fake.lost_waits, &symbol, sizeof symbol);
+    cr_assert(fake.fail_at && fake.calls && fake.lose_at && fake.lost_waits);
     return fake;
 }
 

@@ -32,7 +32,7 @@ static struct engine engine;
 static void open_device(void)
 {
     engine.context = house_context();
-    engine.device = house_device(engine.context, 0);
+    engine.device = engine_device(engine.context, 0);
     real = engine.device->device->backend;
     counting = *real;
     counting.mem_alloc = count_alloc;
@@ -73,11 +73,12 @@ Test(budget, the_estimate_is_exact)
 {
     open_device();
     struct akv_mem *const window = engine.device->device->host_window;
+    const uint32_t caps = engine.device->device->info.caps;
     for (uint64_t seed = 0; seed < 40; seed++) {
         if (seed % 2) { /* with a staging area, which counts */
             engine_hide_host_memory(engine.device);
         } else {
-            engine.device->device->info.caps |= AKV_CAP_HOST_MEMORY;
+            engine.device->device->info.caps = caps;
             engine.device->device->host_window = window;
         }
         make_layout(seed);
@@ -431,7 +432,7 @@ Test(budget, blocks_of_another_tenant_are_scrubbed)
     open_device();
     const anykv_layer layer = engine_layer(1, 64, 0);
     engine.layout = engine_layout(engine.context, &layer, 1);
-    anykv_cache_options options = engine_options(1u << 20);
+    anykv_cache_options options = engine_options(engine_budget(1u << 20));
     OK(anykv_cache_create(engine.device, engine.layout, &options, &engine.cache));
     anykv_seq_options identity = ANYKV_SEQ_OPTIONS_INIT;
     identity.tenant_bytes = 1;
@@ -444,7 +445,9 @@ Test(budget, blocks_of_another_tenant_are_scrubbed)
         OK(anykv_cache_trim_memory(engine.cache));
         OK(anykv_cache_wait(engine.cache, UINT64_MAX));
         for (uint32_t s = 0; s < engine.cache->slabs; s++)
-            memset(akv_mem_map(engine.cache->slab[s]), 0x5A, engine.cache->slab_bytes[s]);
+            OK(akv_queue_fill(engine.device->queue,
+                              (struct akv_span){engine.cache->slab[s], 0, engine.cache->slab_bytes[s]},
+                              0x5A));
         identity.tenant = other ? "b" : "a";
         OK(anykv_seq_create(engine.cache, &identity, &seq));
         const uint32_t count = 1;
@@ -453,8 +456,11 @@ Test(budget, blocks_of_another_tenant_are_scrubbed)
         OK(anykv_cache_wait(engine.cache, UINT64_MAX));
         const struct akv_block *block = &engine.cache->pool.blocks[akv_seq_table(seq, 0)[0]];
         const uint64_t address = akv_pool_address(&engine.cache->pool, 0, block->entry);
-        const uint8_t *bytes = (uint8_t *)akv_mem_map(engine.cache->slab[AKV_ADDR_SLAB(address)]) +
-                               AKV_ADDR_OFFSET(address);
+        uint8_t bytes[4096];
+        OK(akv_queue_get(engine.device->queue, bytes,
+                         (struct akv_span){engine.cache->slab[AKV_ADDR_SLAB(address)],
+                                           AKV_ADDR_OFFSET(address), sizeof bytes}));
+        OK(akv_queue_wait(engine.device->queue, UINT64_MAX));
         for (uint32_t i = 0; i < 4096; i++)
             cr_assert(bytes[i] == (other ? 0 : 0x5A), "byte %u is %x", i, bytes[i]);
         anykv_step_cancel(step);
@@ -469,7 +475,7 @@ Test(budget, blocks_of_another_tenant_are_scrubbed)
 
 #define OPTION_REFUSED(text, ...)                                                                  \
     do {                                                                                           \
-        anykv_cache_options options = engine_options(1u << 20);                                    \
+        anykv_cache_options options = engine_options(engine_budget(1u << 20));                                    \
         __VA_ARGS__;                                                                               \
         REFUSED(ANYKV_E_ARG, text,                                                                 \
                 anykv_cache_create(engine.device, engine.layout, &options, &engine.cache));        \
@@ -494,12 +500,12 @@ Test(budget, bad_arguments)
     OPTION_REFUSED("policy: 0", options.policy = (anykv_policy)0);
     OPTION_REFUSED("flags: 0x8", options.flags = 8);
     OPTION_REFUSED("size", options.size = 2);
-    anykv_cache_options options = engine_options(1u << 20);
+    anykv_cache_options options = engine_options(engine_budget(1u << 20));
     options.max_sequences = 4096;
     options.max_seq_tokens = 1u << 28;
     REFUSED(ANYKV_E_ARG, "block tables",
             anykv_cache_create(engine.device, engine.layout, &options, &engine.cache));
-    options = engine_options(1u << 20);
+    options = engine_options(engine_budget(1u << 20));
     REFUSED(ANYKV_E_ARG, "device",
             anykv_cache_create(NULL, engine.layout, &options, &engine.cache));
     REFUSED(ANYKV_E_ARG, "layout",
@@ -530,7 +536,7 @@ Test(budget, bad_arguments)
     stats.size = 16; /* an older, shorter struct */
     stats.used_bytes = 77;
     OK(anykv_cache_stats(engine.cache, &stats));
-    cr_expect(stats.budget_bytes == 1u << 20 && stats.used_bytes == 77);
+    cr_expect(stats.budget_bytes == options.budget_bytes && stats.used_bytes == 77);
     anykv_cache_destroy(NULL);
     anykv_cache_destroy(engine.cache);
     anykv_layout_destroy(engine.layout);

@@ -9,7 +9,7 @@ static void start(struct engine *engine, anykv_mode mode, anykv_format format, u
     anykv_layer layer = engine_layer(1, 64, 0);
     layer.k_format = layer.v_format = format;
     engine->context = house_context();
-    engine->device = house_device(engine->context, 0);
+    engine->device = engine_device(engine->context, 0);
     engine->layout = engine_layout(engine->context, &layer, 1);
     anykv_cache_options options = ANYKV_CACHE_OPTIONS_INIT;
     OK(anykv_cache_options_mode(mode, &options));
@@ -200,7 +200,7 @@ Test(config, the_original_fields)
     /* What it gives is accepted by the library. */
     struct engine engine;
     engine.context = house_context();
-    engine.device = house_device(engine.context, 0);
+    engine.device = engine_device(engine.context, 0);
     anykv_layout_options identity = ANYKV_LAYOUT_OPTIONS_INIT;
     identity.weights = "test";
     identity.weights_bytes = 4;

@@ -395,7 +395,8 @@ Test(evict_tokens, windows_and_caches_without_room)
 static void every_failure(bool private_, anykv_token_policy policy, int how)
 {
     uint64_t sites = 1;
-    for (uint64_t at = 0; at <= sites; at++) {
+    /* The first round makes what lives as long as the process or on disk, the second one counts. */
+    for (uint64_t at = 0, round = 0; at <= sites; at += round++ > 0) {
         begin_cache(ANYKV_I8, 0, false);
         anykv_seq *seq = long_seq(private_);
         anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
@@ -416,7 +417,9 @@ static void every_failure(bool private_, anykv_token_policy policy, int how)
                   anykv_status_name(status));
         uint64_t length;
         const anykv_status alive = anykv_seq_length(seq, &length);
-        cr_assert(alive == ANYKV_OK || (how && alive == ANYKV_E_DEAD));
+        /* A launch on a device may allocate: then it is a call that failed. */
+        cr_assert(alive == ANYKV_OK ||
+                  ((how || !engine_on_processor()) && alive == ANYKV_E_DEAD));
         if (alive == ANYKV_OK)
             attend_kept(seq, 0.2);
         audit(engine.cache, "after a failure");

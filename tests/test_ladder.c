@@ -10,7 +10,7 @@ static void start(struct engine *engine, anykv_format format, uint32_t blocks,
     anykv_layer layer = engine_layer(1, 64, 0);
     layer.k_format = layer.v_format = format;
     engine->context = house_context();
-    engine->device = house_device(engine->context, 0);
+    engine->device = engine_device(engine->context, 0);
     engine->layout = engine_layout(engine->context, &layer, 1);
     anykv_cache_options options = engine_options(0);
     options.error_budget = 0.5f;
@@ -379,7 +379,7 @@ static anykv_status scenario(void)
     anykv_seq *seq = NULL;
     anykv_status status = anykv_context_create(NULL, &engine.context);
     if (!status)
-        status = anykv_device_open(engine.context, "cpu", NULL, &engine.device);
+        status = anykv_device_open(engine.context, engine_device_name(), NULL, &engine.device);
     anykv_layer layer = engine_layer(1, 64, 0);
     layer.k_format = layer.v_format = ANYKV_F16;
     anykv_layout_options identity = ANYKV_LAYOUT_OPTIONS_INIT;

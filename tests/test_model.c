@@ -530,7 +530,7 @@ static void play(uint64_t seed, uint32_t operations, uint32_t what)
     }
     if (model->tight) { /* room for about 60 blocks */
         anykv_context *context = house_context();
-        anykv_device *device = house_device(context, 0);
+        anykv_device *device = engine_device(context, 0);
         if (what & WITH_STAGING)
             engine_hide_host_memory(device);
         anykv_layout *layout = engine_layout(context, layers, 4);
@@ -571,7 +571,7 @@ static void play_many(uint64_t seed, uint32_t games, uint32_t what)
         seed = strtoull(given, NULL, 10);
         games = 1;
     }
-    for (uint32_t i = 0; i < games; i++)
+    for (uint32_t i = 0; i < engine_share(games); i++)
         play(seed + i, operations, what);
 }
 
@@ -602,7 +602,7 @@ Test(model, precision_ladder, .timeout = 300)
     play_many(700, 8, WITH_BUDGET | WITH_LADDER);
     play_many(800, 6, WITH_BUDGET | WITH_LADDER | WITH_FAULTS);
     play_many(900, 2, WITH_BUDGET | WITH_LADDER | WITH_STAGING);
-    cr_expect(lowered > 100, "the ladder was hardly used: %llu blocks",
+    cr_expect(lowered > engine_share(100), "the ladder was hardly used: %llu blocks",
               (unsigned long long)lowered);
 }
 

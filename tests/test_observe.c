@@ -8,7 +8,7 @@ static void start(struct engine *engine, uint32_t blocks, uint32_t events, float
     anykv_layer layer = engine_layer(1, 64, 0);
     layer.k_format = layer.v_format = ANYKV_F16;
     engine->context = house_context();
-    engine->device = house_device(engine->context, 0);
+    engine->device = engine_device(engine->context, 0);
     engine->layout = engine_layout(engine->context, &layer, 1);
     anykv_cache_options options = engine_options(0);
     options.events = events;
@@ -43,7 +43,7 @@ Test(observe, events_of_blocks)
     for (uint32_t i = 0; i < 3; i++) {
         cr_expect(events[i].sequence_number == i + 1 && events[i].type == ANYKV_BLOCK_STORED);
         cr_expect(events[i].block_size == 16 && events[i].token_count == 16 &&
-                  events[i].lora_id == -1 && strcmp(events[i].medium, "CPU") == 0);
+                  events[i].lora_id == -1 && strcmp(events[i].medium, engine_on_processor() ? "CPU" : "GPU") == 0);
         cr_expect(tokens[16 * i] == 100 + 16 * i && tokens[16 * i + 15] == 115 + 16 * i);
         cr_expect(events[i].has_parent == (i > 0));
         if (i)
@@ -271,7 +271,7 @@ Test(observe, a_refused_allocation_is_tried_again)
     struct engine engine;
     anykv_layer layer = engine_layer(1, 64, 0);
     engine.context = house_context();
-    engine.device = house_device(engine.context, 0);
+    engine.device = engine_device(engine.context, 0);
     engine_hide_host_memory(engine.device); /* so that staging memory is needed, too */
     engine.layout = engine_layout(engine.context, &layer, 1);
     anykv_cache_options options = engine_options(0);

@@ -26,7 +26,7 @@ static void start(anykv_policy policy,
     options.clock_user = &now;
     options.score = score;
     anykv_context *context = house_context();
-    anykv_device *device = house_device(context, 0);
+    anykv_device *device = engine_device(context, 0);
     anykv_layout *layout = engine_layout(context, &layer, 1);
     anykv_estimate estimate = ANYKV_ESTIMATE_INIT;
     options.budget_bytes = 1u << 30;
@@ -239,7 +239,7 @@ Test(policy, bad_options)
 {
     const anykv_layer layer = engine_layer(1, 64, 0);
     anykv_context *context = house_context();
-    anykv_device *device = house_device(context, 0);
+    anykv_device *device = engine_device(context, 0);
     anykv_layout *layout = engine_layout(context, &layer, 1);
     anykv_cache_options options = engine_options(16u << 20);
     anykv_cache *cache;

@@ -368,7 +368,7 @@ Test(seq, done_ones_go_first)
     anykv_cache_options options = engine_options(0);
     options.recent = 0;
     engine.context = house_context();
-    engine.device = house_device(engine.context, 0);
+    engine.device = engine_device(engine.context, 0);
     engine.layout = engine_layout(engine.context, &layer, 1);
     anykv_estimate estimate = ANYKV_ESTIMATE_INIT;
     OK(anykv_cache_estimate(engine.device, engine.layout, &options, &estimate));

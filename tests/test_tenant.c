@@ -12,7 +12,7 @@ static void start(anykv_policy policy, uint32_t blocks)
     options.recent = 10000; /* all at 16 bit: every block takes the same bytes */
     engine_policy(&options, (uint64_t)policy - ANYKV_POLICY_LRU);
     anykv_context *context = house_context();
-    anykv_device *device = house_device(context, 0);
+    anykv_device *device = engine_device(context, 0);
     anykv_layout *layout = engine_layout(context, &layer, 1);
     anykv_estimate estimate = ANYKV_ESTIMATE_INIT;
     options.budget_bytes = 1u << 30;

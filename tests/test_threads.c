@@ -192,7 +192,7 @@ static void mix(anykv_policy policy, uint32_t rounds)
 {
     static struct worker workers[THREADS];
     const anykv_layer layer = engine_layer(1, 64, 0);
-    anykv_cache_options options = engine_options(2u << 20);
+    anykv_cache_options options = engine_options(engine_budget(2u << 20));
     options.recent = 16;
     options.flags |= ANYKV_CACHE_EVICT_TOKENS;
     engine_policy(&options, (uint64_t)policy - ANYKV_POLICY_LRU);

@@ -3,11 +3,41 @@
 #include "cuda.h"
 #include <stdio.h>
 
+/* Errors after which the driver answers the same to every call in the context, and what it answers once
+ * the context is gone. */
+static bool means_loss(CUresult code)
+{
+    switch (code) {
+    case 4:   /* DEINITIALIZED */
+    case 46:  /* DEVICE_UNAVAILABLE */
+    case 201: /* INVALID_CONTEXT */
+    case 214: /* ECC_UNCORRECTABLE */
+    case 220: /* NVLINK_UNCORRECTABLE */
+    case 226: /* CONTAINED */
+    case 700: /* ILLEGAL_ADDRESS */
+    case 702: /* LAUNCH_TIMEOUT */
+    case 709: /* CONTEXT_IS_DESTROYED */
+    case 710: /* ASSERT */
+    case 714: /* HARDWARE_STACK_ERROR */
+    case 715: /* ILLEGAL_INSTRUCTION */
+    case 716: /* MISALIGNED_ADDRESS */
+    case 717: /* INVALID_ADDRESS_SPACE */
+    case 718: /* INVALID_PC */
+    case 719: /* LAUNCH_FAILED */
+    case 721: /* TENSOR_MEMORY_LEAK */
+        return true;
+    default:
+        return false;
+    }
+}
+
 anykv_status akv_cuda_fail(struct akv_cuda_device *device, CUresult code, const char *what)
 {
     const char *name = NULL, *text = NULL;
     device->cu->error_name(code, &name);
     device->cu->error_string(code, &text);
+    if (means_loss(code))
+        akv_device_lose(&device->base, name ? name : what);
     return akv_fail(device->base.context, code == AKV_CU_OUT_OF_MEMORY ? ANYKV_E_MEMORY : ANYKV_E_DEVICE,
                     "cuda: %s: %s (%s, %d)", what, text ? text : "unknown error", name ? name : "?", code);
 }

@@ -105,8 +105,8 @@ static bool write_all(int file, const uint8_t *from, size_t bytes)
     return true;
 }
 
-static uint8_t *read_file(anykv_context *context, int file, const akv_digest *key,
-                          size_t *bytes_out)
+static anykv_status read_file(anykv_context *context, int file, const akv_digest *key,
+                              uint8_t **binary_out, size_t *bytes_out)
 {
     struct stat about;
     uint8_t header[HEADER_BYTES];
@@ -114,45 +114,48 @@ static uint8_t *read_file(anykv_context *context, int file, const akv_digest *ke
     if (fstat(file, &about) != 0 || !S_ISREG(about.st_mode) || about.st_uid != geteuid() ||
         (uint64_t)about.st_size <= HEADER_BYTES ||
         (uint64_t)about.st_size > MAX_BINARY + HEADER_BYTES)
-        return NULL;
+        return ANYKV_OK;
     if (!read_all(file, header, sizeof header) || memcmp(header, MAGIC, 8) != 0 ||
         memcmp(header + 16, key->byte, sizeof key->byte) != 0)
-        return NULL;
+        return ANYKV_OK;
     memcpy(&bytes, header + 8, sizeof bytes);
     if (bytes != (uint64_t)about.st_size - HEADER_BYTES)
-        return NULL;
+        return ANYKV_OK;
     uint8_t *binary = akv_alloc(context, 1, (size_t)bytes);
     if (!binary)
-        return NULL;
+        return ANYKV_E_MEMORY;
     if (read_all(file, binary, (size_t)bytes)) {
         akv_digest sum = checksum(key, binary, (size_t)bytes);
         if (memcmp(sum.byte, header + 48, sizeof sum.byte) == 0) {
             *bytes_out = (size_t)bytes;
-            return binary;
+            *binary_out = binary;
+            return ANYKV_OK;
         }
     }
     akv_free(context, binary);
-    return NULL;
+    return ANYKV_OK;
 }
 
-uint8_t *akv_cl_cache_read(anykv_context *context, const akv_digest *key, size_t *bytes_out)
+anykv_status akv_cl_cache_read(anykv_context *context, const akv_digest *key, uint8_t **binary_out,
+                               size_t *bytes_out)
 {
     char name[72];
     int folder = open_cache(context);
+    *binary_out = NULL;
     if (folder < 0)
-        return NULL;
+        return ANYKV_OK;
     file_name(key, name);
     int file = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-    uint8_t *binary = NULL;
+    anykv_status status = ANYKV_OK;
     if (file >= 0) {
-        binary = read_file(context, file, key, bytes_out);
-        if (!binary)
+        status = read_file(context, file, key, binary_out, bytes_out);
+        if (!status && !*binary_out)
             akv_log(context, ANYKV_LOG_INFO,
                     "opencl: cached program %.16s is damaged, building anew", name);
         (void)close(file);
     }
     (void)close(folder);
-    return binary;
+    return status;
 }
 
 static bool write_file(int file, const akv_digest *key, const uint8_t *binary, size_t bytes)

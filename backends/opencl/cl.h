@@ -24,6 +24,11 @@ const struct akv_cl *akv_cl_load(char *reason, size_t reason_bytes);
 const char *akv_cl_error_name(cl_int code);
 /* Records "what: CL_…" and returns ANYKV_E_MEMORY where memory ran out, else ANYKV_E_DEVICE. */
 anykv_status akv_cl_fail(anykv_context *context, const char *what, cl_int code);
+struct akv_cl_device;
+/* The same of an open device, which some codes lose. */
+enum akv_cl_moment { AKV_CL_CALL, AKV_CL_WAIT };
+anykv_status akv_cl_device_fail(struct akv_cl_device *device, enum akv_cl_moment moment,
+                                const char *what, cl_int code);
 
 /* ---- probe.c ---- */
 struct akv_cl_place {
@@ -153,8 +158,10 @@ anykv_status akv_cl_program(struct akv_cl_device *device, const char *source, co
 void akv_cl_programs_free(struct akv_cl_device *device);
 
 /* ---- cache.c: the cache of built programs on disk ---- */
-/* Reads the binary stored under key, NULL when there is none that is whole.  Free with akv_free. */
-uint8_t *akv_cl_cache_read(anykv_context *context, const akv_digest *key, size_t *bytes_out);
+/* Reads the binary stored under key, NULL when there is none that is whole; E_MEMORY is the only
+ * failure.  Free with akv_free. */
+anykv_status akv_cl_cache_read(anykv_context *context, const akv_digest *key, uint8_t **binary_out,
+                               size_t *bytes_out);
 /* Stores it; a failure is only logged. */
 void akv_cl_cache_write(anykv_context *context, const akv_digest *key, const uint8_t *binary,
                         size_t bytes);

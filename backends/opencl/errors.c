@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* OpenCL error codes as names and as our status codes. */
+/* OpenCL error codes as names, as our status codes, and as the end of a device. */
 #include "cl.h"
+#include <stdio.h>
 
 const char *akv_cl_error_name(cl_int code)
 {
@@ -59,10 +60,44 @@ const char *akv_cl_error_name(cl_int code)
     }
 }
 
+static anykv_status status_of(cl_int code)
+{
+    return code == CL_MEM_OBJECT_ALLOCATION_FAILURE || code == CL_OUT_OF_HOST_MEMORY
+               ? ANYKV_E_MEMORY
+               : ANYKV_E_DEVICE;
+}
+
 anykv_status akv_cl_fail(anykv_context *context, const char *what, cl_int code)
 {
-    anykv_status status = code == CL_MEM_OBJECT_ALLOCATION_FAILURE || code == CL_OUT_OF_HOST_MEMORY
-                              ? ANYKV_E_MEMORY
-                              : ANYKV_E_DEVICE;
-    return akv_fail(context, status, "%s: %s (%d)", what, akv_cl_error_name(code), code);
+    return akv_fail(context, status_of(code), "%s: %s (%d)", what, akv_cl_error_name(code), code);
+}
+
+/* After a fault, drivers answer that the device is away, that our own queue or context is none, or with
+ * a number of their own; from a wait also that resources are out, which in an enqueue may just be one
+ * kernel's. */
+static bool means_loss(cl_int code, enum akv_cl_moment moment)
+{
+    switch (code) {
+    case CL_DEVICE_NOT_AVAILABLE:
+    case CL_INVALID_DEVICE:
+    case CL_INVALID_CONTEXT:
+    case CL_INVALID_COMMAND_QUEUE:
+        return true;
+    case CL_OUT_OF_RESOURCES:
+        return moment == AKV_CL_WAIT;
+    default:
+        return code <= -9999;
+    }
+}
+
+anykv_status akv_cl_device_fail(struct akv_cl_device *device, enum akv_cl_moment moment,
+                                const char *what, cl_int code)
+{
+    char cause[sizeof device->base.lost_to];
+    const bool loss = means_loss(code, moment);
+    snprintf(cause, sizeof cause, "%s: %s (%d)", what, akv_cl_error_name(code), code);
+    if (loss)
+        akv_device_lose(&device->base, cause);
+    return akv_fail(device->base.context, moment == AKV_CL_WAIT ? ANYKV_E_DEVICE : status_of(code),
+                    "%s%s", cause, loss ? "; the device is lost" : "");
 }

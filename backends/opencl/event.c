@@ -7,6 +7,7 @@
 
 #define POLL_FIRST_NS 2000u
 #define POLL_LAST_NS  500000u
+#define LOST_PATIENCE_NS 200000000u
 
 struct akv_cl_event {
     struct akv_event base;
@@ -40,9 +41,7 @@ static anykv_status await_for_ever(struct akv_cl_device *device, cl_event event,
         cl_int cause = state(device->cl, event);
         code = cause < 0 ? cause : code;
     }
-    return code == CL_SUCCESS ? ANYKV_OK
-                              : akv_fail(device->base.context, ANYKV_E_DEVICE, "%s: %s (%d)", what,
-                                         akv_cl_error_name(code), code);
+    return code == CL_SUCCESS ? ANYKV_OK : akv_cl_device_fail(device, AKV_CL_WAIT, what, code);
 }
 
 anykv_status akv_cl_await(struct akv_cl_device *device, cl_event event, const char *what,
@@ -56,8 +55,9 @@ anykv_status akv_cl_await(struct akv_cl_device *device, cl_event event, const ch
     for (;;) {
         cl_int passed = state(device->cl, event);
         if (passed < 0)
-            return akv_fail(device->base.context, ANYKV_E_DEVICE, "%s: %s (%d)", what,
-                            akv_cl_error_name(passed), passed);
+            return akv_cl_device_fail(device, AKV_CL_WAIT, what, passed);
+        if (akv_device_is_lost(&device->base)) /* another call was told */
+            return akv_device_lost(&device->base, what);
         if (passed)
             return ANYKV_OK;
         if (akv_now_ns() >= deadline)
@@ -97,9 +97,20 @@ void akv_cl_event_destroy(struct akv_event *base)
     struct akv_cl_event *event = cl_event_of(base);
     struct akv_cl_device *device = akv_cl_device(base->device);
     akv_mutex_lock(&event->lock);
-    while (event->pending) /* the driver still holds our address; its queue was flushed */
-        akv_cond_wait(&event->passed, &event->lock);
+    /* The driver still holds our address; its queue was flushed.  Of a lost device it may never call,
+     * or call later: then what it would touch stays. */
+    const uint64_t patience = akv_now_ns() + LOST_PATIENCE_NS;
+    while (event->pending && !akv_device_is_lost(&device->base))
+        (void)akv_cond_wait_until(&event->passed, &event->lock, akv_now_ns() + LOST_PATIENCE_NS);
+    while (event->pending && akv_cond_wait_until(&event->passed, &event->lock, patience))
+        continue;
+    const bool owed = event->pending != 0;
     akv_mutex_unlock(&event->lock);
+    if (owed) {
+        akv_log(device->base.context, ANYKV_LOG_WARNING,
+                "opencl: the driver owes a callback of a lost device; its event is not freed");
+        return;
+    }
     if (event->event)
         (void)device->cl->release_event(event->event);
     for (int i = 0; i < 2; i++)
@@ -137,7 +148,7 @@ static anykv_status arm(struct akv_cl_event *event)
     akv_mutex_lock(&event->lock);
     event->pending--;
     akv_mutex_unlock(&event->lock);
-    return akv_cl_fail(device->base.context, "event: clSetEventCallback", code);
+    return akv_cl_device_fail(device, AKV_CL_CALL, "event: clSetEventCallback", code);
 }
 
 anykv_status akv_cl_event_record(struct akv_event *base, struct akv_queue *queue_base)
@@ -161,7 +172,7 @@ anykv_status akv_cl_event_record(struct akv_event *base, struct akv_queue *queue
     if (code != CL_SUCCESS) {
         if (marker)
             (void)cl->release_event(marker);
-        return akv_cl_fail(device->base.context, "event: clEnqueueMarkerWithWaitList", code);
+        return akv_cl_device_fail(device, AKV_CL_CALL, "event: clEnqueueMarkerWithWaitList", code);
     }
     akv_mutex_lock(&event->lock);
     cl_event old = event->event;
@@ -190,7 +201,7 @@ anykv_status akv_cl_event_await(struct akv_event *base, struct akv_queue *queue_
     akv_mutex_unlock(&queue->lock);
     return code == CL_SUCCESS
                ? ANYKV_OK
-               : akv_cl_fail(device->base.context, "event: clEnqueueBarrierWithWaitList", code);
+               : akv_cl_device_fail(device, AKV_CL_CALL, "event: clEnqueueBarrierWithWaitList", code);
 }
 
 anykv_status akv_cl_event_query(struct akv_event *base, bool *done_out)
@@ -199,8 +210,7 @@ anykv_status akv_cl_event_query(struct akv_event *base, bool *done_out)
     struct akv_cl_device *device = akv_cl_device(base->device);
     cl_int passed = event->event ? state(device->cl, event->event) : 1;
     if (passed < 0)
-        return akv_fail(device->base.context, ANYKV_E_DEVICE, "event: %s (%d)",
-                        akv_cl_error_name(passed), passed);
+        return akv_cl_device_fail(device, AKV_CL_WAIT, "event", passed);
     *done_out = passed != 0;
     return ANYKV_OK;
 }
@@ -256,7 +266,7 @@ anykv_status akv_cl_event_elapsed(struct akv_event *from, struct akv_event *to, 
         if (code == CL_PROFILING_INFO_NOT_AVAILABLE)
             return akv_fail(device->base.context, ANYKV_E_STATE, "event: has not passed");
         if (code != CL_SUCCESS)
-            return akv_cl_fail(device->base.context, "event: clGetEventProfilingInfo", code);
+            return akv_cl_device_fail(device, AKV_CL_CALL, "event: clGetEventProfilingInfo", code);
     }
     *ns_out = at[1] > at[0] ? at[1] - at[0] : 0;
     return ANYKV_OK;

@@ -107,7 +107,7 @@ static anykv_status find_kernel(struct akv_cl_device *device, struct akv_cl_queu
     fresh->kernel = device->cl->create_kernel(program->program, entry, &code);
     if (code != CL_SUCCESS) {
         akv_free(device->base.context, fresh);
-        return akv_cl_fail(device->base.context, entry, code);
+        return akv_cl_device_fail(device, AKV_CL_CALL, entry, code);
     }
     fresh->program = program;
     fresh->next = queue->kernels;
@@ -316,7 +316,7 @@ static anykv_status run_pass(struct akv_cl_device *device, struct akv_cl_queue *
                         (size_t)grid.groups[2]};
     cl_int code = device->cl->enqueue_kernel(queue->queue, binder.kernel, 3, NULL, global, local, 0,
                                              NULL, NULL);
-    return code == CL_SUCCESS ? ANYKV_OK : akv_cl_fail(device->base.context, entry, code);
+    return code == CL_SUCCESS ? ANYKV_OK : akv_cl_device_fail(device, AKV_CL_CALL, entry, code);
 }
 
 /* Pinned memory stays mapped for the host, so a kernel must not have it. */

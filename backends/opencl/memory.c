@@ -34,7 +34,9 @@ static anykv_status fail_alloc(struct akv_cl_device *device, uint64_t bytes, cl_
 {
     bool memory = code == CL_OUT_OF_RESOURCES || code == CL_MEM_OBJECT_ALLOCATION_FAILURE ||
                   code == CL_OUT_OF_HOST_MEMORY || code == CL_INVALID_BUFFER_SIZE;
-    return akv_fail(device->base.context, memory ? ANYKV_E_MEMORY : ANYKV_E_DEVICE,
+    if (!memory)
+        return akv_cl_device_fail(device, AKV_CL_CALL, "device memory", code);
+    return akv_fail(device->base.context, ANYKV_E_MEMORY,
                     "bytes: %llu bytes of device memory on %s (at most %llu in one piece): %s (%d)",
                     (unsigned long long)bytes, device->base.info.name,
                     (unsigned long long)device->base.info.max_alloc, akv_cl_error_name(code), code);
@@ -104,7 +106,7 @@ anykv_status akv_cl_mem_adopt(struct akv_device *base, void *native, uint64_t by
     code = cl->retain_buffer(buffer);
     if (code != CL_SUCCESS) {
         akv_free(base->context, mem);
-        return akv_cl_fail(base->context, "native: clRetainMemObject", code);
+        return akv_cl_device_fail(device, AKV_CL_CALL, "native: clRetainMemObject", code);
     }
     mem->base.device = base;
     mem->base.bytes = bytes;
@@ -118,7 +120,7 @@ void akv_cl_mem_free(struct akv_mem *base)
     struct akv_cl_mem *mem = akv_cl_mem(base);
     struct akv_cl_device *device = akv_cl_device(base->device);
     const struct akv_cl *cl = device->cl;
-    if (mem->map) {
+    if (mem->map && !akv_device_is_lost(&device->base)) {
         akv_mutex_lock(&device->lock);
         if (cl->enqueue_unmap(device->internal, mem->buffer, mem->map, 0, NULL, NULL) == CL_SUCCESS)
             (void)cl->finish(device->internal); /* nothing can be done about a failure here */

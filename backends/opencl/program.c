@@ -60,7 +60,7 @@ static anykv_status from_source(struct akv_cl_device *device, const struct akv_c
     cl_int code;
     cl_program program = cl->program_from_source(device->context, 1, &text, &bytes, &code);
     if (code != CL_SUCCESS)
-        return akv_cl_fail(device->base.context, "clCreateProgramWithSource", code);
+        return akv_cl_device_fail(device, AKV_CL_CALL, "clCreateProgramWithSource", code);
     code = cl->build_program(program, 1, &device->place.device, options, NULL, NULL);
     if (code != CL_SUCCESS) {
         anykv_status status = fail_build(device, program, key, code);
@@ -119,7 +119,10 @@ static anykv_status make(struct akv_cl_device *device, const struct akv_cl_sourc
 {
     akv_digest digest = program_key(device, source, options);
     size_t bytes = 0;
-    uint8_t *binary = akv_cl_cache_read(device->base.context, &digest, &bytes);
+    uint8_t *binary;
+    anykv_status status = akv_cl_cache_read(device->base.context, &digest, &binary, &bytes);
+    if (status)
+        return status;
     if (binary) {
         *program_out = from_binary(device, binary, bytes, options);
         akv_free(device->base.context, binary);
@@ -129,7 +132,7 @@ static anykv_status make(struct akv_cl_device *device, const struct akv_cl_sourc
                 "opencl: the driver refuses its cached program");
     }
     uint64_t from = akv_now_ns();
-    anykv_status status = from_source(device, source, options, key, program_out);
+    status = from_source(device, source, options, key, program_out);
     if (status != ANYKV_OK)
         return status;
     akv_log(device->base.context, ANYKV_LOG_INFO, "opencl: built %s in %llu ms", key,

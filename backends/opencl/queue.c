@@ -57,7 +57,7 @@ anykv_status akv_cl_queue_create(struct akv_device *base, void *native,
                                         CL_QUEUE_PROFILING_ENABLE, &code);
     }
     if (code != CL_SUCCESS) {
-        status = akv_cl_fail(base->context, native ? "cl_queue" : "clCreateCommandQueue", code);
+        status = akv_cl_device_fail(device, AKV_CL_CALL, native ? "cl_queue" : "clCreateCommandQueue", code);
         goto destroy_lock;
     }
     *queue_out = &queue->base;
@@ -75,7 +75,8 @@ void akv_cl_queue_destroy(struct akv_queue *base)
     struct akv_cl_queue *queue = akv_cl_queue(base);
     struct akv_cl_device *device = akv_cl_device(base->device);
     const struct akv_cl *cl = device->cl;
-    (void)cl->finish(queue->queue);
+    if (!akv_device_is_lost(&device->base))
+        (void)cl->finish(queue->queue);
     for (uint32_t i = 0; i < AKV_CL_STAGES; i++)
         if (queue->stage_busy[i])
             (void)cl->release_event(queue->stage_busy[i]);
@@ -138,7 +139,7 @@ anykv_status akv_cl_queue_put(struct akv_queue *base, struct akv_span dst, const
                                                 dst.offset + done, bytes, place, 0, NULL,
                                                 taken == room ? &queue->stage_busy[piece] : NULL);
         if (code != CL_SUCCESS)
-            status = akv_cl_fail(device->base.context, "put: clEnqueueWriteBuffer", code);
+            status = akv_cl_device_fail(device, AKV_CL_CALL, "put: clEnqueueWriteBuffer", code);
         else
             queue->stage_at = (queue->stage_at + taken) % (STAGE_BYTES * AKV_CL_STAGES);
         done += bytes;
@@ -156,7 +157,7 @@ anykv_status akv_cl_queue_get(struct akv_queue *base, void *dst, struct akv_span
                                            src.offset, src.bytes, dst, 0, NULL, NULL);
     akv_mutex_unlock(&queue->lock);
     return code == CL_SUCCESS ? ANYKV_OK
-                              : akv_cl_fail(device->base.context, "get: clEnqueueReadBuffer", code);
+                              : akv_cl_device_fail(device, AKV_CL_CALL, "get: clEnqueueReadBuffer", code);
 }
 
 /* Pinned memory is mapped, so it takes part as a host address; two pinned spans need the queue
@@ -184,7 +185,7 @@ anykv_status akv_cl_queue_copy(struct akv_queue *base, struct akv_span dst, stru
                                 src.bytes, 0, NULL, NULL);
     }
     akv_mutex_unlock(&queue->lock);
-    return code == CL_SUCCESS ? ANYKV_OK : akv_cl_fail(device->base.context, "copy", code);
+    return code == CL_SUCCESS ? ANYKV_OK : akv_cl_device_fail(device, AKV_CL_CALL, "copy", code);
 }
 
 anykv_status akv_cl_queue_fill(struct akv_queue *base, struct akv_span dst, uint8_t value)
@@ -206,14 +207,14 @@ anykv_status akv_cl_queue_fill(struct akv_queue *base, struct akv_span dst, uint
                                         dst.bytes, 0, NULL, NULL);
     }
     akv_mutex_unlock(&queue->lock);
-    return code == CL_SUCCESS ? ANYKV_OK : akv_cl_fail(device->base.context, "fill", code);
+    return code == CL_SUCCESS ? ANYKV_OK : akv_cl_device_fail(device, AKV_CL_CALL, "fill", code);
 }
 
 anykv_status akv_cl_queue_flush(struct akv_queue *base)
 {
     struct akv_cl_device *device = akv_cl_device(base->device);
     cl_int code = device->cl->flush(akv_cl_queue(base)->queue);
-    return code == CL_SUCCESS ? ANYKV_OK : akv_cl_fail(device->base.context, "clFlush", code);
+    return code == CL_SUCCESS ? ANYKV_OK : akv_cl_device_fail(device, AKV_CL_CALL, "clFlush", code);
 }
 
 anykv_status akv_cl_queue_wait(struct akv_queue *base, uint64_t timeout_ns)
@@ -230,7 +231,7 @@ anykv_status akv_cl_queue_wait(struct akv_queue *base, uint64_t timeout_ns)
     if (code != CL_SUCCESS) {
         if (marker)
             (void)cl->release_event(marker);
-        return akv_cl_fail(device->base.context, "wait: queue", code);
+        return akv_cl_device_fail(device, AKV_CL_WAIT, "wait: queue", code);
     }
     anykv_status status = akv_cl_await(device, marker, "wait: queue", timeout_ns);
     (void)cl->release_event(marker);

@@ -1,0 +1,68 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The suites of the cache once more on the first OpenCL device, in both shapes of its kernels, and on the
+# first CUDA device.  (PoCL takes minutes to compile attention in the GPU shape: seq and tenant have none.)
+# A device that is not there is a skip; ANYKV_REQUIRE_OPENCL=1 and ANYKV_REQUIRE_CUDA=1 make that a
+# failure.  ANYKV_TEST_SUITES names other suites.
+# shellcheck source=tests/tap.inc
+. "$srcdir/tests/tap.inc"
+suites=${ANYKV_TEST_SUITES-"step seq pool prefix model budget evict evict_tokens ladder maps tenant \
+    failures threads policy observe config"}
+
+# absent NAME REASON REQUIRED: a skip, or a failure where the device is required.
+absent() {
+    case $3 in
+    '' | 0) skip "cache suites on $1" "$2" ;;
+    *) fail "cache suites on $1: $2" ;;
+    esac
+}
+# Every test of a suite's TAP becomes a line of ours.
+suite() {
+    "$top_builddir/tests/test_$2" --tap=- --quiet --jobs 1 --ascii >"$work/tap" 2>"$work/log" </dev/null
+    status=$?
+    grep -E '^(not )?ok ' "$work/tap" >"$work/lines"
+    while read -r line; do
+        name="$1: $(printf '%s\n' "$line" | sed -e 's/^\(not \)\{0,1\}ok *-\{0,1\} *//' -e 's/ *#.*//' -e 's/ *([0-9.]*s)$//')"
+        case $line in
+        "ok "*"# SKIP"*) skip "$name" "${line##*SKIP}" ;;
+        "ok "*) pass "$name" ;;
+        *) fail "$name" "$work/log" ;;
+        esac
+    done <"$work/lines"
+    if [ "$status" -gt 1 ] || ! [ -s "$work/lines" ]; then
+        fail "$1: test_$2 ended with status $status" "$work/log"
+    fi
+}
+# on NAME SUITE…
+on() {
+    device=$1
+    shift
+    for each; do suite "$device" "$each"; done
+}
+
+if [ ! -x "$top_builddir/tests/test_pool" ]; then
+    skip "cache suites on devices" "this build has no Criterion"
+    finish
+fi
+# Programs are built once for all suites; a driver's own cache goes there, too.
+mkdir -m 700 "$work/cache"
+export XDG_CACHE_HOME="$work/cache"
+usable() { "$ANYKV" devices --json 2>/dev/null | grep "\"backend\": \"$1\"" | grep -q '"usable": true'; }
+if [ -n "$SANITIZERS" ]; then
+    skip "cache suites on devices" "drivers and their compilers are not built for sanitizers"
+    finish
+fi
+if usable opencl; then
+    # shellcheck disable=SC2086
+    ANYKV_TEST_DEVICE=opencl on opencl $suites
+    [ -n "${ANYKV_TEST_SUITES-}" ] || ANYKV_TEST_DEVICE=opencl ANYKV_OPENCL_SHAPE=gpu on "opencl, GPU shape" seq tenant
+else
+    absent opencl "no usable OpenCL device" "${ANYKV_REQUIRE_OPENCL-}"
+fi
+if usable cuda; then
+    # shellcheck disable=SC2086
+    ANYKV_TEST_DEVICE=cuda on cuda $suites
+else
+    absent cuda "no usable CUDA device" "${ANYKV_REQUIRE_CUDA-}"
+fi
+finish
