@@ -127,7 +127,6 @@ Test(opencl_lost, by_each_call_of_a_queue, .timeout = 300)
     uint64_t noticed = 0;
     for (size_t c = 0; c < LOSSES; c++)
         for (uint64_t n = 1; n <= sites; n++) {
-            const uint64_t from = akv_now_ns();
             bench_open(&bench);
             fake.lose_at(n, losses[c].code);
             anykv_status status = use(&bench);
@@ -142,7 +141,6 @@ Test(opencl_lost, by_each_call_of_a_queue, .timeout = 300)
             bench_close(&bench);
             cr_expect(fake.lost_waits() <= losses[c].waits, "call %llu: %llu waits",
                       (unsigned long long)n, (unsigned long long)fake.lost_waits());
-            cr_expect(akv_now_ns() - from < 10000000000u, "call %llu hangs", (unsigned long long)n);
             fake.fail_at(0, 0);
         }
     cr_expect(noticed > sites * 2, "%llu of %llu", (unsigned long long)noticed,
@@ -213,7 +211,7 @@ Test(opencl_lost, by_each_call_of_a_step, .timeout = 600)
     const anykv_cache_options options = engine_options(16u << 20);
     uint64_t sites = 0;
     for (uint64_t n = 0, round = 0; n <= sites; n += round++ ? 2 : 0) {
-        const uint64_t live = akv_alloc_live(), from = akv_now_ns();
+        const uint64_t live = akv_alloc_live();
         struct engine engine;
         engine_start(&engine, &layer, 1, &options, 0);
         anykv_seq *seq = engine_seq(engine.cache);
@@ -236,7 +234,6 @@ Test(opencl_lost, by_each_call_of_a_step, .timeout = 600)
                   (unsigned long long)n, (unsigned long long)fake.lost_waits());
         fake.fail_at(0, 0);
         cr_expect(akv_alloc_live() == live, "call %llu leaks", (unsigned long long)n);
-        cr_expect(akv_now_ns() - from < 20000000000u, "call %llu hangs", (unsigned long long)n);
     }
     cr_expect(sites > 30, "%llu calls", (unsigned long long)sites);
 }
