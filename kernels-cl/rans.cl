@@ -3,7 +3,7 @@
  *
  * Options: AKV_COUNT, AKV_SEGMENTS, AKV_RECORDS, AKV_MOVE, AKV_DECODE choose the kernel.  A work-item is a
  * lane of a segment, AKV_CL_SEGMENTS segments are in a work-group; in the CPU shape one work-item has all
- * lanes of one segment.  count takes AKV_RANS_STEPS steps of a stripe, move a segment, records all. */
+ * lanes of one segment.  count takes AKV_RANS_COUNTED steps of a stripe, move a segment, records all. */
 #ifdef AKV_CPU_SHAPE
 #define ITEMS 1u
 #define OWN   32u /* lanes of a work-item */
@@ -74,7 +74,7 @@ static inline void raw_segment(const akv_rans_params *p, __global akv_u32 *words
 {
     akv_u32 i, w, width = akv_rans_width(p), b0 = p->plane[0].bits, n = akv_rans_segment_steps(p, segment);
     akv_rans_place place;
-    akv_rans_find(p, segment * AKV_RANS_STEPS, &place);
+    akv_rans_find(p, segment * akv_rans_each(p), &place);
     for (i = 0u; i < n; i++, akv_rans_next(p, &place))
         for (w = LANE; w < width; w += 32u / OWN) {
             akv_u32 plane = w < b0 ? 0u : 1u, at = plane ? w - b0 : w;
@@ -115,13 +115,13 @@ __kernel SHAPE void akv_k_rans_count(__global const uchar *words, ulong words_at
                                      ulong counts_at, const akv_rans_params p)
 {
     __local akv_u32 own[SUBS * 32u * AKV_RANS_CLASSES];
-    akv_u32 each = akv_rans_stripe_steps(&p), parts = (each + AKV_RANS_STEPS - 1u) / AKV_RANS_STEPS;
+    akv_u32 each = akv_rans_stripe_steps(&p), parts = (each + AKV_RANS_COUNTED - 1u) / AKV_RANS_COUNTED;
     akv_u32 stripe = (akv_u32)get_group_id(0) / parts, part = (akv_u32)get_group_id(0) % parts, i, l, s;
-    akv_u32 end = AKV_MIN(each, (part + 1u) * AKV_RANS_STEPS);
+    akv_u32 end = AKV_MIN(each, (part + 1u) * AKV_RANS_COUNTED);
     for (i = (akv_u32)get_local_id(0); i < SUBS * 32u * AKV_RANS_CLASSES; i += ITEMS)
         own[i] = 0u;
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (s = part * AKV_RANS_STEPS + SUB; s < end; s += SUBS) {
+    for (s = part * AKV_RANS_COUNTED + SUB; s < end; s += SUBS) {
         akv_rans_place place;
         akv_rans_find(&p, stripe * each + s, &place);
         for (l = LANE; l < AKV_MIN(LANE + OWN, akv_rans_lanes(&p, &place)); l++) {
@@ -160,10 +160,10 @@ __kernel SHAPE void akv_k_rans_segments(__global uchar *words, ulong words_at, _
     fill_tables(&known, &p, m);
     vote_begin(mask);
     __global akv_u32 *slot = (__global akv_u32 *)(scratch + scratch_at) +
-                             (size_t)(there ? segment : 0u) * AKV_RANS_STEPS * width;
+                             (size_t)(there ? segment : 0u) * akv_rans_each(&p) * width;
     __global ushort *end = (__global ushort *)(slot + room);
     akv_rans_place place;
-    akv_rans_find(&p, there ? segment * AKV_RANS_STEPS + steps - 1u : 0u, &place);
+    akv_rans_find(&p, there ? segment * akv_rans_each(&p) + steps - 1u : 0u, &place);
     for (k = 0u; k < OWN; k++)
         x[k] = table[k] = 0u;
     for (i = 0u; i < tail; i++, akv_rans_previous(&p, &place))
@@ -172,7 +172,7 @@ __kernel SHAPE void akv_k_rans_segments(__global uchar *words, ulong words_at, _
                    (LANE + k < akv_rans_lanes(&p, &place) ? symbol_at(&p, from, &place, LANE + k) : 0u);
     for (k = 0u; k < OWN; k++)
         x[k] |= AKV_RANS_LOW;
-    for (i = 0u; i < AKV_RANS_STEPS; i++) { /* as many barriers for every segment of the group */
+    for (i = 0u; i < akv_rans_each(&p); i++) { /* as many barriers for every segment of the group */
         bool active = !raw && i >= tail && i < steps;
         akv_u32 full = 0u, f[OWN], split[OWN];
         if (active && place.stripe != stripe) {
@@ -261,7 +261,7 @@ __kernel SHAPE void akv_k_rans_move(__global const uchar *words, ulong words_at,
     akv_u32 first = segment ? records[segment * 2u - 2u] : 0u, count = records[segment * 2u] - first;
     akv_u32 put = records[segment * 2u + 1u], room = akv_rans_segment_steps(&p, segment) * width, sum = 0u;
     __global const akv_u32 *slot =
-        (__global const akv_u32 *)(scratch + scratch_at) + (size_t)segment * AKV_RANS_STEPS * width;
+        (__global const akv_u32 *)(scratch + scratch_at) + (size_t)segment * akv_rans_each(&p) * width;
     __global akv_u32 *to = records + akv_rans_segments(&p) * 2u + first;
     bool raw = put == 0xFFFFFFFFu;
     __global const ushort *from = (__global const ushort *)(slot + room) - (raw ? 0u : put);
@@ -309,7 +309,7 @@ __kernel SHAPE void akv_k_rans_decode(__global uchar *body, ulong body_at, __glo
     __global akv_u32 *at = (__global akv_u32 *)(body + body_at) + segments * 2u + (good ? first : 0u);
     __global const ushort *stream = (__global const ushort *)(at + 32);
     akv_rans_place place;
-    akv_rans_find(&p, there ? segment * AKV_RANS_STEPS : 0u, &place);
+    akv_rans_find(&p, there ? segment * akv_rans_each(&p) : 0u, &place);
     if (LANE == 0u)
         bad[SUB] = 0u;
     fill_tables(&known, &p, m);
@@ -318,7 +318,7 @@ __kernel SHAPE void akv_k_rans_decode(__global uchar *body, ulong body_at, __glo
         x[k] = run ? at[LANE + k] : 0u;
         table[k] = 0u;
     }
-    for (i = 0u; i < AKV_RANS_STEPS; i++) {
+    for (i = 0u; i < akv_rans_each(&p); i++) {
         __local uchar *symbol = symbols + ((i & 1u) * SUBS + SUB) * 32u;
         bool coded = run && i < steps - tail, rest = run && i >= steps - tail && i < steps;
         akv_u32 low = 0u;

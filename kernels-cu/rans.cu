@@ -2,7 +2,7 @@
 /* Compress family on CUDA: rANS.  EXACT.
  *
  * A warp takes a segment, a thread a lane of it, WARPS segments are in a thread block.  count takes
- * AKV_RANS_STEPS steps of a stripe, move a segment, records all.  The coders are made for each width of
+ * AKV_RANS_COUNTED steps of a stripe, move a segment, records all.  The coders are made for each width of
  * symbols that formats have: bits of the planes, and of raw. */
 #include "common.cuh"
 #include "../lib/kernel/rans.h"
@@ -106,7 +106,7 @@ AKV_FN void raw_segment(const akv_rans_params *p, akv_u32 *words, akv_u32 *packe
     for (i = lane; i < n * width; i += 32u) {
         akv_u32 w = i % width, plane = w < b0 ? 0u : 1u, at = plane ? w - b0 : w;
         akv_rans_place place;
-        akv_rans_find(p, segment * AKV_RANS_STEPS + i / width, &place);
+        akv_rans_find(p, segment * akv_rans_each(p) + i / width, &place);
         bool there = at * (32u / p->plane[plane].bits) < akv_rans_lanes(p, &place);
         akv_u32 to = akv_rans_word(p, plane, &place) + at * p->plane[plane].word;
         if (!back)
@@ -119,14 +119,14 @@ AKV_FN void raw_segment(const akv_rans_params *p, akv_u32 *words, akv_u32 *packe
 SHELL akv_k_rans_count(const __grid_constant__ akv_rans_params p, const __grid_constant__ akv_cu_args a)
 {
     __shared__ akv_u32 own[WARPS * AKV_RANS_CLASSES * 32u];
-    akv_u32 each = akv_rans_stripe_steps(&p), parts = (each + AKV_RANS_STEPS - 1u) / AKV_RANS_STEPS, i, s;
+    akv_u32 each = akv_rans_stripe_steps(&p), parts = (each + AKV_RANS_COUNTED - 1u) / AKV_RANS_COUNTED, i, s;
     akv_u32 stripe = blockIdx.x / parts, part = blockIdx.x % parts, warp = threadIdx.x / 32u, lane = threadIdx.x % 32u;
-    akv_u32 end = AKV_MIN(each, (part + 1u) * AKV_RANS_STEPS);
+    akv_u32 end = AKV_MIN(each, (part + 1u) * AKV_RANS_COUNTED);
     const akv_u32 *words = (const akv_u32 *)a.arg[0];
     for (i = threadIdx.x; i < WARPS * AKV_RANS_CLASSES * 32u; i += THREADS)
         own[i] = 0u;
     __syncthreads();
-    for (s = part * AKV_RANS_STEPS + warp; s < end; s += WARPS) {
+    for (s = part * AKV_RANS_COUNTED + warp; s < end; s += WARPS) {
         akv_rans_place place;
         akv_rans_find(&p, stripe * each + s, &place);
         akv_u32 plane, shift = 0u, symbol = 0u;
@@ -166,10 +166,10 @@ AKV_FN void segments(const akv_rans_params &p, const akv_cu_args &a)
     akv_u32 steps = akv_rans_segment_steps(&p, segment), tail = AKV_MIN(16u / width, steps), room = steps * width;
     akv_u32 most = room > 32u ? 2u * (room - 33u) : 0u, put = 0u, stripe = ALL, table = 0u, x = 0u, i;
     bool raw = room <= 32u;
-    akv_u32 *slot = (akv_u32 *)a.arg[3] + (size_t)segment * AKV_RANS_STEPS * width;
+    akv_u32 *slot = (akv_u32 *)a.arg[3] + (size_t)segment * akv_rans_each(&p) * width;
     akv_u16 *end = (akv_u16 *)(slot + room);
     cursor<B0, B1> at;
-    at.find(p, segment * AKV_RANS_STEPS + steps - 1u);
+    at.find(p, segment * akv_rans_each(&p) + steps - 1u);
     for (i = 0u; i < tail; i++, at.previous(p))
         x = x << width | (lane < akv_rans_lanes(&p, &at.place) ? at.symbol(p, words, lane) : 0u);
     x |= AKV_RANS_LOW;
@@ -238,7 +238,7 @@ SHELL akv_k_rans_move(const __grid_constant__ akv_rans_params p, const __grid_co
     akv_u32 *records = (akv_u32 *)a.arg[2];
     akv_u32 first = segment ? records[segment * 2u - 2u] : 0u, count = records[segment * 2u] - first;
     akv_u32 put = records[segment * 2u + 1u], room = akv_rans_segment_steps(&p, segment) * width;
-    const akv_u32 *slot = (const akv_u32 *)a.arg[3] + (size_t)segment * AKV_RANS_STEPS * width;
+    const akv_u32 *slot = (const akv_u32 *)a.arg[3] + (size_t)segment * akv_rans_each(&p) * width;
     akv_u32 *to = records + akv_rans_segments(&p) * 2u + first;
     bool raw = put == ALL;
     const akv_u16 *from = (const akv_u16 *)(slot + room) - (raw ? 0u : put);
@@ -282,7 +282,7 @@ AKV_FN void decode(const akv_rans_params &p, const akv_cu_args &a)
         akv_u32 x = from[lane], got = 0u, all = (count - 32u) * 2u, stripe = ALL, table = 0u;
         const akv_u16 *stream = (const akv_u16 *)(from + 32);
         cursor<B0, B1> at;
-        at.find(p, segment * AKV_RANS_STEPS);
+        at.find(p, segment * akv_rans_each(&p));
         for (i = 0u; i < steps; i++, at.next(p)) {
             akv_u8 *symbol = symbols + (warp * 2u + (i & 1u)) * 32u;
             bool low = false;

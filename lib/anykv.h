@@ -354,6 +354,7 @@ ANYKV_API anykv_status anykv_codec_decode(anykv_codec *codec, const void *packed
 
 typedef enum anykv_compression {
     ANYKV_COMPRESS_BX16 = 1, /* BF16 rows, bit for bit: 12.1 bits an element on real rows (docs/format.md) */
+    ANYKV_COMPRESS_RANS = 2,   /* packed rows, entropy-coded: anykv_compress_packed */
     ANYKV_COMPRESS_SPARSE = 4 /* some tokens or channels of each head: anykv_sparse_compress */
 } anykv_compression;
 
@@ -372,7 +373,8 @@ ANYKV_API anykv_status anykv_compress_bound(anykv_compression method, anykv_dtyp
 ANYKV_API anykv_status anykv_compress(anykv_device *device, anykv_compression method, const anykv_view *rows,
                                       uint32_t tokens, uint32_t heads, uint32_t head_dim, void *packed,
                                       uint64_t capacity, uint64_t *bytes_out);
-/* What compressed bytes hold.  E_DATA: the header is damaged or foreign, or the bytes are not all there.
+/* What compressed bytes hold; of RANS, dtype_out is the anykv_format.  E_DATA: the header is damaged or
+ * foreign, or the bytes are not all there.
  * Thread: free. */
 ANYKV_API anykv_status anykv_compressed_shape(const void *packed, uint64_t bytes, anykv_compression *method_out,
                                               anykv_dtype *dtype_out, uint32_t *tokens_out,
@@ -383,6 +385,33 @@ ANYKV_API anykv_status anykv_compressed_shape(const void *packed, uint64_t bytes
 ANYKV_API anykv_status anykv_decompress(anykv_device *device, const void *packed, uint64_t bytes,
                                         const anykv_view *rows, uint32_t tokens, uint32_t heads,
                                         uint32_t head_dim);
+
+/* Packed rows as anykv_codec_encode makes them: [tokens][heads] in one tile, host memory. */
+typedef struct anykv_packed {
+    void *data;
+    uint64_t bytes; /* exactly anykv_codec_bytes(tokens*heads) */
+    anykv_format format;
+    uint32_t tokens, heads, head_dim;
+} anykv_packed;
+
+/* RANS, for packed rows: the same three calls.  The codes of each column of each head, and the scales, are
+ * entropy-coded, lossless; on real rows I8 takes 7.2 bits an element, N4 3.5, N2 1.5 (docs/format.md).
+ * bytes_out: those of the packed rows, which no result exceeds.  E_ARG: no such method; E_UNSUPPORTED: another
+ * method, or a format other than I8, N6 … N2, E4M3; E_SHAPE: a shape that no codec has.  Thread: free. */
+ANYKV_API anykv_status anykv_compress_packed_bound(anykv_compression method, anykv_format format, uint32_t tokens,
+                                                   uint32_t heads, uint32_t head_dim, uint64_t *bytes_out);
+/* Into out (host memory of `capacity` bytes, apart from the rows).  The same on every device.  E_ARG also:
+ * bytes between planes are not zero; E_UNSUPPORTED also: it would not save (a few dozen tokens do not);
+ * E_SHAPE also: packed->bytes are not those of the rows, or more than capacity are needed; nothing written.
+ * E_MEMORY, E_BUDGET, E_DEVICE.  Thread: free. */
+ANYKV_API anykv_status anykv_compress_packed(anykv_device *device, anykv_compression method,
+                                             const anykv_packed *packed, void *out, uint64_t capacity,
+                                             uint64_t *bytes_out);
+/* The way back, into packed->data of exactly the shape and format that the bytes hold (else E_SHAPE, nothing
+ * written).  E_DATA: damaged, found by checks of every piece; packed->data is undefined then, as after
+ * E_DEVICE.  Thread: free. */
+ANYKV_API anykv_status anykv_decompress_packed(anykv_device *device, const void *in, uint64_t bytes,
+                                               const anykv_packed *packed);
 
 /* What sparse compression keeps or drops as one. */
 typedef enum anykv_axis { ANYKV_AXIS_TOKEN = 0, ANYKV_AXIS_CHANNEL = 1 } anykv_axis;

@@ -33,6 +33,9 @@ static anykv_status check_shape(anykv_context *context, anykv_compression method
 {
     if (method == ANYKV_COMPRESS_SPARSE)
         return akv_fail(context, ANYKV_E_ARG, "compress method: sparse takes scores, anykv_sparse_compress has them");
+    if (method == ANYKV_COMPRESS_RANS)
+        return akv_fail(context, ANYKV_E_UNSUPPORTED,
+                        "compress method: rANS takes packed rows, anykv_compress_packed has them");
     if (method != ANYKV_COMPRESS_BX16)
         return akv_fail(context, ANYKV_E_ARG, "compress method: %d is not a method", (int)method);
     if (dtype != ANYKV_BF16)
@@ -240,6 +243,8 @@ static anykv_status read_header(anykv_context *context, const void *packed, uint
         return status;
     if (header->method == ANYKV_COMPRESS_SPARSE)
         return akv_sparse_check(context, header, bytes);
+    if (header->method == ANYKV_COMPRESS_RANS)
+        return akv_packed_check(context, header, bytes);
     if (header->method > INT32_MAX || header->dtype > INT32_MAX || header->zero != 0 ||
         check_shape(context, (anykv_compression)header->method, (anykv_dtype)header->dtype, header->tokens,
                     header->heads, header->dim, &elements) != ANYKV_OK)

@@ -18,5 +18,7 @@ uint32_t akv_compress_check(const struct akv_compress_header *header);
 /* The header, if it is one and whole; its fields are as they came.  E_DATA. */
 anykv_status akv_compress_header_read(anykv_context *context, const void *packed, uint64_t bytes,
                                       struct akv_compress_header *header);
+/* compress_rans.c: the rest of a header of method RANS.  E_DATA. */
+anykv_status akv_packed_check(anykv_context *context, const struct akv_compress_header *header, uint64_t bytes);
 
 #endif

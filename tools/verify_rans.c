@@ -237,7 +237,7 @@ static void decode_case(struct verify *v, struct rans_data *d, uint64_t elements
 
 void verify_rans(struct verify *v, uint32_t format)
 {
-    static const uint32_t sizes[] = {0, 1, 30, 260, 1100};
+    static const uint32_t sizes[] = {0, 1, 30, 260, 2100};
     const uint32_t variants = sizeof sizes / sizeof sizes[0], cases = RUNS * PLACES;
     const uint64_t want = verify_share(v, cases);
     for (uint32_t number = 0; number < cases; number++) {

@@ -53,7 +53,7 @@ void akv_rans_put(const akv_rans_params *p, uint8_t *words, const akv_rans_place
 static void copy_raw(const akv_rans_params *p, uint8_t *words, akv_u32 segment, const uint8_t *in, uint8_t *out)
 {
     akv_rans_place place;
-    akv_rans_find(p, segment * AKV_RANS_STEPS, &place);
+    akv_rans_find(p, segment * akv_rans_each(p), &place);
     akv_u32 n = akv_rans_segment_steps(p, segment), at = 0;
     for (akv_u32 i = 0; i < n; i++, akv_rans_next(p, &place))
         for (akv_u32 plane = 0; plane < 2u; plane++) {
@@ -128,7 +128,7 @@ akv_u32 akv_rans_encode_plain(const struct akv_cpu_args *args, const struct akv_
                               akv_u32 segment, uint8_t *slot, akv_u32 room)
 {
     const akv_rans_params *p = args->params;
-    const akv_u32 first = segment * AKV_RANS_STEPS, steps = akv_rans_segment_steps(p, segment);
+    const akv_u32 first = segment * akv_rans_each(p), steps = akv_rans_segment_steps(p, segment);
     const akv_u32 tail = akv_rans_tail(p, steps), width = akv_rans_width(p);
     akv_u32 x[AKV_RANS_LANES], put = 0, stripe = AKV_RANS_MAX;
     uint8_t symbol[AKV_RANS_LANES], table[AKV_RANS_LANES];
@@ -184,7 +184,7 @@ static void fill_slot(const struct akv_cpu_args *args, const struct akv_rans_tab
 {
     const akv_rans_params *p = args->params;
     const akv_u32 room = akv_rans_segment_steps(p, segment) * akv_rans_width(p);
-    uint8_t *slot = args->arg[3] + (size_t)segment * AKV_RANS_STEPS * akv_rans_width(p) * 4u;
+    uint8_t *slot = args->arg[3] + (size_t)segment * akv_rans_each(p) * akv_rans_width(p) * 4u;
     const akv_u32 put = encoder(args, tables, segment, slot, room);
     if (put == AKV_RANS_RAW)
         copy_raw(p, args->arg[0], segment, NULL, slot);
@@ -214,7 +214,7 @@ static void move_slot(const struct akv_cpu_args *args, akv_u32 segment)
 {
     const akv_rans_params *p = args->params;
     const akv_u32 room = akv_rans_segment_steps(p, segment) * akv_rans_width(p);
-    const uint8_t *slot = args->arg[3] + (size_t)segment * AKV_RANS_STEPS * akv_rans_width(p) * 4u;
+    const uint8_t *slot = args->arg[3] + (size_t)segment * akv_rans_each(p) * akv_rans_width(p) * 4u;
     const akv_u32 from = segment ? load32(args->arg[2], 2u * segment - 2u) : 0;
     const akv_u32 words = load32(args->arg[2], 2u * segment) - from, put = load32(args->arg[2], 2u * segment + 1u);
     uint8_t *to = args->arg[2] + ((size_t)akv_rans_segments(p) * 2u + from) * 4u;
@@ -251,7 +251,7 @@ bool akv_rans_decode_plain(const struct akv_cpu_args *args, const struct akv_ran
                            akv_u32 segment, const uint8_t *from, akv_u32 words)
 {
     const akv_rans_params *p = args->params;
-    const akv_u32 first = segment * AKV_RANS_STEPS, steps = akv_rans_segment_steps(p, segment);
+    const akv_u32 first = segment * akv_rans_each(p), steps = akv_rans_segment_steps(p, segment);
     const akv_u32 tail = akv_rans_tail(p, steps), width = akv_rans_width(p);
     const akv_u32 all = (words - AKV_RANS_LANES) * 2u;
     akv_u32 x[AKV_RANS_LANES], got = 0, high = 0, stripe = AKV_RANS_MAX;

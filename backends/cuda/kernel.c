@@ -158,7 +158,7 @@ static void compress_call(struct akv_cuda_call *call, const char *name, uint64_t
 
 static uint64_t rans_parts(const akv_rans_params *p)
 {
-    return (akv_rans_stripe_steps(p) + AKV_RANS_STEPS - 1u) / AKV_RANS_STEPS;
+    return (akv_rans_stripe_steps(p) + AKV_RANS_COUNTED - 1u) / AKV_RANS_COUNTED;
 }
 
 static void rans_call(struct akv_cuda_call *call, const char *name, uint64_t blocks)

@@ -278,7 +278,7 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
     case AKV_K_RANS_DECODE: {
         const akv_rans_params *p = launch->params;
         const uint32_t each = device->shape == AKV_CL_SHAPE_GPU ? AKV_CL_SEGMENTS : 1u;
-        const uint32_t parts = (akv_rans_stripe_steps(p) + AKV_RANS_STEPS - 1u) / AKV_RANS_STEPS;
+        const uint32_t parts = (akv_rans_stripe_steps(p) + AKV_RANS_COUNTED - 1u) / AKV_RANS_COUNTED;
         grid->groups[0] = pass == AKV_CL_PASS_RECORDS  ? 1u
                           : pass == AKV_CL_PASS_PIECES ? akv_rans_segments(p)
                           : pass == AKV_CL_PASS_LANES  ? (akv_rans_segments(p) + each - 1u) / each

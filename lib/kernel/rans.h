@@ -19,7 +19,8 @@
  * of `tables` tables.  Tables are u32 [tables][words], three frequencies of 10 bits in a word, padded to 16
  * bytes; behind them the map: four bits a column, column c in bits 4(c mod 8) of word c/8.
  *
- * Coder.  Segments of 1024 steps, the last with what is left.  State x of a lane: 2^16 <= x < 2^32.  The
+ * Coder.  Segments of 4096 steps of symbols of 2 bits, 2048 of 3 or 4, 1024 of more, the last with what is
+ * left.  State x of a lane: 2^16 <= x < 2^32.  The
  * last floor(16/bits) steps of a segment are in the states that the encoder starts with: 2^16 + the sum of
  * symbol << bits*k, k = 0 for the first of these steps, 0 where a lane has no symbol.  Then from the step
  * before to the first, from lane 31 to lane 0: with frequency f, c the sum of those of lower classes, n bits
@@ -39,7 +40,7 @@
 #include "bx16.h"
 
 #define AKV_RANS_LANES   32u
-#define AKV_RANS_STEPS   1024u
+#define AKV_RANS_COUNTED 1024u /* steps that a group of a device counts together */
 #define AKV_RANS_BITS    10u
 #define AKV_RANS_ONE     1024u
 #define AKV_RANS_LOW     0x10000u
@@ -62,18 +63,24 @@ AKV_FN akv_u32 akv_rans_steps(const akv_rans_params *p)
 {
     return akv_rans_stripes(p) * akv_rans_stripe_steps(p);
 }
-AKV_FN akv_u32 akv_rans_segments(const akv_rans_params *p)
-{
-    return (akv_rans_steps(p) + AKV_RANS_STEPS - 1u) / AKV_RANS_STEPS;
-}
-AKV_FN akv_u32 akv_rans_segment_steps(const akv_rans_params *p, akv_u32 segment)
-{
-    return AKV_MIN(AKV_RANS_STEPS, akv_rans_steps(p) - segment * AKV_RANS_STEPS);
-}
 /* Bits of a symbol, which are words of a step, too. */
 AKV_FN akv_u32 akv_rans_width(const akv_rans_params *p)
 {
     return p->plane[0].bits + p->plane[1].bits;
+}
+/* Steps of a segment but the last. */
+AKV_FN akv_u32 akv_rans_each(const akv_rans_params *p)
+{
+    akv_u32 width = akv_rans_width(p);
+    return width <= 2u ? 4096u : width <= 4u ? 2048u : 1024u;
+}
+AKV_FN akv_u32 akv_rans_segments(const akv_rans_params *p)
+{
+    return (akv_rans_steps(p) + akv_rans_each(p) - 1u) / akv_rans_each(p);
+}
+AKV_FN akv_u32 akv_rans_segment_steps(const akv_rans_params *p, akv_u32 segment)
+{
+    return AKV_MIN(akv_rans_each(p), akv_rans_steps(p) - segment * akv_rans_each(p));
 }
 AKV_FN akv_u32 akv_rans_tail(const akv_rans_params *p, akv_u32 steps)
 {
