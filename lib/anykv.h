@@ -640,12 +640,21 @@ typedef struct anykv_cache_options {
     const float *sensitivity; /* [layers][2], keys and values: errors are that many times the ordinary
                                * ones, so that a sensitive layer keeps a larger format on each rung */
     uint32_t events;         /* block events kept for anykv_cache_events; 0: none */
+    /* Eviction of tokens by itself: at the end of a step each of its sequences that holds more than
+     * token_budget + token_every rows loses tokens, as by anykv_seq_evict_tokens with this policy (one
+     * that needs nothing from the caller: WINDOW, KNORM, KEYDIFF, RATIO), these sinks and recent tokens
+     * and keep = the budget.  Sets ANYKV_CACHE_EVICT_TOKENS.  The end of such a step waits for the
+     * device; where the eviction fails the rows stay, it is logged, and the next step tries again. */
+    uint32_t token_policy; /* an anykv_token_policy; 0: none */
+    uint32_t token_budget; /* rows of a new sequence, at least sinks + recent and two blocks; 0: any
+                            * number, until anykv_seq_limit_tokens */
+    uint32_t token_every;  /* a bad score has so many tokens' time to change */
 } anykv_cache_options;
 #define ANYKV_CACHE_OPTIONS_INIT                                                                   \
     {                                                                                              \
         sizeof(anykv_cache_options), 0, 4, 128, 64, 2048, 131072, ANYKV_POLICY_ADAPTIVE, 0,        \
             NULL, NULL, NULL, NULL, 0.0f, {ANYKV_I8, ANYKV_N4, ANYKV_N2, (anykv_format)0}, 0.90f,  \
-            0.88f, 64, 0, NULL, 0                                                                  \
+            0.88f, 64, 0, NULL, 0, 0, 0, 128                                                       \
     }
 
 /* Ways of use.  What each sets (the other options stay):
@@ -1003,6 +1012,10 @@ typedef struct anykv_evict_params {
  * RATIO with such values): nothing changed.
  * E_DEVICE: the sequence is dead.  Thread: object. */
 ANYKV_API anykv_status anykv_seq_evict_tokens(anykv_seq *seq, const anykv_evict_params *params);
+/* Sets the rows beyond which the sequence, and its forks from now on, lose tokens at the ends of steps
+ * (options.token_policy); 0: none.  E_ARG: less than sinks, recent tokens and two blocks; E_STATE: the
+ * cache has no token_policy.  Thread: object. */
+ANYKV_API anykv_status anykv_seq_limit_tokens(anykv_seq *seq, uint64_t rows);
 /* Positions of the rows that the sequence holds, ascending, for a layer and kv head.
  * count_in_out: room in, number of rows out.  E_SHAPE: room for fewer; the number is written. */
 ANYKV_API anykv_status anykv_seq_kept(const anykv_seq *seq, uint32_t layer, uint32_t head,

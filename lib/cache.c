@@ -248,6 +248,8 @@ static anykv_status make_parts(anykv_cache *cache)
         status = prepare_kernels(cache);
     if (!status && (cache->plan.options.flags & ANYKV_CACHE_EVICT_TOKENS))
         status = akv_evict_prepare(cache);
+    if (!status && cache->plan.options.token_policy)
+        status = akv_evict_fits(cache, (anykv_token_policy)cache->plan.options.token_policy);
     if (!status && (cache->plan.options.flags & ANYKV_CACHE_COMPRESS))
         status = akv_cold_prepare(cache);
     if (!status)

@@ -106,6 +106,7 @@ struct anykv_seq {
      * kept_first + kept_rows have the positions kept[all kv heads of all layers][kept_rows]. */
     uint32_t dropped, kept_first, kept_rows;
     uint32_t *kept;
+    uint32_t token_budget; /* rows beyond which it loses tokens; 0: none */
     uint32_t *first;  /* [groups]: blocks below were freed behind the window */
     uint32_t *sealed; /* [groups]: blocks below need no sealing any more */
 };

@@ -319,6 +319,8 @@ anykv_status akv_plan_make(anykv_device *device, anykv_layout *layout,
     if (!status)
         status = check_options(device->context, &checked);
     if (!status)
+        status = akv_limit_check(device->context, &checked, layout->options.block_tokens);
+    if (!status)
         status = akv_ladder_check(device->context, &checked, layout->count);
     if (status)
         return status;

@@ -225,6 +225,7 @@ anykv_status anykv_seq_create(anykv_cache *cache, const anykv_seq_options *optio
     seq->gap = -1.0;
     seq->rungs = akv_seq_rungs(&checked);
     seq->lora_id = lora_id_of(&checked);
+    seq->token_budget = cache->plan.options.token_budget;
     akv_mutex_lock(&cache->lock);
     seq->tenant = akv_seq_tenant(&checked, seq);
     seq->part = akv_tenant_part(cache, seq->tenant);
@@ -316,6 +317,7 @@ anykv_status anykv_seq_fork(anykv_seq *seq, anykv_seq **seq_out)
     copy->told = true; /* one request with the first */
     copy->rungs = seq->rungs;
     copy->lora_id = seq->lora_id;
+    copy->token_budget = seq->token_budget;
     status = akv_seq_reserve(copy, seq->length);
     if (status) {
         free_seq(copy);

@@ -809,40 +809,53 @@ static anykv_status evict(struct run *run)
     return wait;
 }
 
+anykv_status akv_evict_fits(anykv_cache *cache, anykv_token_policy policy)
+{
+    const struct run run = {.cache = cache, .params = {.policy = policy}};
+    return check_layers(&run);
+}
+
+anykv_status akv_seq_evict(anykv_seq *seq, const anykv_evict_params *params)
+{
+    anykv_cache *cache = seq->cache;
+    struct run run = {.cache = cache, .seq = seq, .params = *params};
+    anykv_status status = check_policy(&run);
+    if (!status)
+        status = check_layers(&run);
+    if (status)
+        return status;
+    run.room = akv_evict_room(&cache->plan, cache->layout);
+    find_region(&run);
+    if (run.keep >= run.end - run.first)
+        return ANYKV_OK;
+    status = make_run(&run);
+    if (!status)
+        status = evict(&run);
+    free_run(&run);
+    return status;
+}
+
 anykv_status anykv_seq_evict_tokens(anykv_seq *seq, const anykv_evict_params *params)
 {
     if (!seq)
         return akv_fail(NULL, ANYKV_E_ARG, "seq: NULL");
     anykv_cache *cache = seq->cache;
-    struct run run = {.cache = cache, .seq = seq, .params = ANYKV_EVICT_PARAMS_INIT};
-    anykv_status status = akv_options(cache->context, "evict params", &run.params, sizeof run.params, params);
+    anykv_evict_params checked = ANYKV_EVICT_PARAMS_INIT;
+    anykv_status status = akv_options(cache->context, "evict params", &checked, sizeof checked, params);
     if (status)
         return status;
     akv_mutex_lock(&cache->io); /* before the cache's own lock: the order of locks */
     status = akv_cold_read(cache, (const anykv_seq *const *)&seq, NULL, 1, 0, UINT32_MAX);
     if (!status)
         status = akv_seq_enter(seq, true);
-    if (status) {
-        akv_mutex_unlock(&cache->io);
-        return status;
-    }
-    if (!(cache->plan.options.flags & ANYKV_CACHE_EVICT_TOKENS))
-        status = akv_fail(cache->context, ANYKV_E_STATE, "flags: the cache was made without ANYKV_CACHE_EVICT_TOKENS");
-    if (!status)
-        status = check_policy(&run);
-    if (!status)
-        status = check_layers(&run);
     if (!status) {
-        run.room = akv_evict_room(&cache->plan, cache->layout);
-        find_region(&run);
-        if (run.keep < run.end - run.first) {
-            status = make_run(&run);
-            if (!status)
-                status = evict(&run);
-            free_run(&run);
-        }
+        if (cache->plan.options.flags & ANYKV_CACHE_EVICT_TOKENS)
+            status = akv_seq_evict(seq, &checked);
+        else
+            status = akv_fail(cache->context, ANYKV_E_STATE,
+                              "flags: the cache was made without ANYKV_CACHE_EVICT_TOKENS");
+        (void)akv_seq_leave(seq, status);
     }
-    status = akv_seq_leave(seq, status);
     akv_mutex_unlock(&cache->io);
     return status;
 }

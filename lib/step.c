@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Steps: begin reserves everything, end commits, cancel takes back. */
 #include "cache.h"
+#include "evict_tokens.h"
 
 /* ---- undoing ---- */
 
@@ -457,7 +458,8 @@ static anykv_status abandon(anykv_step *step)
     return akv_fail(context, ANYKV_E_DEVICE, "step: a device failure hit its rows");
 }
 
-static anykv_status end(anykv_step *step, const uint32_t *accepted, const uint32_t *tokens)
+static anykv_status end(anykv_step *step, const uint32_t *accepted, const uint32_t *tokens,
+                        bool evicting)
 {
     anykv_cache *cache = step->cache;
     run(step, false);
@@ -478,6 +480,8 @@ static anykv_status end(anykv_step *step, const uint32_t *accepted, const uint32
     if (status)
         for (uint32_t i = 0; i < step->n; i++)
             akv_seq_kill(step->seqs[i]);
+    if (evicting && !status)
+        akv_limit_apply(step);
     close_step(step);
     return status;
 }
@@ -488,6 +492,12 @@ anykv_status anykv_step_end(anykv_step *step, const uint32_t *accepted, const ui
         return akv_fail(NULL, ANYKV_E_ARG, "step: %s", step ? "not open" : "NULL");
     anykv_cache *cache = step->cache;
     akv_cache_enter(cache);
+    const bool evicting = akv_limit_due(step, accepted);
+    if (evicting) { /* it waits for the device, and io comes before the cache's own lock */
+        akv_mutex_unlock(&cache->lock);
+        akv_mutex_lock(&cache->io);
+        akv_cache_enter(cache);
+    }
     struct akv_call call;
     akv_call_begin(cache, &call, "anykv_step_end");
     anykv_status status = ANYKV_OK;
@@ -496,10 +506,12 @@ anykv_status anykv_step_end(anykv_step *step, const uint32_t *accepted, const ui
     } else {
         status = check_end(step, accepted);
         if (!status)
-            status = end(step, accepted, tokens);
+            status = end(step, accepted, tokens, evicting);
     }
     akv_call_end(cache, &call, status);
     akv_mutex_unlock(&cache->lock);
+    if (evicting)
+        akv_mutex_unlock(&cache->io);
     return status;
 }
 

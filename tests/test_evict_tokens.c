@@ -333,6 +333,143 @@ Test(evict_tokens, refusals)
     stop();
 }
 
+static void begin_limited(uint32_t policy, uint32_t budget, uint32_t threads)
+{
+    anykv_layer layers[2] = {engine_layer(HEADS, DIM, 0), engine_layer(HEADS, DIM, 0)};
+    for (uint32_t l = 0; l < 2; l++)
+        layers[l].k_format = layers[l].v_format = ANYKV_F16;
+    anykv_cache_options options = engine_options(24u << 20);
+    options.token_policy = policy;
+    options.token_budget = budget;
+    options.token_every = 32;
+    engine_start_at(&engine, layers, 2, &options, threads, false);
+}
+
+/* Sequences that lose tokens by themselves: in prefill, in decoding, beside forks and shared blocks. */
+static void by_themselves(uint32_t policy, uint32_t threads)
+{
+    begin_limited(policy, 160, threads);
+    anykv_seq *whole = engine_seq(engine.cache), *few, *copy;
+    OK(anykv_seq_limit_tokens(whole, 0));
+    for (uint32_t at = 0; at < ALL; at += 100)
+        engine_run(whole, at, 100);
+    uint32_t kept[1024], tokens[ALL];
+    cr_assert_eq(kept_of(whole, 0, 0, kept), ALL);
+    for (uint32_t i = 0; i < ALL; i++)
+        tokens[i] = i;
+    uint64_t matched;
+    few = engine_seq(engine.cache); /* shares the first 192 positions, and must not change them */
+    OK(anykv_seq_match(few, tokens, 193, &matched));
+    cr_assert_eq(matched, 192);
+    const anykv_stats before = engine_stats(engine.cache);
+    engine_run(few, 192, 100);
+    cr_assert(kept_of(few, 0, 0, kept) <= 160 + 16 && engine_length(few) == 292, "%u rows",
+              kept_of(few, 0, 0, kept));
+    cr_assert(engine_stats(engine.cache).tokens_evicted > before.tokens_evicted);
+    audit(engine.cache, "after a chunk");
+    attend_kept(whole, 2e-2);
+    attend_kept(few, 2e-2);
+    OK(anykv_seq_fork(few, &copy));
+    for (uint32_t i = 0; i < 80; i++) {
+        attend_kept(few, 2e-2);
+        cr_assert(kept_of(few, 0, 0, kept) <= 160 + 32, "%u rows", kept_of(few, 0, 0, kept));
+    }
+    audit(engine.cache, "after decoding");
+    attend_kept(copy, 2e-2);
+    cr_expect_eq(engine_length(copy), 294);
+    for (uint32_t i = 0; i < 10; i++)
+        attend_kept(whole, 2e-2);
+    cr_expect_eq(kept_of(whole, 0, 0, kept), ALL + 11);
+    OK(anykv_seq_limit_tokens(whole, 100)); /* and from now on it, too */
+    attend_kept(whole, 2e-2);
+    cr_expect(kept_of(whole, 0, 0, kept) <= 100 + 16, "%u rows", kept_of(whole, 0, 0, kept));
+    REFUSED(ANYKV_E_ARG, "rows", anykv_seq_limit_tokens(whole, 60));
+    anykv_seq_destroy(whole);
+    anykv_seq_destroy(few);
+    anykv_seq_destroy(copy);
+    audit(engine.cache, "at the end");
+    stop();
+}
+
+Test(evict_tokens, by_themselves)
+{
+    by_themselves(ANYKV_TOKENS_WINDOW, 0);
+    by_themselves(ANYKV_TOKENS_KNORM, 0);
+    by_themselves(ANYKV_TOKENS_KEYDIFF, 2);
+    by_themselves(ANYKV_TOKENS_RATIO, 0);
+}
+
+/* Whatever fails at the end of a step's eviction: the step has ended, and the rows stay or the sequence
+ * is dead. */
+static void limit_failure(int how)
+{
+    uint64_t sites = 1;
+    for (uint64_t at = 0; at <= sites; at++) {
+        begin_limited(ANYKV_TOKENS_KEYDIFF, 0, 0);
+        anykv_seq *seq = long_seq(true);
+        const uint32_t one = 1, token = ALL;
+        const uint64_t seed = engine_chain(ALL, ALL);
+        uint32_t kept[1024];
+        anykv_step *step;
+        OK(anykv_seq_limit_tokens(seq, 100));
+        OK(anykv_step_begin(engine.cache, &seq, &one, 1, &step));
+        OK(engine_append(step, &seed));
+        OK(anykv_cache_wait(engine.cache, UINT64_MAX));
+        if (how == 0)
+            akv_alloc_fail_at(at, false);
+        else
+            akv_fault_at(at, ANYKV_E_DEVICE, how == 2);
+        const anykv_status status = anykv_step_end(step, NULL, &token);
+        if (at == 0)
+            sites = how == 0 ? akv_alloc_count() : akv_fault_count();
+        akv_alloc_fail_at(0, false);
+        akv_fault_at(0, ANYKV_OK, false);
+        uint64_t length;
+        const anykv_status alive = anykv_seq_length(seq, &length);
+        cr_assert(status == ANYKV_OK || how, "site %d: %s", (int)at, anykv_status_name(status));
+        cr_assert(alive == ANYKV_OK || (how && alive == ANYKV_E_DEAD));
+        if (alive == ANYKV_OK) {
+            const uint32_t rows = kept_of(seq, 0, 0, kept);
+            cr_assert(length == ALL + 1 && (at == 0 ? rows <= 116 : rows == ALL + 1 || rows <= 116),
+                      "site %d: %u rows", (int)at, rows);
+            attend_kept(seq, 2e-2);
+            cr_assert(kept_of(seq, 0, 0, kept) <= 100 + 32, "the next step did not try again");
+        }
+        audit(engine.cache, "after a failure");
+        anykv_seq_destroy(seq);
+        stop();
+    }
+    cr_assert(sites > 3);
+}
+
+Test(evict_tokens, failures_at_the_end_of_a_step)
+{
+    for (int how = 0; how < 3; how++)
+        limit_failure(how);
+}
+
+Test(evict_tokens, refused_budgets)
+{
+    struct { uint32_t policy, budget, recent; const char *what; } wrong[] = {
+        {0, 200, 32, "token_budget"}, {ANYKV_TOKENS_MASS, 200, 32, "token_policy"},
+        {ANYKV_TOKENS_KNORM, 60, 32, "token_budget"}, {ANYKV_TOKENS_KNORM, 200, 31, "recent"}};
+    begin_cache(ANYKV_F16, 0, false);
+    anykv_seq *seq = engine_seq(engine.cache);
+    REFUSED(ANYKV_E_STATE, "token_policy", anykv_seq_limit_tokens(seq, 200));
+    REFUSED(ANYKV_E_ARG, "seq: NULL", anykv_seq_limit_tokens(NULL, 200));
+    for (uint32_t i = 0; i < 4; i++) {
+        anykv_cache_options options = engine_options(24u << 20);
+        anykv_cache *cache;
+        options.token_policy = wrong[i].policy;
+        options.token_budget = wrong[i].budget;
+        options.recent = wrong[i].recent;
+        REFUSED(ANYKV_E_ARG, wrong[i].what,
+                anykv_cache_create(engine.device, engine.layout, &options, &cache));
+    }
+    anykv_seq_destroy(seq);
+    stop();
+}
+
 /* A layer with a window loses nothing and keeps what it sees; the other loses as always. */
 static void with_window(bool private_)
 {
