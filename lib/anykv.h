@@ -1050,8 +1050,8 @@ ANYKV_API anykv_status anykv_seq_lease(anykv_seq *seq, double seconds);
  * failure too, as blocks before the one that failed stay compressed.  BX16 takes blocks of BF16 rows.
  * Waits for the device.
  * E_STATE: in a step, the cache was made without ANYKV_CACHE_COMPRESS, or a part only of a sequence from
- * which tokens were evicted; E_ARG: no lossless method; E_UNSUPPORTED: no block of the layout is of a
- * kind that the method takes; E_MEMORY; E_DEVICE. */
+ * which tokens were evicted; E_ARG: no such method; E_UNSUPPORTED: it is not done in place, or no block
+ * of the layout is of a kind that it takes; E_MEMORY; E_DEVICE. */
 ANYKV_API anykv_status anykv_seq_compress(anykv_seq *seq, anykv_compression method, uint64_t first,
                                           uint64_t count, anykv_compress_info *info_out);
 

@@ -314,8 +314,10 @@ static anykv_status check_method(const anykv_cache *cache, anykv_compression met
 {
     if (!(cache->plan.options.flags & ANYKV_CACHE_COMPRESS))
         return akv_fail(cache->context, ANYKV_E_STATE, "flags: the cache was made without ANYKV_CACHE_COMPRESS");
+    if (method < ANYKV_COMPRESS_BX16 || method > (anykv_compression)ANYKV_COMPRESS_METHODS)
+        return akv_fail(cache->context, ANYKV_E_ARG, "method: %d is not a method", (int)method);
     if (method != ANYKV_COMPRESS_BX16)
-        return akv_fail(cache->context, ANYKV_E_ARG, "method: %d is none that keeps every bit", (int)method);
+        return akv_fail(cache->context, ANYKV_E_UNSUPPORTED, "method: %d is not done in place; BX16 is", (int)method);
     for (uint32_t g = 0; g < cache->layout->group_count; g++)
         for (uint32_t kind = 0; kind < AKV_KIND_COLD; kind++)
             if (akv_cold_takes(&cache->layout->groups[g], kind, method))

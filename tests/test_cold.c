@@ -462,6 +462,7 @@ Test(cold, refused)
     anykv_seq *seq = engine_seq(rig.engine.cache);
     REFUSED(ANYKV_E_UNSUPPORTED, "F16", anykv_seq_compress(seq, ANYKV_COMPRESS_BX16, 0, UINT64_MAX, &info));
     REFUSED(ANYKV_E_ARG, "method", anykv_seq_compress(seq, (anykv_compression)0, 0, UINT64_MAX, &info));
+    REFUSED(ANYKV_E_UNSUPPORTED, "in place", anykv_seq_compress(seq, (anykv_compression)2, 0, UINT64_MAX, &info));
     REFUSED(ANYKV_E_ARG, "method", anykv_cache_compress(rig.engine.cache, (anykv_compression)77, 1, &info));
     REFUSED(ANYKV_E_ARG, "seq", anykv_seq_compress(NULL, ANYKV_COMPRESS_BX16, 0, 1, NULL));
     REFUSED(ANYKV_E_ARG, "cache", anykv_cache_compress(NULL, ANYKV_COMPRESS_BX16, 1, NULL));

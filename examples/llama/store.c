@@ -60,7 +60,9 @@ static int make_layout(struct store *s, const struct machine *machine,
         layer.k_dim = layer.v_dim = m->head_dim;
         layer.k_format = s->k;
         layer.v_format = s->v;
-        layer.hot_type = options->exact ? ANYKV_F32 : ANYKV_F16;
+        layer.hot_type = options->exact                                ? ANYKV_F32
+                         : s->k == ANYKV_BF16 && s->v == ANYKV_BF16 ? ANYKV_BF16
+                                                                       : ANYKV_F16;
         layer.k_transform = options->transform;
         layer.v_transform = options->transform == ANYKV_TRANSFORM_CENTRE ? ANYKV_TRANSFORM_ROTATE
                                                                          : options->transform;
