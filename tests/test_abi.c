@@ -144,7 +144,7 @@ Test(abi, structs)
     EXPECT_FIELD(anykv_candidate, children_seen, 56)
     EXPECT_FIELD(anykv_candidate, priority, 60)
 
-    EXPECT_SIZE(anykv_cache_options, 136)
+    EXPECT_SIZE(anykv_cache_options, 144)
     EXPECT_FIELD(anykv_cache_options, size, 0)
     EXPECT_FIELD(anykv_cache_options, budget_bytes, 8)
     EXPECT_FIELD(anykv_cache_options, sinks, 16)
