@@ -522,11 +522,12 @@ typedef struct anykv_calibrate_options {
     anykv_transform most;    /* the most that may be chosen for keys: ROTATE, CENTRE or MATRIX */
     const char *model;       /* a name for people, at most 255 bytes; NULL: none */
     anykv_transform most_values; /* for values: ROTATE or MATRIX */
+    int bases; /* 1: also the bases that low-rank compression needs; 0: none */
 } anykv_calibrate_options;
 #define ANYKV_CALIBRATE_OPTIONS_INIT                                                               \
     {                                                                                              \
         sizeof(anykv_calibrate_options), NULL, 0, ANYKV_TRANSFORM_MATRIX, NULL,                    \
-            ANYKV_TRANSFORM_ROTATE                                                                 \
+            ANYKV_TRANSFORM_ROTATE, 0                                                              \
     }
 
 /* Chooses for each layer and head what predicts the least error, and makes the calibration of it.  A

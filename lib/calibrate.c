@@ -61,9 +61,9 @@ static anykv_status check_square(const anykv_moments *moments, uint32_t l, uint3
 
 /* ---- the mean ---- */
 
-/* Mean of the keys turned back to position 0, rounded to f16. */
+/* Mean of the keys turned back to position 0. */
 static void mean_of_keys(const anykv_layer *layer, const double *key_trig, double count,
-                         double *mean, uint16_t *mu)
+                         double *mean)
 {
     const size_t pairs = layer->rope_pairs, trig = 2 * pairs + 1;
     for (size_t i = 0; i < layer->k_dim; i++)
@@ -75,7 +75,11 @@ static void mean_of_keys(const anykv_layer *layer, const double *key_trig, doubl
         mean[a] = (ka[i] + kb[pairs + i]) / count;
         mean[b] = (kb[i] - ka[pairs + i]) / count;
     }
-    for (size_t i = 0; i < layer->k_dim; i++) {
+}
+
+static void round_mean(double *mean, uint32_t dim, uint16_t *mu)
+{
+    for (size_t i = 0; i < dim; i++) {
         mu[i] = akv_half_bits(mean[i]);
         mean[i] = akv_half_value(mu[i]);
     }
@@ -325,7 +329,8 @@ static anykv_status solve_keys(const anykv_moments *moments, uint32_t l, uint32_
     chosen->rotate = trace(work->sk, dim) * scale;
     if (most < ANYKV_TRANSFORM_CENTRE)
         return ANYKV_OK;
-    mean_of_keys(layer, key_trig, (double)sums->keys, work->mean, side->mu + (size_t)head * dim);
+    mean_of_keys(layer, key_trig, (double)sums->keys, work->mean);
+    round_mean(work->mean, dim, side->mu + (size_t)head * dim);
     take_mean_off(layer, sums, key_trig, work->mean, work->sk);
     chosen->centre = trace(work->sk, dim) * scale;
     if (!(chosen->centre >= 0.0 && chosen->centre <= DBL_MAX))
@@ -374,6 +379,97 @@ static anykv_status solve_values(const anykv_moments *moments, uint32_t l, uint3
     if (!status && chosen->matrix < chosen->rotate)
         chosen->transform = ANYKV_TRANSFORM_MATRIX;
     return status;
+}
+
+/* ---- bases for low-rank compression ---- */
+
+#define TURNS 64u /* positions over which queries are averaged */
+
+/* Rows, or with `step` dim columns, of a turned back to position 0. */
+static void turn_back(const anykv_layer *layer, uint64_t position, double *a, size_t row, size_t step)
+{
+    for (uint32_t i = 0; i < layer->rope_pairs; i++) {
+        uint32_t first, second;
+        akv_rope_pair(layer, i, &first, &second);
+        const double angle = (double)(int64_t)(position * layer->rope_turns[i]) * (6.283185307179586476925 * 0x1p-64);
+        const double c = cos(angle), s = sin(angle);
+        for (size_t n = 0; n < layer->k_dim; n++) {
+            double *x = a + first * row + n * step, *y = a + second * row + n * step;
+            const double was = *x;
+            *x = c * was + s * *y;
+            *y = c * *y - s * was;
+        }
+    }
+}
+
+/* sq, the queries' second moment, becomes that of queries as keys before rotary embedding meet them: turned
+ * back by the positions of the keys, of which TURNS are taken. */
+static void average_queries(const anykv_layer *layer, uint64_t keys, struct scratch *work)
+{
+    const size_t dim = layer->k_dim, square = dim * dim;
+    memcpy(work->kept, work->sq, square * sizeof *work->kept);
+    memset(work->sq, 0, square * sizeof *work->sq);
+    for (uint64_t n = 0; n < TURNS; n++) {
+        memcpy(work->m, work->kept, square * sizeof *work->m);
+        turn_back(layer, n * keys / TURNS, work->m, dim, 1);
+        turn_back(layer, n * keys / TURNS, work->m, 1, dim);
+        for (size_t i = 0; i < square; i++)
+            work->sq[i] += work->m[i] / TURNS;
+    }
+}
+
+/* Second moment of the keys before rotary embedding, less the head's mean as it is stored. */
+static void plain_keys(const anykv_moments *moments, uint32_t l, uint32_t head, struct scratch *work,
+                       struct akv_calibration_side *side)
+{
+    const anykv_layer *layer = &moments->layers[l];
+    const struct akv_layer_moments *sums = &moments->sums[l];
+    const size_t dim = layer->k_dim, trig = 2 * (size_t)layer->rope_pairs + 1;
+    const double count = (double)sums->keys;
+    mean_square(sums->key_plain + head * dim * dim, count, layer->k_dim, work->sk);
+    mean_of_keys(layer, sums->key_trig + head * dim * trig, count, work->mean);
+    memcpy(work->s, work->mean, dim * sizeof *work->s);
+    round_mean(work->mean, layer->k_dim, side->centre + head * dim);
+    for (size_t i = 0; i < dim; i++)
+        for (size_t j = 0; j < dim; j++)
+            work->sk[i * dim + j] += work->mean[i] * work->mean[j] - work->s[i] * work->mean[j] -
+                                     work->mean[i] * work->s[j];
+}
+
+/* Coefficients whose errors weigh alike in q.k (an element's error, for values), largest spread first. */
+static anykv_status solve_basis(const anykv_moments *moments, uint32_t l, uint32_t head, int s, struct scratch *work,
+                                struct akv_calibration_side *side)
+{
+    const anykv_layer *layer = &moments->layers[l];
+    const struct akv_layer_moments *sums = &moments->sums[l];
+    const uint32_t dim = side->dim;
+    const size_t square = (size_t)dim * dim;
+    double sum, after = 0.0;
+    anykv_status status = ANYKV_OK;
+    if (s == 0) {
+        plain_keys(moments, l, head, work, side);
+        status = queries_of(moments, l, head, 2, work->sq);
+        if (!status)
+            average_queries(layer, sums->keys, work);
+    } else {
+        mean_square(sums->value + head * square, (double)sums->values, dim, work->sk);
+        memset(work->sq, 0, square * sizeof *work->sq);
+        for (size_t i = 0; i < dim; i++)
+            work->sq[i * dim + i] = 1.0;
+    }
+    if (!status)
+        status = check_square(moments, l, head, s ? "v" : "k before rotary embedding", work->sk, dim);
+    const double before = trace(work->sk, dim);
+    if (!status)
+        status = fit(moments, l, head, s ? "v" : "k", dim, work, &sum);
+    for (size_t i = 0; i < dim && !status; i++) {
+        after += work->s[i] * work->s[i];
+        for (size_t j = 0; j < dim; j++)
+            work->t[i * dim + j] *= sqrt(work->s[i]);
+    }
+    return status ? status
+                  : store_matrix(moments, l, head, s ? "v" : "k", work->t, dim, sqrt(after / before),
+                                 side->basis + head * square);
 }
 
 /* The side's transform is the most that a head chose; the others are expressed in it. */
@@ -427,6 +523,8 @@ static anykv_status solve_layer(const anykv_moments *moments, uint32_t l,
         status = solve_keys(moments, l, h, record->side[0].transform, work, &record->side[0]);
         if (!status)
             status = solve_values(moments, l, h, record->side[1].transform, work, &record->side[1]);
+        for (int s = 0; s < 2 && options->bases && !status; s++)
+            status = solve_basis(moments, l, h, s, work, &record->side[s]);
     }
     for (int s = 0; s < 2 && !status; s++)
         settle_side(calibration->context, &record->side[s], record->kv_heads, work);
@@ -477,6 +575,8 @@ static anykv_status check_options(anykv_context *context, const anykv_calibrate_
         return akv_fail(context, ANYKV_E_ARG,
                         "calibrate options.most_values: %d is neither rotate nor matrix",
                         (int)options->most_values);
+    if (options->bases != 0 && options->bases != 1)
+        return akv_fail(context, ANYKV_E_ARG, "calibrate options.bases: %d is neither 0 nor 1", options->bases);
     if (options->weights_bytes > 256 || (options->weights_bytes && !options->weights))
         return akv_fail(context, ANYKV_E_ARG, "calibrate options.weights_bytes: %u, %s",
                         options->weights_bytes,
@@ -498,6 +598,10 @@ static anykv_status check_layer(const anykv_moments *moments, uint32_t l,
         return akv_fail(moments->context, ANYKV_E_STATE,
                         "moments of layer %u: %llu positions of keys, %u are needed", l,
                         (unsigned long long)sums->keys, LEAST_POSITIONS);
+    if (options->bases && (sums->queries < LEAST_POSITIONS || sums->values < LEAST_POSITIONS))
+        return akv_fail(moments->context, ANYKV_E_STATE,
+                        "moments of layer %u: %llu positions of queries and %llu of values, bases need %u", l,
+                        (unsigned long long)sums->queries, (unsigned long long)sums->values, LEAST_POSITIONS);
     if (options->most == ANYKV_TRANSFORM_MATRIX && sums->queries < LEAST_POSITIONS)
         return akv_fail(moments->context, ANYKV_E_STATE,
                         "moments of layer %u: %llu positions of queries, a matrix needs %u", l,
@@ -549,6 +653,7 @@ anykv_status anykv_moments_solve(const anykv_moments *moments,
         status = akv_calibration_create(context, count, &calibration);
     if (status)
         return status;
+    calibration->bases = checked.bases != 0;
     status = solve(moments, &checked, calibration);
     if (status) {
         anykv_calibration_destroy(calibration);

@@ -32,6 +32,9 @@ static void free_layer(anykv_context *context, struct akv_calibration_layer *lay
         akv_free(context, layer->side[s].matrix);
         akv_free(context, layer->side[s].inverse);
         akv_free(context, layer->side[s].head);
+        akv_free(context, layer->side[s].basis);
+        akv_free(context, layer->side[s].centre);
+        akv_free(context, layer->side[s].expand);
     }
 }
 
@@ -71,6 +74,14 @@ anykv_status akv_calibration_room(anykv_calibration *calibration, struct akv_cal
         if (s == 0 && side->transform >= ANYKV_TRANSFORM_CENTRE &&
             !(side->mu = akv_alloc(context, row, sizeof *side->mu)))
             return ANYKV_E_MEMORY;
+        if (calibration->bases) {
+            side->basis = akv_alloc(context, square, sizeof *side->basis);
+            side->expand = akv_alloc(context, square, sizeof *side->expand);
+            if (!side->basis || !side->expand)
+                return ANYKV_E_MEMORY;
+            if (s == 0 && !(side->centre = akv_alloc(context, row, sizeof *side->centre)))
+                return ANYKV_E_MEMORY;
+        }
         if (side->transform != ANYKV_TRANSFORM_MATRIX)
             continue;
         side->matrix = akv_alloc(context, square, sizeof *side->matrix);
@@ -85,12 +96,12 @@ anykv_status akv_calibration_room(anykv_calibration *calibration, struct akv_cal
 
 static anykv_status invert_head(const anykv_calibration *calibration,
                                 const struct akv_calibration_layer *layer, int s, uint32_t head,
-                                double *work)
+                                const uint16_t *matrices, float *inverses, double *work)
 {
     const struct akv_calibration_side *side = &layer->side[s];
     const size_t dim = side->dim, square = dim * dim;
-    const uint16_t *matrix = side->matrix + head * square;
-    float *inverse = side->inverse + head * square;
+    const uint16_t *matrix = matrices + head * square;
+    float *inverse = inverses + head * square;
     double *a = work, *b = work + square;
     for (size_t i = 0; i < square; i++)
         a[i] = akv_half_value(matrix[i]);
@@ -127,8 +138,14 @@ static anykv_status finish_side(const anykv_calibration *calibration,
     anykv_status status = check_halves(calibration, layer, s, "mean", side->mu, row);
     if (!status)
         status = check_halves(calibration, layer, s, "matrix", side->matrix, row * side->dim);
+    if (!status)
+        status = check_halves(calibration, layer, s, "centre", side->centre, row);
+    if (!status)
+        status = check_halves(calibration, layer, s, "basis", side->basis, row * side->dim);
     for (uint32_t head = 0; side->matrix && head < layer->kv_heads && !status; head++)
-        status = invert_head(calibration, layer, s, head, work);
+        status = invert_head(calibration, layer, s, head, side->matrix, side->inverse, work);
+    for (uint32_t head = 0; side->basis && head < layer->kv_heads && !status; head++)
+        status = invert_head(calibration, layer, s, head, side->basis, side->expand, work);
     return status;
 }
 
@@ -151,7 +168,7 @@ static akv_digest digest_of(const anykv_calibration *calibration)
 {
     akv_sha256 state;
     akv_sha256_init(&state);
-    akv_sha256_update(&state, "anykvcal1", 9);
+    akv_sha256_update(&state, calibration->bases ? "anykvcal2" : "anykvcal1", 9);
     akv_sha256_u32(&state, calibration->weights_bytes);
     akv_sha256_update(&state, calibration->weights, calibration->weights_bytes);
     akv_sha256_u32(&state, calibration->count);
@@ -169,6 +186,8 @@ static akv_digest digest_of(const anykv_calibration *calibration)
             const size_t row = (size_t)layer->kv_heads * layer->side[s].dim;
             digest_halves(&state, layer->side[s].mu, row);
             digest_halves(&state, layer->side[s].matrix, row * layer->side[s].dim);
+            digest_halves(&state, layer->side[s].centre, row);
+            digest_halves(&state, layer->side[s].basis, row * layer->side[s].dim);
         }
     }
     return akv_sha256_final(&state);
@@ -180,7 +199,7 @@ anykv_status akv_calibration_finish(anykv_calibration *calibration)
     for (uint32_t l = 0; l < calibration->count; l++)
         for (int s = 0; s < 2; s++) {
             const struct akv_calibration_side *side = &calibration->layers[l].side[s];
-            if (side->matrix && side->dim > largest)
+            if ((side->matrix || side->basis) && side->dim > largest)
                 largest = side->dim;
         }
     anykv_status status = ANYKV_OK;

@@ -27,6 +27,11 @@ struct akv_calibration_side {
      * x[i] = sum over j of W[j][i] * y[j]. */
     float *inverse;
     struct akv_prediction *head; /* [kv_heads] */
+    /* With bases, else NULL; of keys before rotary embedding, less `centre`.  f16 basis [kv_heads][dim][dim]:
+     * coefficient j = sum over i of basis[j][i] * x[i], the most important first; x[i] = sum over j of
+     * expand[j][i] * coefficient j, plus centre[i].  centre: keys only, f16 [kv_heads][dim]. */
+    uint16_t *basis, *centre;
+    float *expand;
 };
 
 struct akv_calibration_layer {
@@ -43,6 +48,7 @@ struct anykv_calibration {
     akv_digest digest;
     uint32_t count;
     struct akv_calibration_layer *layers; /* ascending by number */
+    bool bases;
     uint32_t weights_bytes;               /* 0: of any model of this geometry */
     uint8_t weights[256];
     char model[256];

@@ -8,6 +8,7 @@
 
 #define MAGIC          "anykvcal"
 #define FILE_VERSION   1u
+#define BASES_VERSION  2u /* with bases */
 #define HEADER_BYTES   64u
 #define RECORD_BYTES   32u
 #define HEAD_BYTES     32u
@@ -83,13 +84,15 @@ static void put_layer(struct writer *out, const struct akv_calibration_layer *la
         const size_t row = (size_t)layer->kv_heads * side->dim;
         put_halves(out, side->mu, row);
         put_halves(out, side->matrix, row * side->dim);
+        put_halves(out, side->centre, row);
+        put_halves(out, side->basis, row * side->dim);
     }
 }
 
 static void put_all(struct writer *out, const anykv_calibration *calibration, size_t bytes)
 {
     put_bytes(out, MAGIC, 8);
-    put_integer(out, FILE_VERSION, 4);
+    put_integer(out, calibration->bases ? BASES_VERSION : FILE_VERSION, 4);
     put_integer(out, calibration->count, 4);
     put_integer(out, bytes, 8);
     put_integer(out, strlen(calibration->model), 4);
@@ -262,7 +265,7 @@ static void get_halves(struct reader *in, uint16_t *halves, size_t count)
 }
 
 /* Bytes that follow a record's geometry. */
-static uint64_t bytes_behind(const struct akv_calibration_layer *layer)
+static uint64_t bytes_behind(const struct akv_calibration_layer *layer, bool bases)
 {
     uint64_t bytes = (uint64_t)layer->rope_pairs * 8 + (uint64_t)layer->kv_heads * HEAD_BYTES * 2;
     for (int s = 0; s < 2; s++) {
@@ -271,6 +274,8 @@ static uint64_t bytes_behind(const struct akv_calibration_layer *layer)
             bytes += row;
         if (layer->side[s].transform == ANYKV_TRANSFORM_MATRIX)
             bytes += row * layer->side[s].dim;
+        if (bases)
+            bytes += row * layer->side[s].dim + (s == 0 ? row : 0);
     }
     return bytes;
 }
@@ -281,7 +286,7 @@ static anykv_status get_layer(struct reader *in, anykv_calibration *calibration,
     const uint32_t after = record ? calibration->layers[record - 1].number + 1 : 0;
     anykv_status status = get_geometry(in, record, after, layer);
     if (!status)
-        status = need(in, bytes_behind(layer), "the data of a layer");
+        status = need(in, bytes_behind(layer, calibration->bases), "the data of a layer");
     if (!status)
         status = akv_calibration_room(calibration, layer);
     if (status)
@@ -296,21 +301,24 @@ static anykv_status get_layer(struct reader *in, anykv_calibration *calibration,
             break;
         get_halves(in, side->mu, row);
         get_halves(in, side->matrix, row * side->dim);
+        get_halves(in, side->centre, row);
+        get_halves(in, side->basis, row * side->dim);
     }
     return status;
 }
 
 /* The fixed header: count of layers and lengths of the texts, or why it is no calibration. */
 static anykv_status get_header(struct reader *in, size_t bytes, uint32_t *count_out,
-                               uint32_t *model_out, uint32_t *weights_out)
+                               bool *bases_out, uint32_t *model_out, uint32_t *weights_out)
 {
     if (bytes < HEADER_BYTES + CHECKSUM_BYTES || memcmp(in->at, MAGIC, 8) != 0)
         return akv_fail(in->context, ANYKV_E_DATA, "calibration: magic is missing, no calibration");
     in->at += 8;
     const uint64_t version = get_integer(in, 4);
-    if (version != FILE_VERSION)
-        return akv_fail(in->context, ANYKV_E_DATA, "calibration: version is %llu, known is %u",
-                        (unsigned long long)version, FILE_VERSION);
+    if (version != FILE_VERSION && version != BASES_VERSION)
+        return akv_fail(in->context, ANYKV_E_DATA, "calibration: version is %llu, known are %u and %u",
+                        (unsigned long long)version, FILE_VERSION, BASES_VERSION);
+    *bases_out = version == BASES_VERSION;
     *count_out = (uint32_t)get_integer(in, 4);
     const uint64_t said = get_integer(in, 8);
     if (said != bytes)
@@ -357,7 +365,8 @@ anykv_status anykv_calibration_read(anykv_context *context, const void *memory, 
         return akv_fail(context, ANYKV_E_ARG, "%s: NULL", memory ? "calibration_out" : "memory");
     struct reader in = {context, memory, (const uint8_t *)memory + bytes};
     uint32_t count = 0, model_bytes = 0, weights_bytes = 0;
-    anykv_status status = get_header(&in, bytes, &count, &model_bytes, &weights_bytes);
+    bool bases = false;
+    anykv_status status = get_header(&in, bytes, &count, &bases, &model_bytes, &weights_bytes);
     if (status)
         return status;
     in.end -= CHECKSUM_BYTES;
@@ -368,6 +377,7 @@ anykv_status anykv_calibration_read(anykv_context *context, const void *memory, 
     status = akv_calibration_create(context, count, &calibration);
     if (status)
         return status;
+    calibration->bases = bases;
     status = get_all(&in, calibration, model_bytes, weights_bytes);
     if (status) {
         anykv_calibration_destroy(calibration);

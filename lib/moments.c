@@ -79,6 +79,7 @@ void anykv_moments_destroy(anykv_moments *moments)
         struct akv_layer_moments *sums = &moments->sums[l];
         akv_free(moments->context, sums->trig);
         akv_free(moments->context, sums->key);
+        akv_free(moments->context, sums->key_plain);
         akv_free(moments->context, sums->key_trig);
         akv_free(moments->context, sums->query);
         akv_free(moments->context, sums->value);
@@ -178,12 +179,25 @@ static anykv_status make_room(anykv_moments *moments, const anykv_layer *layer,
     if (k)
         good = room(context, &sums->trig, trig * trig) &&
                room(context, &sums->key, heads * kd * kd) &&
+               room(context, &sums->key_plain, heads * kd * kd) &&
                room(context, &sums->key_trig, heads * kd * trig);
     if (v && good)
         good = room(context, &sums->value, heads * vd * vd);
     if (q && good)
         good = room(context, &sums->query, 2 * heads * kd * kd);
     return good ? ANYKV_OK : ANYKV_E_MEMORY;
+}
+
+/* A key turned back to position 0 by the angles of its position. */
+static void turn_back(const anykv_layer *layer, const double *angle, double *row)
+{
+    for (uint32_t i = 0; i < layer->rope_pairs; i++) {
+        uint32_t a, b;
+        akv_rope_pair(layer, i, &a, &b);
+        const double x = row[a], y = row[b], c = angle[i], s = angle[layer->rope_pairs + i];
+        row[a] = c * x + s * y;
+        row[b] = c * y - s * x;
+    }
 }
 
 static void add_keys(anykv_moments *moments, const anykv_layer *layer,
@@ -198,6 +212,8 @@ static void add_keys(anykv_moments *moments, const anykv_layer *layer,
         add_square(sums->key + (size_t)h * dim * dim, moments->row, dim);
         add_product(sums->key_trig + (size_t)h * dim * trig, moments->row, dim, moments->angle,
                     trig);
+        turn_back(layer, moments->angle, moments->row);
+        add_square(sums->key_plain + (size_t)h * dim * dim, moments->row, dim);
     }
     sums->keys++;
 }

@@ -11,6 +11,7 @@ struct akv_layer_moments {
     uint64_t keys, values, queries; /* positions added; queries of all layers that read these rows */
     uint64_t judges;                /* queries of the second half */
     double *trig;     /* [t][t], of the positions of keys, shared by the heads */
+    double *key_plain; /* the same of keys before rotary embedding */
     double *key;      /* [kv_heads][k_dim][k_dim], sum of k * k^T */
     double *key_trig; /* [kv_heads][k_dim][t], sum of k * trig^T */
     double *query;    /* [half][kv_heads][k_dim][k_dim], sum over the q heads of the group */

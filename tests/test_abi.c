@@ -104,6 +104,7 @@ Test(abi, structs)
     EXPECT_FIELD(anykv_calibrate_options, most, 20)
     EXPECT_FIELD(anykv_calibrate_options, model, 24)
     EXPECT_FIELD(anykv_calibrate_options, most_values, 32)
+    EXPECT_FIELD(anykv_calibrate_options, bases, 36)
 
     EXPECT_SIZE(anykv_calibration_info, 72)
     EXPECT_FIELD(anykv_calibration_info, size, 0)

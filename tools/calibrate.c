@@ -163,7 +163,7 @@ int akv_tool_calibrate(int argc, char **argv)
     const char *device = NULL, *output = NULL, *keys = "matrix", *values = "rotate";
     const char *weights = NULL, *path[AKV_LIST_MAX];
     uint32_t files = 0;
-    bool json = false;
+    bool json = false, bases = false;
     const struct akv_cli_option options[] = {
         {"output", AKV_CLI_TEXT, &output, 0, 0, "FILE", "the calibration's file; also -o"},
         {"keys", AKV_CLI_TEXT, &keys, 0, 0, "TRANSFORM",
@@ -171,6 +171,9 @@ int akv_tool_calibrate(int argc, char **argv)
          "(default: matrix, which needs 256 positions of queries)"},
         {"values", AKV_CLI_TEXT, &values, 0, 0, "TRANSFORM",
          "the same for values: rotate or matrix (default: rotate)"},
+        {"bases", AKV_CLI_FLAG, &bases, 0, 0, NULL,
+         "also the bases of low-rank compression, which need 256 positions of\n"
+         "queries and values"},
         {"weights", AKV_CLI_TEXT, &weights, 0, 0, "TEXT",
          "what the layouts' weights field says, if it must be just these weights\n"
          "(default: any model of this geometry)"},
@@ -215,6 +218,7 @@ int akv_tool_calibrate(int argc, char **argv)
     wanted.weights = weights;
     wanted.weights_bytes = weights != NULL ? (uint32_t)strlen(weights) : 0;
     wanted.model = calibrate.model;
+    wanted.bases = bases;
     if (status == ANYKV_OK)
         calibrate.at = output;
     if (status == ANYKV_OK)
