@@ -355,6 +355,7 @@ ANYKV_API anykv_status anykv_codec_decode(anykv_codec *codec, const void *packed
 typedef enum anykv_compression {
     ANYKV_COMPRESS_BX16 = 1, /* BF16 rows, bit for bit: 12.1 bits an element on real rows (docs/format.md) */
     ANYKV_COMPRESS_RANS = 2,   /* packed rows, entropy-coded: anykv_compress_packed */
+    ANYKV_COMPRESS_LOWRANK = 3, /* coefficients in a calibration's bases: anykv_lowrank_compress */
     ANYKV_COMPRESS_SPARSE = 4 /* some tokens or channels of each head: anykv_sparse_compress */
 } anykv_compression;
 
@@ -555,6 +556,40 @@ ANYKV_API void anykv_calibration_destroy(anykv_calibration *calibration);
 /* SHA-256 of everything that stored rows depend on.  Thread: free. */
 ANYKV_API anykv_status anykv_calibration_digest(const anykv_calibration *calibration,
                                                 uint8_t digest_out[32]);
+
+/* Low-rank compression: rows as coefficients in the bases of a calibration, quantised with one step and
+ * entropy coded; lossy.  The unit of the step is what a coefficient adds to q.k / sqrt(head_dim), root mean
+ * square over the calibration's queries; of values, the root mean square of their elements. */
+typedef struct anykv_lowrank_options {
+    size_t size;
+    const anykv_calibration *calibration; /* with bases; its layer has these heads and this head size */
+    uint32_t layer;    /* its number in the model */
+    uint32_t side;     /* 0 keys (after rotary embedding), 1 values */
+    uint32_t position; /* of the first token; tokens follow each other */
+    float step;        /* 2^-20 … 2^20 */
+} anykv_lowrank_options;
+#define ANYKV_LOWRANK_OPTIONS_INIT                                                                 \
+    {                                                                                              \
+        sizeof(anykv_lowrank_options), NULL, 0, 0, 0, 0.125f                                       \
+    }
+/* As anykv_compress; any dtype, at most the rows' bytes or E_UNSUPPORTED.  NaN is taken as 0, what is beyond
+ * 2^100 as 2^100.  A coefficient comes back within half a step, or, if the largest of its component needs
+ * more than 127 of them, within half the least power of two times the step with which it does not.  The
+ * same rows give the same bytes on every device.  E_DATA: the calibration has no bases or not this layer.
+ * Thread: free. */
+ANYKV_API anykv_status anykv_lowrank_compress(anykv_device *device, const anykv_lowrank_options *options,
+                                              const anykv_view *rows, uint32_t tokens, uint32_t heads,
+                                              uint32_t head_dim, void *packed, uint64_t capacity,
+                                              uint64_t *bytes_out);
+/* As anykv_decompress, with the calibration that the data was made with (else E_DATA).  Rows are the same
+ * from run to run; their last bits depend on the library that multiplies.  Thread: free. */
+ANYKV_API anykv_status anykv_lowrank_decompress(anykv_device *device, const anykv_calibration *calibration,
+                                                const void *packed, uint64_t bytes, const anykv_view *rows,
+                                                uint32_t tokens, uint32_t heads, uint32_t head_dim);
+/* What multiplies dense matrices on the host: the file name of a CBLAS, opened by the first call (OpenBLAS
+ * starts threads of its own then), or "own loops".  ANYKV_CBLAS_LIBRARY in the environment names another
+ * one, or "none".  Thread: free. */
+ANYKV_API const char *anykv_dense_library(void);
 
 typedef struct anykv_calibration_info {
     size_t size;

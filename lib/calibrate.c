@@ -444,7 +444,7 @@ static anykv_status solve_basis(const anykv_moments *moments, uint32_t l, uint32
     const struct akv_layer_moments *sums = &moments->sums[l];
     const uint32_t dim = side->dim;
     const size_t square = (size_t)dim * dim;
-    double sum, after = 0.0;
+    double sum;
     anykv_status status = ANYKV_OK;
     if (s == 0) {
         plain_keys(moments, l, head, work, side);
@@ -459,17 +459,14 @@ static anykv_status solve_basis(const anykv_moments *moments, uint32_t l, uint32
     }
     if (!status)
         status = check_square(moments, l, head, s ? "v" : "k before rotary embedding", work->sk, dim);
-    const double before = trace(work->sk, dim);
+    const double unit = s ? sqrt(trace(work->sk, dim) / dim) : sqrt(dim); /* anykv_lowrank_options.step */
     if (!status)
         status = fit(moments, l, head, s ? "v" : "k", dim, work, &sum);
-    for (size_t i = 0; i < dim && !status; i++) {
-        after += work->s[i] * work->s[i];
+    for (size_t i = 0; i < dim && !status; i++)
         for (size_t j = 0; j < dim; j++)
-            work->t[i * dim + j] *= sqrt(work->s[i]);
-    }
+            work->t[i * dim + j] *= sqrt(work->s[i]) / unit;
     return status ? status
-                  : store_matrix(moments, l, head, s ? "v" : "k", work->t, dim, sqrt(after / before),
-                                 side->basis + head * square);
+                  : store_matrix(moments, l, head, s ? "v" : "k", work->t, dim, 1.0, side->basis + head * square);
 }
 
 /* The side's transform is the most that a head chose; the others are expressed in it. */

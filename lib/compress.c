@@ -2,6 +2,7 @@
 /* Compression of rows: a header of 64 bytes, then the body that the kernels of the method make. */
 #include "compress.h"
 #include "kernel/bx16.h"
+#include "lowrank.h"
 #include "sparse.h"
 #include "objects.h"
 
@@ -31,6 +32,9 @@ anykv_status akv_compress_header_read(anykv_context *context, const void *packed
 static anykv_status check_shape(anykv_context *context, anykv_compression method, anykv_dtype dtype,
                                 uint32_t tokens, uint32_t heads, uint32_t dim, uint32_t *elements_out)
 {
+    if (method == ANYKV_COMPRESS_LOWRANK)
+        return akv_fail(context, ANYKV_E_ARG, "compress method: low rank takes a calibration, anykv_lowrank_compress "
+                                              "has it");
     if (method == ANYKV_COMPRESS_SPARSE)
         return akv_fail(context, ANYKV_E_ARG, "compress method: sparse takes scores, anykv_sparse_compress has them");
     if (method == ANYKV_COMPRESS_RANS)
@@ -245,6 +249,8 @@ static anykv_status read_header(anykv_context *context, const void *packed, uint
         return akv_sparse_check(context, header, bytes);
     if (header->method == ANYKV_COMPRESS_RANS)
         return akv_packed_check(context, header, bytes);
+    if (header->method == ANYKV_COMPRESS_LOWRANK)
+        return akv_lowrank_check(context, header, bytes);
     if (header->method > INT32_MAX || header->dtype > INT32_MAX || header->zero != 0 ||
         check_shape(context, (anykv_compression)header->method, (anykv_dtype)header->dtype, header->tokens,
                     header->heads, header->dim, &elements) != ANYKV_OK)
@@ -329,6 +335,9 @@ anykv_status anykv_decompress(anykv_device *device, const void *packed, uint64_t
                         "decompress: %u tokens of %u heads of %u elements of dtype %d, the data has %u of %u of %u of %u",
                         tokens, heads, head_dim, (int)rows->dtype, header.tokens, header.heads, header.dim,
                         header.dtype);
+    if (header.method == ANYKV_COMPRESS_LOWRANK)
+        return akv_fail(device->context, ANYKV_E_ARG,
+                        "decompress: low rank takes a calibration, anykv_lowrank_decompress has it");
     if (header.method == ANYKV_COMPRESS_SPARSE)
         return akv_sparse_decompress(device, &header, packed, bytes, rows);
     struct job job = {.device = device, .view = rows, .tokens = tokens, .heads = heads, .dim = head_dim};

@@ -46,7 +46,7 @@ allow 'backends/cuda/.*\.[ch]' '[a-z0-9_/]+\.h' "$shapes|$backend_own" "the CUDA
 engine=$(sources 'lib/[a-z0-9_]+\.[ch]' | grep -Ev '^lib/(status|alloc|log|thread|hash)\.c$|^lib/(anykv|internal)\.h$' |
     sed 's/\./\\./' | tr '\n' '|')
 allow "${engine}none" "$any_c" \
-    '[a-z0-9_]+\.h|(\.\./)?backends/backend\.h|kernel/(format|params|platform|bx16|rans)\.h|kernel/kernels\.def' "the engine"
+    '[a-z0-9_]+\.h|(\.\./)?backends/backend\.h|kernel/(format|params|platform|lowrank|bx16|rans)\.h|kernel/kernels\.def' "the engine"
 allow 'kernels-cl/.*\.(cl|h)' 'none' "[a-z0-9_]+\.(cl|h)|$kernel" "the OpenCL kernels"
 allow 'kernels-cu/.*\.(cu|cuh|h)' '(cuda_|mma)[a-z0-9_]*\.h|stdint\.h' "[a-z0-9_]+\.(cu|cuh|h)|$kernel" "the CUDA kernels"
 allow 'examples/[a-z0-9_]+\.[ch]' '[a-z0-9_/]+\.h|CL/cl\.h' 'none' "the examples"

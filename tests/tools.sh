@@ -105,7 +105,7 @@ status "damaged trace" 1 "hash_ids: 1 stands behind another id" "$ANYKV" replay 
 
 # ---- JSON fields ----
 "$ANYKV" devices --json >"$work/devices"
-fields "devices: fields" "$work/devices" device backend name vendor driver bytes_total bytes_free usable \
+fields "devices: fields" "$work/devices" device backend name vendor driver bytes_total bytes_free usable dense \
     reason isa
 check "devices: the CPU" grep -q '"backend": "cpu".*"usable": true, "reason": null' "$work/devices"
 

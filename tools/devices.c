@@ -10,7 +10,7 @@ static const struct akv_column columns[] = {
     {"vendor", NULL, 0},     {"driver", "driver", 0},   {"bytes_total", NULL, 0},
     {"bytes_free", NULL, 0}, {NULL, "GiB", 1},          {NULL, "free", 1},
     {"usable", "usable", 0}, {"reason", "remark", 0},   {"isa", "isa", 0},
-    {"uuid", NULL, 0},
+    {"uuid", NULL, 0},       {"dense", "products", 0},
 };
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
@@ -45,6 +45,7 @@ static void add_row(struct akv_report *report, const char *label, const anykv_de
         text_or_none(info->reason),
         text_or_none(info->isa),
         text_or_none(info->uuid),
+        akv_text(anykv_dense_library()), /* on the host, whichever device */
     };
     akv_report_row(report, row);
 }

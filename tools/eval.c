@@ -634,8 +634,9 @@ int akv_tool_eval(int argc, char **argv)
         {"compress", AKV_CLI_TEXT_LIST, &compress, 0, 0, "LIST",
          "ways of compressing, METHOD[:PARAMETER], beside the formats: bx16 (rows\n"
          "rounded to BF16, then bit for bit), sparse:SHARE (of the tokens, by the\n"
-         "attention of the last 64 queries seen), channels:SHARE.  With these, scores\n"
-         "see the first half of FILE's queries and errors are those of the second"},
+         "attention of the last 64 queries seen), channels:SHARE, lowrank:KEYS[/VALUES]\n"
+         "(steps; values thrice the keys'; needs a calibration with bases).  With sparse\n"
+         "and channels, scores see the first half of FILE's queries and errors are those of the second"},
         {"cold", AKV_CLI_FLAG, &cold, 0, 0, NULL,
          "compress the blocks of a cache with the file's rows in BF16 in place and\n"
          "read them back: bytes and times"},

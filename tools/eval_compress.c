@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #define TOKEN_SCORE "snapkv"
+#define VALUE_STEP  3.0 /* of the keys': about as much error of the output */
 
 /* ---- names ---- */
 
@@ -25,12 +26,32 @@ static bool share_of(const char *text, const char *name, double *share_out)
     return true;
 }
 
+/* lowrank:KEYS[/VALUES]. */
+static int parse_steps(const char *text, struct akv_eval_method *method)
+{
+    char *end;
+    double step[2];
+    step[0] = strtod(text + 8, &end);
+    step[1] = step[0] * VALUE_STEP;
+    if (*end == '/')
+        step[1] = strtod(end + 1, &end);
+    method->compression = ANYKV_COMPRESS_LOWRANK;
+    for (int side = 0; side < 2; side++) {
+        if (*end != '\0' || !(step[side] >= 0x1p-20 && step[side] <= 0x1p20))
+            return akv_cli_wrong("eval", "--compress: \"%s\" has no steps within 2^-20 to 2^20", text);
+        method->step[side] = (float)step[side];
+    }
+    return AKV_CLI_GO;
+}
+
 int akv_eval_method_parse(const char *text, struct akv_eval_method *method)
 {
     snprintf(method->name, sizeof method->name, "%s", text);
     method->compression = ANYKV_COMPRESS_BX16;
     if (strcmp(text, "bx16") == 0)
         return AKV_CLI_GO;
+    if (strncmp(text, "lowrank:", 8) == 0)
+        return parse_steps(text, method);
     method->compression = ANYKV_COMPRESS_SPARSE;
     method->axis = strncmp(text, "channels", 8) == 0 ? ANYKV_AXIS_CHANNEL : ANYKV_AXIS_TOKEN;
     if (!share_of(text, "sparse", &method->keep) && !share_of(text, "channels", &method->keep))
@@ -170,11 +191,42 @@ static anykv_status sparse(const struct akv_eval_rows *rows, const struct akv_ev
     return status;
 }
 
+/* ---- low rank ---- */
+
+static anykv_status lowrank(const struct akv_eval_rows *rows, const struct akv_eval_method *method, double *stored,
+                            uint64_t *bytes_out)
+{
+    const size_t count = (size_t)rows->tokens * rows->heads * rows->dim, each = rows->dtype == ANYKV_F32 ? 4 : 2;
+    anykv_lowrank_options options = ANYKV_LOWRANK_OPTIONS_INIT;
+    if (rows->calibration == NULL)
+        return akv_fail(NULL, ANYKV_E_ARG, "--compress: lowrank needs --calibration FILE with bases");
+    options.calibration = rows->calibration;
+    options.layer = rows->layer;
+    options.side = rows->side;
+    options.step = method->step[rows->side];
+    void *packed = akv_alloc(NULL, count, each), *back = akv_alloc(NULL, count, each);
+    const anykv_view in = anykv_view_host(rows->data, rows->dtype, rows->heads, rows->dim);
+    const anykv_view out = anykv_view_host(back, rows->dtype, rows->heads, rows->dim);
+    anykv_status status = packed && back ? ANYKV_OK : ANYKV_E_MEMORY;
+    if (status == ANYKV_OK)
+        status = anykv_lowrank_compress(rows->device, &options, &in, rows->tokens, rows->heads, rows->dim, packed,
+                                        count * each, bytes_out);
+    if (status == ANYKV_OK)
+        status = anykv_lowrank_decompress(rows->device, rows->calibration, packed, *bytes_out, &out, rows->tokens,
+                                          rows->heads, rows->dim);
+    if (status == ANYKV_OK)
+        akv_rows_to_double(back, rows->dtype, count, stored);
+    akv_free(NULL, packed);
+    akv_free(NULL, back);
+    return status;
+}
+
 /* ---- any ---- */
 
 anykv_status akv_eval_compress(const struct akv_eval_rows *rows, const struct akv_eval_method *method,
                                double *stored, uint64_t *bytes_out, uint8_t **kept_out)
 {
-    return method->compression == ANYKV_COMPRESS_BX16 ? bx16(rows, stored, bytes_out)
-                                                      : sparse(rows, method, stored, bytes_out, kept_out);
+    return method->compression == ANYKV_COMPRESS_BX16      ? bx16(rows, stored, bytes_out)
+           : method->compression == ANYKV_COMPRESS_LOWRANK ? lowrank(rows, method, stored, bytes_out)
+                                                           : sparse(rows, method, stored, bytes_out, kept_out);
 }

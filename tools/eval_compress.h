@@ -10,6 +10,7 @@ struct akv_eval_method {
     anykv_compression compression;
     anykv_axis axis; /* SPARSE */
     double keep;     /* share of the tokens or channels */
+    float step[2];   /* LOWRANK: keys, values */
 };
 
 /* METHOD[:PARAMETER].  AKV_CLI_GO, or the exit status after a message. */
