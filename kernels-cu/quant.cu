@@ -254,7 +254,8 @@ template <int F, bool SEARCH> AKV_FN void encode(const akv_encode_params &p, con
             akv_block_put(a.arg[1], F, p.dim, first + row, g, code, scale);
     } else {
         if (count * groups == 32u && ((akv_u64)a.arg[1] & 15u) == 0u) {
-            constexpr akv_u32 b0 = F == AKV_I8 || F == AKV_E4M3 ? 8u : F == AKV_N3 || F == AKV_N2 ? 2u : 4u;
+            constexpr bool bytes = F == AKV_I8 || F == AKV_E4M3 || F == AKV_E4M3G;
+            constexpr akv_u32 b0 = bytes ? 8u : F == AKV_N3 || F == AKV_N2 ? 2u : 4u;
             constexpr akv_u32 b1 = F == AKV_N6 ? 2u : F == AKV_N5 || F == AKV_N3 ? 1u : 0u;
             put_plane<b0>(a.arg[1], stages[warp].x, 0u, p.dim, first, row, g, code);
             if constexpr (b1 != 0u)

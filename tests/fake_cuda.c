@@ -708,6 +708,23 @@ EXPORT CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const
     }
     return end(code);
 }
+/* Bytes of shared memory that a kernel has besides those of the launch. */
+static int static_shared(const struct thing *function)
+{
+    return strstr(function->name, "prefill") ? 2048 : 1024;
+}
+EXPORT CUresult cuFuncGetAttribute(int *value_out, int attribute, CUfunction function)
+{
+    CUresult code = begin(__func__);
+    struct thing *t;
+    if (!code)
+        code = need(__func__, function, FUNCTION, &t);
+    if (!code && attribute != AKV_CU_FUNC_STATIC_SHARED)
+        code = wrong(INVALID_VALUE, __func__, "attribute that the fake lacks");
+    if (!code)
+        *value_out = static_shared(t);
+    return end(code);
+}
 EXPORT CUresult cuFuncSetAttribute(CUfunction function, int attribute, int value)
 {
     CUresult code = begin(__func__);
@@ -715,7 +732,7 @@ EXPORT CUresult cuFuncSetAttribute(CUfunction function, int attribute, int value
     if (!code)
         code = need(__func__, function, FUNCTION, &t);
     if (!code && (attribute != AKV_CU_FUNC_DYNAMIC_SHARED || value < 0 ||
-                  value > (pose("plain") ? 99 : 227) * 1024))
+                  value + static_shared(t) > (pose("plain") ? 99 : 227) * 1024))
         code = wrong(INVALID_VALUE, __func__, "attribute beyond the device");
     if (!code)
         t->shared = value;

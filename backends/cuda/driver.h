@@ -38,6 +38,7 @@ struct akv_cu_uuid {
 #define AKV_CU_STREAM_NON_BLOCKING 1u
 #define AKV_CU_EVENT_DEFAULT       0u
 #define AKV_CU_HOST_PORTABLE       1u
+#define AKV_CU_FUNC_STATIC_SHARED  1
 #define AKV_CU_FUNC_DYNAMIC_SHARED 8
 
 struct akv_cu {

@@ -12,6 +12,7 @@ anykv_status akv_cuda_function(struct akv_cuda_device *device, enum akv_cuda_ima
     anykv_status status = ANYKV_OK;
     CUresult code = AKV_CU_OK;
     CUfunction function = NULL;
+    int fixed = 0;
     akv_mutex_lock(&device->lock);
     for (uint32_t i = 0; i < device->function_count; i++)
         if (strcmp(device->functions[i].name, name) == 0) {
@@ -27,7 +28,9 @@ anykv_status akv_cuda_function(struct akv_cuda_device *device, enum akv_cuda_ima
     if (!code)
         code = device->cu->module_function(&function, device->module[image], name);
     if (!code && shared > 0) /* as much as any launch of it may ask for */
-        code = device->cu->function_set(function, AKV_CU_FUNC_DYNAMIC_SHARED, device->shared_optin - 1024);
+        code = device->cu->function_get(&fixed, AKV_CU_FUNC_STATIC_SHARED, function);
+    if (!code && shared > 0)
+        code = device->cu->function_set(function, AKV_CU_FUNC_DYNAMIC_SHARED, device->shared_optin - fixed);
     akv_cuda_leave(device);
     if (code) {
         status = akv_cuda_fail(device, code, name);
