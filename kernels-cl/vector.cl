@@ -155,15 +155,17 @@ static inline uchar16 code_lanes(float16 x, akv_u32 scale, akv_u32 format, const
         return convert_uchar16(as_uint16(nearest(clamp(t, -limit, limit)) + (format == AKV_I8 ? 0 : 32)) &
                                255u);
     }
+    /* p counts downward: of what clang makes of `p -= a > b`, a zero extension of truth values, Oclgrind
+     * 21.10 makes 255 for each. */
     levels = akv_levels(format);
     int16 negative = x < 0.0f, p = 0, code; /* sane values have no -0 */
     uint16 a = as_uint16(x) & 0x7FFFFFFFu;
     uint16 even = a - as_uint16(negative), odd = a + 1u + as_uint16(negative);
     for (j = 0u; j + 1u < levels; j += 2u)
-        p -= even > threshold[j];
+        p += even > threshold[j];
     for (j = 1u; j + 1u < levels; j += 2u)
-        p -= odd > threshold[j];
-    code = select((int16)((int)levels) + p, (int16)((int)levels - 1) - p, negative);
+        p += odd > threshold[j];
+    code = select((int16)((int)levels) - p, (int16)((int)levels - 1) + p, negative);
     kept = scale == 0u ? 0 : -1;
     return convert_uchar16((code & kept) | ((int)levels & ~kept));
 }
@@ -251,8 +253,8 @@ static inline void put_blocks(const float16 *x, akv_u32 format, akv_u32 dim, akv
     }
 }
 #elif defined(AKV_CPU_SHAPE)
-/* The same for devices whose compilers are not known to take such vectors well (Oclgrind 21.10 gives other
- * codes for N5 to N2): one element after the other. */
+/* The same for devices that are no processors, whose compilers are not known to take such vectors well: one
+ * element after the other. */
 #define ROW_VALUES(name) float name[ROW_MAX]
 #define ROW_CODES(name)  akv_u8 name[ROW_MAX]
 static inline akv_u32 read_row(float *x, __global const uchar *base, akv_u64 first, akv_u32 dtype,

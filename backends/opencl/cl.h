@@ -66,7 +66,7 @@ struct akv_cl_device {
     cl_command_queue internal; /* mapping and filling of new memory; guarded by `lock` */
     enum akv_cl_shape shape;
     cl_uint units;  /* compute units */
-    bool vectors;   /* a processor and nothing else: the CPU shape may use vectors of 16 */
+    bool vectors;   /* a processor: the CPU shape may use vectors of 16 */
     bool denormals;  /* float arithmetic keeps them */
     bool nv_options; /* the compiler takes NVIDIA's options */
     bool scrub;     /* local memory is overwritten before a kernel ends */

@@ -115,7 +115,7 @@ static anykv_status judge(struct akv_cl_device *device)
     cl_device_type type = 0;
     device->vectors = device->cl->device_info(device->place.device, CL_DEVICE_TYPE, sizeof type,
                                               &type, NULL) == CL_SUCCESS &&
-                      (type & ~(cl_device_type)CL_DEVICE_TYPE_DEFAULT) == CL_DEVICE_TYPE_CPU;
+                      (type & CL_DEVICE_TYPE_CPU);
     cl_device_fp_config floats = 0;
     device->denormals = device->cl->device_info(device->place.device, CL_DEVICE_SINGLE_FP_CONFIG,
                                                 sizeof floats, &floats, NULL) == CL_SUCCESS &&
