@@ -36,6 +36,10 @@ static const struct arg_spec arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
                       {"rows", true, false, 1},
                       {"maps", false, true, 16}},
     [AKV_K_COPY] = {{"moves", false, false, 8}, {"linear", true, true, 16}},
+    [AKV_K_SHIFT] = {{"table", false, false, 4},
+                     {"flags", true, false, 4},
+                     {"maps", false, true, 16},
+                     {"phases", false, true, 8}},
     [AKV_K_ATTEND] = {{"descriptor", false, false, 16},
                       {"q", false, false, 1},
                       {"out", true, false, 1},
@@ -340,6 +344,33 @@ static anykv_status check_reencode(struct check *check, const akv_reencode_param
     RETURN_IF(check_room(check, 1, (uint64_t)p->moves * sizeof(akv_move)));
     check->empty = p->moves == 0 || p->layers == 0;
     return check_room(check, 2, 4);
+}
+
+static anykv_status check_shift(struct check *check, const akv_shift_params *p)
+{
+    RETURN_IF(check_pool(check, &p->pool));
+    RETURN_IF(check_heads(check, "kv_heads", p->kv_heads));
+    RETURN_IF(check_block_tokens(check, p->block_tokens));
+    RETURN_IF(check_dim(check, "dim", p->dim));
+    RETURN_IF(check_format(check, "format", p->format));
+    if (p->kind >= AKV_KINDS)
+        return REFUSE(check, ANYKV_E_ARG, "shift.kind: %u is not below %u", p->kind, AKV_KINDS);
+    if (akv_format_raw(p->format))
+        RETURN_IF(check_flags(check, "flags", p->flags, 0));
+    RETURN_IF(check_transform(check, "flags", p->flags, AKV_FLAG_SEARCH, 2, p->map));
+    if (p->pairs > p->dim / 2)
+        return REFUSE(check, ANYKV_E_ARG, "shift.pairs: %u is more than half of dim, %u", p->pairs,
+                      p->dim);
+    if (p->rope > AKV_ROPE_HALF)
+        return REFUSE(check, ANYKV_E_ARG, "shift.rope: %u is neither 0 nor 1", p->rope);
+    if (p->blocks > UINT32_MAX / 256u / p->kv_heads)
+        return REFUSE(check, ANYKV_E_SHAPE, "shift.blocks: %u are too many", p->blocks);
+    RETURN_IF(check_in_block(check, &p->pool, p->kind, "offset", p->offset, p->format, p->kv_heads,
+                             p->block_tokens, p->dim));
+    RETURN_IF(check_room(check, 0, (uint64_t)p->blocks * 4));
+    RETURN_IF(check_room(check, 3, (uint64_t)p->pairs * 8));
+    check->empty = p->blocks == 0;
+    return check_room(check, 1, 4);
 }
 
 static anykv_status check_append(struct check *check, const akv_append_params *p)
@@ -714,6 +745,8 @@ static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel,
         return check_attend(check, params);
     case AKV_K_REENCODE:
         return check_reencode(check, params);
+    case AKV_K_SHIFT:
+        return check_shift(check, params);
     case AKV_K_SCORE:
         return check_score(check, params, false);
     case AKV_K_MEAN:
@@ -743,7 +776,8 @@ static bool pool_written(const struct akv_launch *launch)
     if (launch->kernel == AKV_K_COPY)
         return ((const akv_copy_params *)launch->params)->direction != AKV_COPY_POOL_LINEAR;
     return launch->kernel == AKV_K_SEAL || launch->kernel == AKV_K_APPEND ||
-           launch->kernel == AKV_K_REENCODE || launch->kernel == AKV_K_COMPACT;
+           launch->kernel == AKV_K_REENCODE || launch->kernel == AKV_K_SHIFT ||
+           launch->kernel == AKV_K_COMPACT;
 }
 
 static bool arg_written(const struct akv_launch *launch, unsigned arg)

@@ -30,25 +30,17 @@ static inline float inverse_at(const origin *o, akv_u32 dim, akv_u32 j, akv_u32 
 }
 
 #ifdef AKV_CPU_SHAPE
-/* A row of the caller as it is quantised. */
-static inline akv_u32 map_store(float *y, __global const uchar *base, akv_u64 first, akv_u32 dtype,
-                                akv_u32 dim, const origin *o)
+/* A row through the matrix, or rotated, or as it is, to y; and back, in place. */
+static inline void linear_store(float *y, const float *x, akv_u32 dim, const origin *o)
 {
     __global const akv_map *map = akv_map_at(o->maps, o->map);
-    float x[ROW_MAX];
-    akv_u32 saw = load_sane(x, base, first, dtype, dim), i, j;
-    if (map->mean)
-        for (i = 0u; i < dim; i++)
-            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] - mean_of(o, dim, i))));
-    if (map->scales)
-        for (i = 0u; i < dim; i++)
-            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * scale_of(o, 0u))));
+    akv_u32 i, j;
     if (map->transform != AKV_TRANSFORM_MATRIX) {
         for (i = 0u; i < dim; i++)
             y[i] = x[i];
         if (akv_map_rotates(map))
             akv_rotate_store(y, dim);
-        return saw;
+        return;
     }
     for (j = 0u; j < dim; j++)
         y[j] = 0.0f;
@@ -59,10 +51,8 @@ static inline akv_u32 map_store(float *y, __global const uchar *base, akv_u64 fi
     }
     for (j = 0u; j < dim; j++)
         y[j] = akv_as_f32(akv_sane(akv_as_u32(y[j])));
-    return saw;
 }
-/* A decoded row as it was, in place. */
-static inline void map_back(float *x, akv_u32 dim, const origin *o)
+static inline void linear_back(float *x, akv_u32 dim, const origin *o)
 {
     __global const akv_map *map = akv_map_at(o->maps, o->map);
     akv_u32 i, j;
@@ -78,6 +68,29 @@ static inline void map_back(float *x, akv_u32 dim, const origin *o)
             for (i = 0u; i < dim; i++)
                 x[i] = AKV_FMA(y[j], inverse_at(o, dim, j, i), x[i]);
     }
+}
+/* A row of the caller as it is quantised. */
+static inline akv_u32 map_store(float *y, __global const uchar *base, akv_u64 first, akv_u32 dtype,
+                                akv_u32 dim, const origin *o)
+{
+    __global const akv_map *map = akv_map_at(o->maps, o->map);
+    float x[ROW_MAX];
+    akv_u32 saw = load_sane(x, base, first, dtype, dim), i;
+    if (map->mean)
+        for (i = 0u; i < dim; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] - mean_of(o, dim, i))));
+    if (map->scales)
+        for (i = 0u; i < dim; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * scale_of(o, 0u))));
+    linear_store(y, x, dim, o);
+    return saw;
+}
+/* A decoded row as it was, in place. */
+static inline void map_back(float *x, akv_u32 dim, const origin *o)
+{
+    __global const akv_map *map = akv_map_at(o->maps, o->map);
+    akv_u32 i;
+    linear_back(x, dim, o);
     if (map->scales)
         for (i = 0u; i < dim; i++)
             x[i] = x[i] * scale_of(o, 1u);
@@ -111,20 +124,14 @@ static inline void multiply_groups(float *y, const float *x, const place *at, bo
     }
     barrier(CLK_LOCAL_MEM_FENCE);
 }
-/* My group of a sane row as it is quantised, in place. */
-static inline void map_group_store(float *x, const place *at, bool mine, akv_u32 dim, const origin *o,
-                                   __local float *swap)
+/* My group of a sane row through the matrix, or rotated, or as it is; and of a decoded row back. */
+static inline void linear_group_store(float *x, const place *at, bool mine, akv_u32 dim, const origin *o,
+                                      __local float *swap)
 {
     __global const akv_map *map = akv_map_at(o->maps, o->map);
-    akv_u32 begin = at->group * 32u, count = AKV_MIN(32u, dim - begin), i;
+    akv_u32 i;
     bool matrix = mine && map->transform == AKV_TRANSFORM_MATRIX, rotates = mine && akv_map_rotates(map);
     float y[32], factor = akv_rotate_store_factor(dim);
-    if (mine && map->mean)
-        for (i = 0u; i < count; i++)
-            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] - mean_of(o, dim, begin + i))));
-    if (mine && map->scales)
-        for (i = 0u; i < count; i++)
-            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * scale_of(o, 0u))));
     for (i = 0u; i < 32u; i++)
         y[i] = x[i];
     rotate_groups(y, at, dim, swap);
@@ -134,12 +141,11 @@ static inline void map_group_store(float *x, const place *at, bool mine, akv_u32
     for (i = 0u; i < 32u; i++)
         x[i] = matrix || rotates ? akv_as_f32(akv_sane(akv_as_u32(y[i]))) : x[i];
 }
-/* My group of a decoded row as it was, in place. */
-static inline void map_group_back(float *x, const place *at, bool mine, akv_u32 dim, const origin *o,
-                                  __local float *swap)
+static inline void linear_group_back(float *x, const place *at, bool mine, akv_u32 dim, const origin *o,
+                                     __local float *swap)
 {
     __global const akv_map *map = akv_map_at(o->maps, o->map);
-    akv_u32 begin = at->group * 32u, count = AKV_MIN(32u, dim - begin), i;
+    akv_u32 i;
     bool matrix = mine && map->transform == AKV_TRANSFORM_MATRIX, rotates = mine && akv_map_rotates(map);
     float y[32], factor = akv_rotate_read_factor(dim);
     for (i = 0u; i < 32u; i++)
@@ -150,6 +156,28 @@ static inline void map_group_back(float *x, const place *at, bool mine, akv_u32 
     multiply_groups(y, x, at, matrix, false, dim, o, swap);
     for (i = 0u; i < 32u; i++)
         x[i] = matrix || rotates ? y[i] : x[i];
+}
+/* My group of a sane row as it is quantised, in place. */
+static inline void map_group_store(float *x, const place *at, bool mine, akv_u32 dim, const origin *o,
+                                   __local float *swap)
+{
+    __global const akv_map *map = akv_map_at(o->maps, o->map);
+    akv_u32 begin = at->group * 32u, count = AKV_MIN(32u, dim - begin), i;
+    if (mine && map->mean)
+        for (i = 0u; i < count; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] - mean_of(o, dim, begin + i))));
+    if (mine && map->scales)
+        for (i = 0u; i < count; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * scale_of(o, 0u))));
+    linear_group_store(x, at, mine, dim, o, swap);
+}
+/* My group of a decoded row as it was, in place. */
+static inline void map_group_back(float *x, const place *at, bool mine, akv_u32 dim, const origin *o,
+                                  __local float *swap)
+{
+    __global const akv_map *map = akv_map_at(o->maps, o->map);
+    akv_u32 begin = at->group * 32u, count = AKV_MIN(32u, dim - begin), i;
+    linear_group_back(x, at, mine, dim, o, swap);
     if (mine && map->scales)
         for (i = 0u; i < count; i++)
             x[i] = x[i] * scale_of(o, 1u);

@@ -2,7 +2,7 @@
 /* Shells of the quantize family: encode, decode, rotate, seal.
  *
  * CPU shape: a work-item takes ROWS_PER_ITEM rows, one after the other.  GPU shape: a work-item takes
- * one group of 32 elements.  Options: AKV_ENCODE, AKV_DECODE, AKV_ROTATION, AKV_SEAL, AKV_REENCODE choose
+ * one group of 32 elements.  Options: AKV_ENCODE, AKV_DECODE, AKV_ROTATION, AKV_SEAL, AKV_REENCODE, AKV_SHIFT choose
  * the kernel, AKV_SEARCH the scale search, AKV_QUAD the order of the tiles that seal and reencode write. */
 #ifdef AKV_SEARCH
 #define SEARCH 1u
@@ -457,6 +457,141 @@ __kernel SHAPE void akv_k_reencode(__global const uchar *layers, ulong layers_at
     write_group(x, &at, mine, format, tokens, dim, t, tile, swap);
     if (mine && t + 1u == tokens && at.group == 0u)
         akv_tile_padding(tile, format, tokens, dim);
+#endif
+    if (saw)
+        atomic_or((volatile __global uint *)(flags + flags_at), saw);
+}
+#endif
+
+#ifdef AKV_SHIFT
+/* An element of my row, from the work-item that has it. */
+#define SHIFT_ELEMENT(i) swap[((i) & 31u) * WG + at.item - at.group + ((i) >> 5)]
+
+/* Keys of blocks of one kind, in place; rows are numbered through all tiles of all blocks of the table. */
+__kernel SHAPE void akv_k_shift(__global const uchar *table, ulong table_at, __global uchar *flags,
+                                ulong flags_at, __global const uchar *maps, ulong maps_at,
+                                __global const uchar *phases, ulong phases_at, const akv_shift_params p, SLABS)
+{
+    akv_u32 format = FORMAT_OR(p.format), dim = DIM_OR(p.dim), tokens = p.block_tokens, saw = 0u, i;
+    akv_u32 count = p.blocks * p.kv_heads * tokens;
+    phases += phases_at;
+#ifdef AKV_CPU_SHAPE
+    akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, end = AKV_MIN(first + ROWS_PER_ITEM, count);
+#else
+    __local float swap[32 * WG];
+    const place at = place_of(dim, false);
+    akv_u32 first = (akv_u32)get_group_id(0) * at.rows + at.row;
+#endif
+    akv_u32 row = AKV_MIN(first, count - 1u), head = row / tokens % p.kv_heads, t = row % tokens;
+    akv_u32 entry = ((__global const akv_u32 *)(table + table_at))[row / tokens / p.kv_heads];
+    bool held = entry != AKV_NO_BLOCK && entry >> 28 == p.kind;
+    __global uchar *tile = slab0;
+    if (held)
+        tile = slab_at(akv_block_address(&p.pool, entry), SLAB_NAMES) + p.offset +
+               head * akv_tile_bytes(format, tokens, dim);
+#ifdef AKV_MAP
+    const origin o = origin_of(maps + maps_at, p.map, head, 0u);
+#endif
+#ifdef AKV_CPU_SHAPE
+    for (; held && first < end; first++, t++) { /* a run of rows never leaves its tile */
+        float x[ROW_MAX];
+        if (akv_format_raw(format)) {
+            saw |= load_sane(x, tile, (akv_u64)t * dim, format, dim);
+        } else {
+            for (i = 0u; i < akv_padded_dim(dim) / 32u; i++)
+                load_group(x + i * 32u, tile, format, AKV_ORDER_ROW, tokens, dim, t, i);
+#ifdef AKV_MAP
+            linear_back(x, dim, &o);
+#else
+            if (p.flags & AKV_FLAG_ROTATE)
+                rotate_back(x, dim);
+#endif
+        }
+        for (i = 0u; i < p.pairs; i++) {
+            akv_turn turn = akv_rope_turn(akv_shift_phase(phases, i));
+            akv_u32 a = p.rope == AKV_ROPE_HALF ? i : 2u * i, b = p.rope == AKV_ROPE_HALF ? i + p.pairs : 2u * i + 1u;
+            float u = x[a], v = x[b];
+            x[a] = akv_rope_first(turn, u, v);
+            x[b] = akv_rope_second(turn, u, v);
+        }
+        for (i = 0u; i < dim; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i])));
+        if (akv_format_raw(format)) {
+            store_row(x, tile, (akv_u64)t * dim, format, dim);
+            continue;
+        }
+        float y[ROW_MAX];
+        ROW_VALUES(z);
+        ROW_CODES(code);
+        for (i = 0u; i < dim; i++)
+            y[i] = x[i];
+#ifdef AKV_MAP
+        linear_store(y, x, dim, &o);
+#else
+        if (p.flags & AKV_FLAG_ROTATE)
+            akv_rotate_store(y, dim);
+#endif
+        take_row(z, y, dim);
+        if (akv_format_blocks(format)) {
+            put_blocks(z, format, dim, t, tile);
+        } else {
+            encode_row(z, format, AKV_ORDER_ROW, SEARCH, tokens, dim, t, tile, code);
+            put_row(tile, format, tokens, dim, t, code);
+        }
+    }
+#else
+    float x[32];
+    bool mine = at.active && first < count && held;
+    akv_u32 begin = at.group * 32u, length = AKV_MIN(32u, dim - begin);
+    for (i = 0u; i < 32u; i++)
+        x[i] = 0.0f;
+    if (mine && akv_format_raw(format))
+        saw = load_mine(x, tile, (akv_u64)t * dim + begin, format, length, 0u);
+    else if (mine)
+        load_group(x, tile, format, AKV_ORDER_ROW, tokens, dim, t, at.group);
+    if (!akv_format_raw(format)) {
+#ifdef AKV_MAP
+        linear_group_back(x, &at, mine, dim, &o, swap);
+#else
+        if (p.flags & AKV_FLAG_ROTATE) {
+            float factor = akv_rotate_read_factor(dim);
+            rotate_groups(x, &at, dim, swap);
+            for (i = 0u; i < 32u; i++)
+                x[i] = x[i] * factor;
+        }
+#endif
+    }
+    for (i = 0u; i < 32u; i++)
+        swap[i * WG + at.item] = x[i];
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (i = 0u; mine && i < length; i++) {
+        akv_pair_place pair = akv_pair_of(p.pairs, p.rope, begin + i);
+        if (pair.paired) {
+            akv_turn turn = akv_rope_turn(akv_shift_phase(phases, pair.pair));
+            float u = SHIFT_ELEMENT(pair.first), v = SHIFT_ELEMENT(pair.second);
+            x[i] = begin + i == pair.first ? akv_rope_first(turn, u, v) : akv_rope_second(turn, u, v);
+        }
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (i = 0u; i < 32u; i++)
+        x[i] = i < length ? akv_as_f32(akv_sane(akv_as_u32(x[i]))) : 0.0f;
+    if (akv_format_raw(format)) {
+        if (mine)
+            store_mine(x, tile, (akv_u64)t * dim + begin, format, length, 0u);
+        scrub(swap, at.item);
+    } else {
+#ifdef AKV_MAP
+        linear_group_store(x, &at, mine, dim, &o, swap);
+#else
+        if (p.flags & AKV_FLAG_ROTATE) {
+            float factor = akv_rotate_store_factor(dim);
+            rotate_groups(x, &at, dim, swap);
+            for (i = 0u; i < 32u; i++)
+                x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * factor)));
+        }
+#endif
+        write_group(x, &at, mine, format, tokens, dim, t, tile, swap);
+    }
 #endif
     if (saw)
         atomic_or((volatile __global uint *)(flags + flags_at), saw);

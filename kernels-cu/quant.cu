@@ -681,6 +681,113 @@ REENCODE(n2_search, AKV_N2, true)
 REENCODE_SIDE(same, k, (reencode_same<0>))
 REENCODE_SIDE(same, v, (reencode_same<1>))
 
+/* shift: a thread block takes the tile of one (block, kv head), a warp R rows at a time, in place: all lanes
+ * of a row have read it before one writes.  F: AKV_F32 stands for the raw formats. */
+template <int F, bool SEARCH> AKV_FN void shift(const akv_shift_params &p, const akv_cu_args &a)
+{
+    __shared__ stage stages[WARPS];
+    akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u, saw = 0u, dim = p.dim;
+    akv_u32 groups = akv_padded_dim(dim) / 32u, per = 32u / groups, row = lane / groups, g = lane % groups;
+    akv_u32 head = blockIdx.x % p.kv_heads, entry = ((const akv_u32 *)a.arg[0])[blockIdx.x / p.kv_heads];
+    if (entry == AKV_NO_BLOCK || entry >> 28 != p.kind)
+        return;
+    akv_u32 raw = akv_format_raw(F), format = raw ? p.format : (akv_u32)F, rotate = p.flags & AKV_FLAG_ROTATE;
+    akv_u8 *tile = akv_cu_at(a, akv_block_address(&p.pool, entry)) + p.offset +
+                   (akv_u64)head * akv_tile_bytes(format, p.block_tokens, dim);
+    const akv_map *map = !raw && (p.flags & AKV_FLAG_MAP) ? akv_map_at(a.arg[2], p.map) : 0;
+    akv_u32 matrix = map && map->transform == AKV_TRANSFORM_MATRIX;
+    if (map)
+        rotate = akv_map_rotates(map);
+    float *s = stages[warp].x;
+    for (akv_u32 at = warp * per; at < p.block_tokens; at += WARPS * per) {
+        akv_u32 count = AKV_MIN(per, p.block_tokens - at);
+        float x[32];
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+            x[i] = 0.0f;
+        for (akv_u32 i = 0u; row < count && i < 32u && g * 32u + i < dim; i++) {
+            akv_u32 bits = raw ? akv_load_bits(tile, (akv_u64)(at + row) * dim + g * 32u + i, format)
+                               : akv_as_u32(akv_tile_value(tile, format, AKV_ORDER_ROW, p.block_tokens, dim, at + row,
+                                                           g * 32u + i));
+            if (raw) {
+                saw |= akv_saw(bits);
+                bits = akv_sane(bits);
+            }
+            x[i] = akv_as_f32(bits);
+        }
+        if (!raw && rotate) {
+            float factor = akv_rotate_read_factor(dim);
+            rotate_groups(x, dim, lane);
+#pragma unroll
+            for (int i = 0; i < 32; i++)
+                x[i] = x[i] * factor;
+        }
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+            s[lane * PITCH + i] = x[i];
+        __syncwarp();
+        for (akv_u32 r = 0u; r < count; r++) {
+            if (matrix)
+                stage_multiply<false>(s, a.arg[2] + akv_map_inverse_row(map, head, dim, 0u), dim, r);
+            for (akv_u32 i = lane; i < p.pairs; i += 32u) {
+                akv_turn turn = akv_rope_turn(akv_shift_phase(a.arg[3], i));
+                float *u = stage_element(s, groups, r, p.rope == AKV_ROPE_HALF ? i : 2u * i);
+                float *v = stage_element(s, groups, r, p.rope == AKV_ROPE_HALF ? i + p.pairs : 2u * i + 1u);
+                float first = akv_rope_first(turn, *u, *v), second = akv_rope_second(turn, *u, *v);
+                *u = first;
+                *v = second;
+            }
+            __syncwarp();
+            for (akv_u32 i = lane; i < dim; i += 32u) {
+                float *y = stage_element(s, groups, r, i);
+                *y = akv_as_f32(akv_sane(akv_as_u32(*y)));
+                if (raw)
+                    akv_store_bits(tile, (akv_u64)(at + r) * dim + i, format, akv_as_u32(*y));
+            }
+            __syncwarp();
+            if (matrix)
+                stage_multiply<true>(s, a.arg[2] + akv_map_matrix_row(map, head, dim, 0u), dim, r);
+        }
+        if (!raw) {
+#pragma unroll
+            for (int i = 0; i < 32; i++)
+                x[i] = row < count && g * 32u + i < dim ? s[lane * PITCH + i] : 0.0f;
+            __syncwarp();
+            akv_u8 code[32];
+            akv_u32 scale = quantise_group<F, SEARCH>(x, dim, rotate, lane, code);
+            if (row < count)
+                put_group<F>(tile, p.block_tokens, dim, AKV_ORDER_ROW, 0u, at + row, g, code, scale, (akv_u8 *)0);
+        }
+    }
+    if (saw)
+        atomicOr((akv_u32 *)a.arg[1], saw);
+}
+#define SHIFT(name, F, SEARCH)                                                                         \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_shift_##name(                       \
+        const __grid_constant__ akv_shift_params p, const __grid_constant__ akv_cu_args a)             \
+    {                                                                                                  \
+        shift<F, SEARCH>(p, a);                                                                        \
+    }
+SHIFT(raw, AKV_F32, false)
+SHIFT(i8, AKV_I8, false)
+SHIFT(n6, AKV_N6, false)
+SHIFT(n5, AKV_N5, false)
+SHIFT(n4, AKV_N4, false)
+SHIFT(n3, AKV_N3, false)
+SHIFT(n2, AKV_N2, false)
+SHIFT(e4m3, AKV_E4M3, false)
+SHIFT(e4m3g, AKV_E4M3G, false)
+SHIFT(q8_0, AKV_Q8_0, false)
+SHIFT(q5_1, AKV_Q5_1, false)
+SHIFT(q5_0, AKV_Q5_0, false)
+SHIFT(q4_1, AKV_Q4_1, false)
+SHIFT(q4_0, AKV_Q4_0, false)
+SHIFT(iq4_nl, AKV_IQ4_NL, false)
+SHIFT(n5_search, AKV_N5, true)
+SHIFT(n4_search, AKV_N4, true)
+SHIFT(n3_search, AKV_N3, true)
+SHIFT(n2_search, AKV_N2, true)
+
 /* gather: a warp takes R (row, head) pairs; lane l holds group l % G of pair l / G. */
 extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __grid_constant__ akv_gather_params p,
                                                                       const __grid_constant__ akv_cu_args a)

@@ -996,6 +996,18 @@ ANYKV_API anykv_status anykv_seq_trim(anykv_seq *seq, uint64_t tokens);
  * attended; positions of the others stay.  The sequence then names no further blocks. */
 ANYKV_API anykv_status anykv_seq_remove(anykv_seq *seq, uint64_t first, uint64_t count);
 
+/* Rows of positions [first, first + count) take the positions [first + delta, …): their keys are turned on by
+ * delta (rotary embedding), stored as they were, in place where the sequence alone holds a block, else in a
+ * copy; values stay.  All three are multiples of block_tokens, but for a count up to the sequence's end, which
+ * then moves with it.  Where they go no rows may be: remove them first; what they leave is as removed.  The
+ * sequence then names no further blocks, nor those from the first changed position on.  Keys of quantised
+ * formats are decoded and encoded again (docs/quality.md has the error of it).  Rows that a window freed stay
+ * gone.  The first call for a format prepares its kernel.
+ * E_ARG: positions; E_STATE: in a step, rows are in the way, tokens were evicted; E_UNSUPPORTED: a layer has
+ * no rotary pairs; E_MEMORY, E_BUDGET (no room for copies): nothing changed.  E_DEVICE: as long as none of
+ * its own blocks was touched nothing changed, else the sequence is dead. */
+ANYKV_API anykv_status anykv_seq_shift(anykv_seq *seq, uint64_t first, uint64_t count, int64_t delta);
+
 /* Which tokens of a sequence an eviction keeps: those with the largest score, of equal ones the older,
  * and those whose score is a NaN.  The same on every device, but for MASS, which comes from attention. */
 typedef enum anykv_token_policy {

@@ -38,7 +38,7 @@ struct akv_plan {
     bool staged;         /* host rows go through the staging area */
     /* The fixed device memory: offsets of its parts. */
     uint64_t step_bytes; /* descriptors of one open step, all layer groups */
-    uint64_t moves_at, seal_at, lower_at, gather_at, flags_at, evict_at, cold_at, maps_at, scratch_at,
+    uint64_t moves_at, seal_at, lower_at, gather_at, flags_at, shift_at, evict_at, cold_at, maps_at, scratch_at,
         staging_at;
     uint64_t maps_bytes; /* means, matrices and angles; 0: no layer has any */
     uint64_t scratch_bytes, staging_bytes;

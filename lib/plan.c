@@ -168,6 +168,8 @@ static anykv_status place_fixed(anykv_device *device, const anykv_layout *layout
     at += round_up(AKV_GATHER_BLOCKS * 4, align);
     plan->flags_at = at;
     at += align;
+    plan->shift_at = at;
+    at += round_up(AKV_MAX_HEAD_DIM / 2 * 8, align);
     plan->maps_at = at;
     at += round_up(plan->maps_bytes, align);
     plan->evict_at = at;

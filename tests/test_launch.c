@@ -16,6 +16,7 @@ union params {
     akv_copy_params copy;
     akv_attend_params attend;
     akv_reencode_params reencode;
+    akv_shift_params shift;
     akv_score_params score;
     akv_mass_params mass;
     akv_select_params select;
@@ -294,6 +295,19 @@ static void make(struct lab *lab, enum akv_kernel_id kernel)
     case AKV_K_REENCODE:
         reencode_base(lab);
         break;
+    case AKV_K_SHIFT:
+        lab->params.shift = (akv_shift_params){.pool = pool_map(),
+                                               .blocks = 1,
+                                               .kind = 0,
+                                               .format = AKV_F16,
+                                               .kv_heads = HEADS,
+                                               .block_tokens = BLOCK,
+                                               .dim = DIM,
+                                               .pairs = DIM / 2};
+        arg[0] = cut(lab, 4); /* zeros: the first block of kind 0 */
+        arg[1] = cut(lab, 4);
+        arg[3] = cut(lab, DIM / 2 * 8);
+        break;
     case AKV_K_SCORE:
     case AKV_K_MEAN:
     case AKV_K_MASS:
@@ -333,7 +347,7 @@ static void make(struct lab *lab, enum akv_kernel_id kernel)
     case AKV_KERNEL_COUNT:
         break;
     }
-    bool pooled = kernel >= AKV_K_SEAL && kernel != AKV_K_SELECT && kernel < AKV_K_BX16_COUNT;
+    bool pooled = kernel == AKV_K_SHIFT || (kernel >= AKV_K_SEAL && kernel != AKV_K_SELECT && kernel < AKV_K_BX16_COUNT);
     lab->launch.slabs = pooled ? SLABS : 0;
 }
 
@@ -360,7 +374,7 @@ static void tear_down(struct lab *lab)
 
 static const enum akv_kernel_id all[] = {AKV_K_ENCODE, AKV_K_DECODE, AKV_K_ROTATE, AKV_K_SEAL,
                                          AKV_K_APPEND, AKV_K_GATHER, AKV_K_COPY,   AKV_K_ATTEND,
-                                         AKV_K_REENCODE, AKV_K_SCORE, AKV_K_MEAN, AKV_K_MASS,
+                                         AKV_K_SHIFT, AKV_K_REENCODE, AKV_K_SCORE, AKV_K_MEAN, AKV_K_MASS,
                                          AKV_K_SELECT, AKV_K_COMPACT, AKV_K_BX16_COUNT,
                                          AKV_K_BX16_ENCODE, AKV_K_BX16_DECODE,
                                          AKV_K_RANS_COUNT, AKV_K_RANS_ENCODE, AKV_K_RANS_DECODE};
@@ -458,6 +472,19 @@ static const struct wrong_field {
     FIELD(SEAL, akv_seal_params, v_format, 17, ANYKV_E_ARG, "v_format"),
     FIELD(SEAL, akv_seal_params, k_flags, 8, ANYKV_E_ARG, "k_flags"),
     FIELD(SEAL, akv_seal_params, v_flags, 1u << 16, ANYKV_E_ARG, "v_flags"),
+    FIELD(SHIFT, akv_shift_params, pool.slabs, 9, ANYKV_E_ARG, "pool.slabs"),
+    FIELD(SHIFT, akv_shift_params, blocks, 2, ANYKV_E_SHAPE, "shift.table"),
+    FIELD(SHIFT, akv_shift_params, blocks, UINT32_MAX, ANYKV_E_SHAPE, "shift.blocks"),
+    FIELD(SHIFT, akv_shift_params, kind, 16, ANYKV_E_ARG, "shift.kind"),
+    FIELD(SHIFT, akv_shift_params, format, 0, ANYKV_E_ARG, "format"),
+    FIELD(SHIFT, akv_shift_params, format, AKV_F32, ANYKV_E_SHAPE, "offset"),
+    FIELD(SHIFT, akv_shift_params, offset, UINT32_MAX, ANYKV_E_SHAPE, "offset"),
+    FIELD(SHIFT, akv_shift_params, kv_heads, 0, ANYKV_E_ARG, "kv_heads"),
+    FIELD(SHIFT, akv_shift_params, block_tokens, 24, ANYKV_E_ARG, "block_tokens"),
+    FIELD(SHIFT, akv_shift_params, dim, 600, ANYKV_E_ARG, "dim"),
+    FIELD(SHIFT, akv_shift_params, flags, AKV_FLAG_ROTATE, ANYKV_E_ARG, "flags"),
+    FIELD(SHIFT, akv_shift_params, pairs, DIM / 2 + 1, ANYKV_E_ARG, "shift.pairs"),
+    FIELD(SHIFT, akv_shift_params, rope, 2, ANYKV_E_ARG, "shift.rope"),
     FIELD(REENCODE, akv_reencode_params, pool.slabs, 9, ANYKV_E_ARG, "pool.slabs"),
     FIELD(REENCODE, akv_reencode_params, moves, 2, ANYKV_E_SHAPE, "reencode.moves"),
     FIELD(REENCODE, akv_reencode_params, layers, 2, ANYKV_E_SHAPE, "reencode.layers"),

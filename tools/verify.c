@@ -26,6 +26,7 @@ static const struct family {
     [AKV_K_APPEND] = {WALK_RAW, verify_append},     [AKV_K_GATHER] = {WALK_FORMATS, verify_gather},
     [AKV_K_COPY] = {WALK_NONE, verify_copy},        [AKV_K_ATTEND] = {WALK_PAIRS, NULL},
     [AKV_K_REENCODE] = {WALK_FORMATS, verify_reencode},
+    [AKV_K_SHIFT] = {WALK_FORMATS, verify_shift},
     [AKV_K_SCORE] = {WALK_FORMATS, verify_score},   [AKV_K_MEAN] = {WALK_FORMATS, verify_mean},
     [AKV_K_MASS] = {WALK_FORMATS, verify_mass},     [AKV_K_SELECT] = {WALK_NONE, verify_select},
     [AKV_K_COMPACT] = {WALK_FORMATS, verify_compact},

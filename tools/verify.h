@@ -194,6 +194,7 @@ void verify_copy(struct verify *v, uint32_t format);
 void verify_attend(struct verify *v, uint32_t k_format, uint32_t v_format);
 /* verify_maps.c: the cases of means and matrices of the kernel in hand. */
 void verify_maps(struct verify *v, uint32_t format);
+void verify_shift(struct verify *v, uint32_t format);
 void verify_score(struct verify *v, uint32_t format);
 void verify_mean(struct verify *v, uint32_t format);
 void verify_mass(struct verify *v, uint32_t format);

@@ -287,3 +287,65 @@ void verify_maps(struct verify *v, uint32_t format)
                 akv_free(v->context, c.maps);
             }
 }
+
+/* ---- keys turned to other positions ---- */
+
+static void shift_case(struct verify *v, struct maps_case *c, uint32_t raw, uint32_t variant)
+{
+    static const uint32_t none = 0, how[] = {AKV_FLAG_MAP, AKV_FLAG_ROTATE, 0};
+    struct maps_blocks b = {0};
+    uint32_t table[2 * BLOCKS + 1];
+    uint64_t phases[AKV_MAX_HEAD_DIM / 2];
+    bool good = make_blocks(v, c, &b);
+    for (uint32_t i = 0; good && i < 2 * BLOCKS; i++) /* of both kinds, so that some are left alone */
+        table[i] = b.pool.entry[i % 2][i / 2];
+    table[2 * BLOCKS] = AKV_NO_BLOCK;
+    akv_shift_params params = {.pool = b.pool.map,
+                               .blocks = 2 * BLOCKS + 1,
+                               .kind = raw ? 0 : 1,
+                               .format = raw ? c->dtype : c->format,
+                               .offset = b.offset[raw ? 0 : 1][1][0],
+                               .kv_heads = HEADS,
+                               .block_tokens = TOKENS,
+                               .dim = c->dim,
+                               .flags = raw ? 0 : how[variant % 3] | c->search,
+                               .map = 2 * (uint32_t)sizeof(akv_map), /* keys of layer 1 */
+                               .pairs = variant % 4 == 3 ? c->dim / 4 : c->dim / 2,
+                               .rope = variant / 3 % 2};
+    for (uint32_t i = 0; i < params.pairs; i++)
+        phases[i] = verify_random(&c->state);
+    struct verify_launch launch = {.params = &params};
+    launch.span[0] = (struct verify_span){table, NULL, sizeof table};
+    launch.span[1] = (struct verify_span){&none, verify_any, sizeof none};
+    launch.span[2] = (struct verify_span){c->maps, NULL, c->bytes};
+    launch.span[3] = (struct verify_span){phases, NULL, params.pairs * sizeof phases[0]};
+    verify_pool_bind(&b.pool, &launch);
+    for (uint32_t s = 0; s < launch.slabs; s++)
+        launch.span[AKV_MAX_ARGS + s].expect = verify_any;
+    if (good)
+        compare(v, (uint64_t)BLOCKS * HEADS * TOKENS * c->dim, &launch);
+    verify_pool_destroy(v, &b.pool);
+}
+
+void verify_shift(struct verify *v, uint32_t format)
+{
+    for (uint32_t d = 0; d < VERIFY_DIMS; d++)
+        for (uint32_t n = 0; n < 3; n++) {
+            const uint32_t raw = akv_format_raw(format), variant = 3 * d + n;
+            struct maps_case c = {.format = raw ? AKV_N4 : format,
+                                  .dim = verify_dims[d],
+                                  .dtype = raw ? format : 1u + variant % 3u,
+                                  .search = variant / 3 % 2 && akv_format_codebook(format)
+                                                ? AKV_FLAG_SEARCH
+                                                : 0u};
+            if ((raw && n) || !verify_wanted(v, d + n + format))
+                continue;
+            c.state = verify_mix(v->seed, 9000u + variant);
+            if (!verify_case(v, (uint64_t)BLOCKS * HEADS * TOKENS * c.dim, "d%" PRIu32 "-%s-%" PRIu32,
+                             c.dim, raw ? "raw" : n == 0 ? "map" : n == 1 ? "rotate" : "plain", variant))
+                continue;
+            if (make_maps(v, &c, variant))
+                shift_case(v, &c, raw, variant);
+            akv_free(v->context, c.maps);
+        }
+}

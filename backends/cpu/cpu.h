@@ -50,7 +50,7 @@ static inline uint8_t *akv_cpu_at(const struct akv_cpu_args *args, uint64_t a)
  * k_evict_avx2.c, k_evict_avx512.c (score), k_compress.c, k_compress_avx2.c, k_rans.c. */
 extern const struct akv_cpu_kernel akv_cpu_encode_scalar, akv_cpu_decode_scalar, akv_cpu_rotate_scalar,
     akv_cpu_seal_scalar, akv_cpu_gather_scalar, akv_cpu_append_scalar, akv_cpu_copy_scalar,
-    akv_cpu_attend_scalar, akv_cpu_reencode_scalar, akv_cpu_score_scalar, akv_cpu_mean_scalar,
+    akv_cpu_attend_scalar, akv_cpu_reencode_scalar, akv_cpu_shift_scalar, akv_cpu_score_scalar, akv_cpu_mean_scalar,
     akv_cpu_mass_scalar, akv_cpu_select_scalar, akv_cpu_compact_scalar,
     akv_cpu_bx16_count_scalar, akv_cpu_bx16_encode_scalar, akv_cpu_bx16_decode_scalar,
     akv_cpu_rans_count_scalar, akv_cpu_rans_encode_scalar, akv_cpu_rans_decode_scalar;
@@ -58,12 +58,12 @@ extern const struct akv_cpu_kernel akv_cpu_encode_scalar, akv_cpu_decode_scalar,
 extern const struct akv_cpu_kernel akv_cpu_encode_planted;
 #if defined(AKV_HAVE_AVX2)
 extern const struct akv_cpu_kernel akv_cpu_encode_avx2, akv_cpu_decode_avx2, akv_cpu_seal_avx2,
-    akv_cpu_gather_avx2, akv_cpu_attend_avx2, akv_cpu_reencode_avx2, akv_cpu_score_avx2,
+    akv_cpu_gather_avx2, akv_cpu_attend_avx2, akv_cpu_reencode_avx2, akv_cpu_shift_avx2, akv_cpu_score_avx2,
     akv_cpu_bx16_count_avx2, akv_cpu_bx16_encode_avx2, akv_cpu_bx16_decode_avx2;
 #endif
 #if defined(AKV_HAVE_AVX512)
 extern const struct akv_cpu_kernel akv_cpu_encode_avx512, akv_cpu_decode_avx512, akv_cpu_seal_avx512,
-    akv_cpu_gather_avx512, akv_cpu_attend_avx512, akv_cpu_reencode_avx512, akv_cpu_score_avx512;
+    akv_cpu_gather_avx512, akv_cpu_attend_avx512, akv_cpu_reencode_avx512, akv_cpu_shift_avx512, akv_cpu_score_avx512;
 #endif
 #if defined(AKV_HAVE_NEON)
 extern const struct akv_cpu_kernel akv_cpu_attend_neon;

@@ -67,6 +67,7 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_COPY] = &akv_cpu_copy_scalar,
             [AKV_K_ATTEND] = &akv_cpu_attend_scalar,
             [AKV_K_REENCODE] = &akv_cpu_reencode_scalar,
+            [AKV_K_SHIFT] = &akv_cpu_shift_scalar,
             [AKV_K_SCORE] = &akv_cpu_score_scalar,
             [AKV_K_MEAN] = &akv_cpu_mean_scalar,
             [AKV_K_MASS] = &akv_cpu_mass_scalar,
@@ -88,6 +89,7 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_GATHER] = &akv_cpu_gather_avx2,
             [AKV_K_ATTEND] = &akv_cpu_attend_avx2,
             [AKV_K_REENCODE] = &akv_cpu_reencode_avx2,
+            [AKV_K_SHIFT] = &akv_cpu_shift_avx2,
             [AKV_K_SCORE] = &akv_cpu_score_avx2,
             [AKV_K_BX16_COUNT] = &akv_cpu_bx16_count_avx2,
             [AKV_K_BX16_ENCODE] = &akv_cpu_bx16_encode_avx2,
@@ -103,6 +105,7 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_GATHER] = &akv_cpu_gather_avx512,
             [AKV_K_ATTEND] = &akv_cpu_attend_avx512,
             [AKV_K_REENCODE] = &akv_cpu_reencode_avx512,
+            [AKV_K_SHIFT] = &akv_cpu_shift_avx512,
             [AKV_K_SCORE] = &akv_cpu_score_avx512,
         },
 #endif

@@ -22,3 +22,4 @@ const struct akv_cpu_kernel akv_cpu_seal_avx2 = {1, q_seal_items, q_seal_run, NU
 const struct akv_cpu_kernel akv_cpu_gather_avx2 = {1, q_gather_items, q_gather_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_reencode_avx2 = {1, q_reencode_items, q_reencode_run, NULL,
                                                      NULL};
+const struct akv_cpu_kernel akv_cpu_shift_avx2 = {1, q_shift_items, q_shift_run, NULL, NULL};

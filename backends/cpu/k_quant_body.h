@@ -429,6 +429,8 @@ static void q_reencode_run(const struct akv_cpu_args *args, uint32_t phase, uint
     q_report(args->arg[2], saw);
 }
 
+#include "k_shift.h"
+
 /* ---- gather: an item is one head of one block ---- */
 static uint64_t q_gather_items(const struct akv_cpu_args *args, uint32_t phase)
 {

@@ -206,6 +206,16 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
         seal_call(params, false, &calls[0]);
         seal_call(params, true, &calls[1]);
         return 2;
+    case AKV_K_SHIFT: {
+        const akv_shift_params *p = params;
+        bool search = akv_format_codebook(p->format) && (p->flags & AKV_FLAG_SEARCH);
+        snprintf(calls->name, sizeof calls->name, "akv_k_shift_%s%s", format_stem(p->format),
+                 search ? "_search" : "");
+        calls->image = AKV_IMAGE_QUANT;
+        calls->threads = WARPS * 32u;
+        calls->grid[0] = (uint64_t)p->blocks * p->kv_heads;
+        return 1;
+    }
     case AKV_K_REENCODE:
         reencode_call(params, false, &calls[0]);
         reencode_call(params, true, &calls[1]);

@@ -194,6 +194,13 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
         bind_slabs(binder, launch, &p->pool);
         return ANYKV_OK;
     }
+    case AKV_K_SHIFT: {
+        const akv_shift_params *p = launch->params;
+        grid->groups[0] =
+            row_groups(device, (uint64_t)p->blocks * p->kv_heads * p->block_tokens, p->dim, false);
+        bind_slabs(binder, launch, &p->pool);
+        return ANYKV_OK;
+    }
     case AKV_K_APPEND: {
         const akv_append_params *p = launch->params;
         bind_u32(binder, wide(&arg[1], &p->k) & wide(&arg[2], &p->v));

@@ -220,6 +220,7 @@ uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id ker
 {
     const akv_encode_params *encode = params;
     const akv_append_params *append = params;
+    const akv_shift_params *shift = params;
     const akv_copy_params *copy = params;
     const akv_score_params *score = params;
     const akv_mass_params *mass = params;
@@ -242,6 +243,12 @@ uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id ker
         plan_seal(params, 0, &plans[0]);
         plan_seal(params, 1, &plans[1]);
         return 2;
+    case AKV_K_SHIFT:
+        begin(plans, "quant", "akv_k_shift", "AKV_SHIFT");
+        add_format(plans, shift->format, shift->dim, shift->flags);
+        add_map(plans, shift->flags);
+        add_pool(plans, &shift->pool);
+        return 1;
     case AKV_K_REENCODE:
         plan_reencode(params, 0, &plans[0]);
         plan_reencode(params, 1, &plans[1]);

@@ -64,6 +64,11 @@ AKV_FN float akv_map_mean(const AKV_GLOBAL akv_u8 *maps, const AKV_GLOBAL akv_ma
     b = akv_map_f16(maps, map->mean, head * dim + at.second);
     return i == at.first ? akv_rope_first(turn, a, b) : akv_rope_second(turn, a, b);
 }
+/* How far a pair turns, of shift's list. */
+AKV_FN akv_u64 akv_shift_phase(const AKV_GLOBAL akv_u8 *phases, akv_u32 pair)
+{
+    return (akv_u64)akv_load_u32(phases + pair * 8u + 4u) << 32 | akv_load_u32(phases + pair * 8u);
+}
 /* Does the map rotate, and does it have a matrix? */
 AKV_FN akv_u32 akv_map_rotates(const AKV_GLOBAL akv_map *map)
 {

@@ -357,4 +357,19 @@ typedef akv_rans_params akv_rans_count_params;
 typedef akv_rans_params akv_rans_encode_params;
 typedef akv_rans_params akv_rans_decode_params;
 
+/* shift: keys of the blocks of one kind among a table's are turned on, in place.  arg 0 akv_u32
+ * table[blocks], arg 1 flags, arg 2 maps, arg 3 akv_u64 phases[pairs], how far each pair turns
+ * (akv_shift_phase; rope.h).  A row of a quantised format is decoded and taken back through rotation or
+ * matrix, but not through scales and mean, which turn with it; its pairs are turned, it is made sane, and
+ * stored again as rows of F32 are.  Raw rows are made sane, turned, made sane and rounded. */
+typedef struct akv_shift_params {
+    akv_pool_map pool;
+    akv_u32 blocks;
+    akv_u32 kind, format, offset; /* offset: of head 0's tile of keys */
+    akv_u32 kv_heads, block_tokens, dim;
+    akv_u32 flags; /* AKV_FLAG_ROTATE or AKV_FLAG_MAP, AKV_FLAG_SEARCH; raw formats: none */
+    akv_u32 map, pairs, rope;
+    akv_u32 pad;
+} akv_shift_params;
+
 #endif
