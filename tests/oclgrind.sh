@@ -49,6 +49,9 @@ for shape in gpu cpu; do
     one "$shape" reencode/N3/N6-N5-d64-d128-t16-plain-0
     one "$shape" encode/IQ4_NL/d80-F16-rotate-0
     one "$shape" seal/Q5_1/Q5_1-Q5_1-F16-d64-d64-t16-0
+    one "$shape" shift/N4/d64-map-0
+    one "$shape" shift/N3/d80-rotate-4
+    one "$shape" shift/F16/d64-raw-0
     one "$shape" append/F16/d64-d64-BF16-t16-0
     one "$shape" gather/N4/d64-values-F32-rotate-t16-F16-Q4_0-0
     one "$shape" copy/-/pool-pool-48-0
