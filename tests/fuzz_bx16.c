@@ -78,6 +78,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     FUZZ_REQUIRE(status == ANYKV_OK || (status == ANYKV_E_DATA && anykv_error_detail()[0]));
     if (status == ANYKV_OK) {
         const size_t n = (size_t)tokens * heads * dim, each = dtype == ANYKV_F32 ? 4 : 2;
+        if (method == ANYKV_COMPRESS_RANS || method == ANYKV_COMPRESS_LOWRANK) { /* packed rows, a calibration: other calls */
+            free(packed);
+            return 0;
+        }
         FUZZ_REQUIRE(method == ANYKV_COMPRESS_SPARSE || (method == ANYKV_COMPRESS_BX16 && dtype == ANYKV_BF16));
         if (n > MOST * 16u) { /* dropped tokens take a bit */
             free(packed);
