@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Position shift: keys turn by the angles of the move, values and other rows stay, shared blocks are copied. */
 #include "maps_case.h"
+#include "tools/dump_model.h"
 
 #define HEADS 2u
 #define DIM   64u
@@ -282,6 +283,112 @@ Test(shift, every_call_fails)
     every_failure(true, 1);
     every_failure(false, 1);
     every_failure(false, 2);
+}
+
+/* ---- real keys ---- */
+
+/* Steps of 16 positions of one layer's rows. */
+static void append_real(anykv_seq *seq, const struct akv_dump *dump, const struct akv_dump_layer *rows, uint32_t tokens)
+{
+    const uint32_t step_tokens = 16;
+    const size_t row = (size_t)dump->kv_heads * dump->head_dim * 2; /* F16 */
+    for (uint32_t at = 0; at < tokens; at += step_tokens) {
+        anykv_step *step;
+        const anykv_view k = anykv_view_host((const uint8_t *)rows->k + at * row, rows->k_dtype, dump->kv_heads,
+                                             dump->head_dim);
+        const anykv_view v = anykv_view_host((const uint8_t *)rows->v + at * row, rows->v_dtype, dump->kv_heads,
+                                             dump->head_dim);
+        OK(anykv_step_begin(seq->cache, &seq, &step_tokens, 1, &step));
+        OK(anykv_step_append(step, 0, &k, &v));
+        OK(anykv_step_end(step, NULL, NULL));
+    }
+}
+
+/* Signal to error, in dB, of packed keys that were shifted `shifts` times there and back, against the model's. */
+static double real_sqnr(const struct akv_dump *dump, const struct akv_dump_layer *rows, const anykv_layer *model,
+                        anykv_format format, uint32_t shifts)
+{
+    const uint32_t tokens = 512, first = 16, count = 352; /* sealed ones */
+    anykv_context *context = house_context();
+    anykv_device *device = house_device(context, 0);
+    anykv_layer layer = *model;
+    layer.k_format = layer.v_format = format;
+    anykv_layout *layout = engine_layout(context, &layer, 1);
+    anykv_cache_options options = engine_options(64u << 20);
+    options.recent = 128;
+    options.max_seq_tokens = 2048;
+    anykv_cache *cache;
+    OK(anykv_cache_create(device, layout, &options, &cache));
+    anykv_seq *seq = engine_seq(cache);
+    append_real(seq, dump, rows, tokens);
+    int64_t moved = 0;
+    for (uint32_t s = 0; s < shifts; s++) { /* up by 1024, then back by 80 a time */
+        const int64_t delta = s == 0 ? 1024 : -80;
+        OK(anykv_seq_shift(seq, (uint64_t)(first + moved), tokens - first, delta));
+        moved += delta;
+    }
+    const size_t n = (size_t)dump->kv_heads * dump->head_dim;
+    float *keys = malloc(count * n * sizeof *keys);
+    double *exact = malloc(tokens * n * sizeof *exact), signal = 0.0, noise = 0.0;
+    const anykv_view view = anykv_view_host(keys, ANYKV_F32, dump->kv_heads, dump->head_dim);
+    OK(anykv_seq_gather(seq, 0, 0, (uint64_t)(first + moved), count, &view));
+    akv_rows_to_double(rows->k, rows->k_dtype, tokens * n, exact);
+    for (size_t r = 0; r < count * dump->kv_heads; r++) {
+        const double *key = exact + first * n + r * dump->head_dim;
+        const float *got = keys + r * dump->head_dim;
+        for (uint32_t i = 0; i < layer.rope_pairs; i++) {
+            const bool half = layer.rope == ANYKV_ROPE_HALF;
+            const uint32_t a = half ? i : 2 * i, b = half ? i + layer.rope_pairs : 2 * i + 1;
+            const double angle = (double)(int64_t)((uint64_t)moved * layer.rope_turns[i]) *
+                                 (6.283185307179586476925 * 0x1p-64);
+            const double want[2] = {cos(angle) * key[a] - sin(angle) * key[b],
+                                    cos(angle) * key[b] + sin(angle) * key[a]};
+            signal += want[0] * want[0] + want[1] * want[1];
+            noise += pow((double)got[a] - want[0], 2.0) + pow((double)got[b] - want[1], 2.0);
+        }
+    }
+    free(keys), free(exact);
+    anykv_seq_destroy(seq);
+    anykv_cache_destroy(cache);
+    anykv_layout_destroy(layout);
+    anykv_device_close(device);
+    anykv_context_destroy(context);
+    return 10.0 * log10(signal / noise);
+}
+
+Test(shift, real_keys)
+{
+    static const anykv_format formats[] = {ANYKV_F16, ANYKV_I8, ANYKV_N5, ANYKV_N4, ANYKV_N3, ANYKV_Q4_0};
+    static const uint32_t shifts[] = {0, 1, 10};
+    const char *folder = getenv("ANYKV_TEST_DATA");
+    char path[1024];
+    struct akv_dump dump;
+    struct akv_dump_model model;
+    snprintf(path, sizeof path, "%s/smollm2-code.safetensors", folder ? folder : "");
+    if (!folder || akv_dump_open(&dump, path) != ANYKV_OK) {
+        printf("# skipped: ANYKV_TEST_DATA names no folder with smollm2-code.safetensors\n");
+        return;
+    }
+    OK(akv_dump_model_open(&model, &dump, 0));
+    for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++) {
+        double mean[3] = {0.0, 0.0, 0.0};
+        for (uint32_t l = 0; l < dump.layers; l += 3) {
+            struct akv_dump_layer rows;
+            OK(akv_dump_load(&dump, l, &rows));
+            for (int s = 0; s < 3; s++)
+                mean[s] += real_sqnr(&dump, &rows, &model.layers[dump.layer[l]], formats[f], shifts[s]) /
+                           ((dump.layers + 2) / 3);
+            akv_dump_free(&rows);
+        }
+        printf("# %s: keys %.2f dB, shifted once %.2f, ten times %.2f\n", anykv_format_name(formats[f]), mean[0],
+               mean[1], mean[2]);
+        if (formats[f] != ANYKV_F16) { /* one more encoding each time: errors add up like independent ones */
+            cr_expect(mean[1] > mean[0] - 3.5, "%s: %g dB after one", anykv_format_name(formats[f]), mean[1]);
+            cr_expect(mean[2] > mean[0] - 11.0, "%s: %g dB after ten", anykv_format_name(formats[f]), mean[2]);
+        }
+    }
+    akv_dump_model_close(&model);
+    akv_dump_close(&dump);
 }
 
 /* The same on a GPU runtime, where there is one. */
