@@ -498,7 +498,7 @@ Test(budget, bad_arguments)
     OPTION_REFUSED("sinks", options.sinks = UINT32_MAX);
     OPTION_REFUSED("recent", options.recent = UINT32_MAX);
     OPTION_REFUSED("policy: 0", options.policy = (anykv_policy)0);
-    OPTION_REFUSED("flags: 0x8", options.flags = 8);
+    OPTION_REFUSED("flags: 0x10", options.flags = 16);
     OPTION_REFUSED("size", options.size = 2);
     anykv_cache_options options = engine_options(engine_budget(1u << 20));
     options.max_sequences = 4096;
