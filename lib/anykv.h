@@ -396,8 +396,8 @@ typedef struct anykv_packed {
 } anykv_packed;
 
 /* RANS, for packed rows: the same three calls.  The codes of each column of each head, and the scales, are
- * entropy-coded, lossless; on real keys I8 takes 7.3 bits an element, N4 3.5, N2 1.5, on values 7.7, 3.9, 1.9 (docs/format.md).
- * bytes_out: those of the packed rows, which no result exceeds.  E_ARG: no such method; E_UNSUPPORTED: another
+ * entropy-coded, lossless; on real keys I8 takes 7.3 bits an element, N4 3.5, N2 1.5, on values 7.7, 3.9,
+ * 1.9 (docs/format.md).  bytes_out: those of the packed rows, which no result exceeds.  E_ARG: no such method; E_UNSUPPORTED: another
  * method, or a format other than I8, N6 … N2, E4M3; E_SHAPE: a shape that no codec has.  Thread: free. */
 ANYKV_API anykv_status anykv_compress_packed_bound(anykv_compression method, anykv_format format, uint32_t tokens,
                                                    uint32_t heads, uint32_t head_dim, uint64_t *bytes_out);
