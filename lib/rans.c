@@ -281,7 +281,8 @@ static bool read_stream(struct job *job, const uint8_t *in, uint64_t bytes)
         return false;
     memcpy(&last, in + (words - 2u) * 4u, 4);
     job->params.words = last;
-    return stream_bytes(&job->params, last) == head[0];
+    return last <= (uint64_t)akv_rans_steps(&job->params) * akv_rans_width(&job->params) &&
+           stream_bytes(&job->params, last) == head[0];
 }
 
 anykv_status akv_rans_unpack(anykv_device *device, const akv_rans_params *shape, const uint8_t *in,
