@@ -185,6 +185,30 @@ Test(compress, strided_rows_and_unaligned_bytes)
     anykv_context_destroy(context);
 }
 
+/* Bytes never change: FNV-1a of what fixed input becomes. */
+static uint64_t fnv(const uint8_t *bytes, uint64_t count)
+{
+    uint64_t hash = 0xCBF29CE484222325u;
+    for (uint64_t i = 0; i < count; i++)
+        hash = (hash ^ bytes[i]) * 0x100000001B3u;
+    return hash;
+}
+
+Test(compress, golden)
+{
+    enum { TOKENS = 64, N = TOKENS * HEADS * DIM };
+    static uint16_t x[N];
+    static uint8_t packed[2 * N] __attribute__((aligned(16)));
+    anykv_context *context = house_context();
+    anykv_device *device = house_device(context, 0);
+    uint64_t bytes = 0;
+    fill(x, N, REAL, 11);
+    OK(pack(device, x, TOKENS, packed, &bytes));
+    cr_expect(fnv(packed, bytes) == UINT64_C(0x3687B4D948338D0B), "0x%016llX", (unsigned long long)fnv(packed, bytes));
+    anykv_device_close(device);
+    anykv_context_destroy(context);
+}
+
 /* Every bit of the header and of every record, and many others: never other rows. */
 Test(compress, damage_is_found)
 {

@@ -98,6 +98,38 @@ Test(compress_packed, packed_rows_come_back)
     anykv_context_destroy(context);
 }
 
+/* Bytes never change: FNV-1a of what fixed input becomes. */
+static uint64_t fnv(const uint8_t *bytes, uint64_t count)
+{
+    uint64_t hash = 0xCBF29CE484222325u;
+    for (uint64_t i = 0; i < count; i++)
+        hash = (hash ^ bytes[i]) * 0x100000001B3u;
+    return hash;
+}
+
+Test(compress_packed, golden)
+{
+    static const uint64_t golden[FORMATS] = {
+        UINT64_C(0x6FA15F27AF547959), UINT64_C(0x91CFCE2624BE065D), UINT64_C(0xB7D065F0673F797A),
+        UINT64_C(0x4F3F83714BB0FA93), UINT64_C(0x4B00244F250F4BB4), UINT64_C(0x239527A5E8000B6D),
+        UINT64_C(0xB02E61B3A9990A19)};
+    static float x[200 * HEADS * DIM];
+    static uint8_t data[BYTES] __attribute__((aligned(16))), out[BYTES] __attribute__((aligned(16)));
+    anykv_context *context = house_context();
+    anykv_device *device = house_device(context, 0);
+    anykv_view view = anykv_view_host(x, ANYKV_F32, HEADS, DIM);
+    fill(x, 200, BELL, 11);
+    for (size_t f = 0; f < FORMATS; f++) {
+        uint64_t bytes = 0;
+        anykv_packed packed = encode(device, formats[f], &view, 200, HEADS, DIM, data);
+        OK(anykv_compress_packed(device, ANYKV_COMPRESS_RANS, &packed, out, sizeof out, &bytes));
+        cr_expect(fnv(out, bytes) == golden[f], "%s: 0x%016llX", anykv_format_name(formats[f]),
+                  (unsigned long long)fnv(out, bytes));
+    }
+    anykv_device_close(device);
+    anykv_context_destroy(context);
+}
+
 /* Every bit of the heads, many others, every length: an error, or what was. */
 Test(compress_packed, damage_is_found)
 {
