@@ -519,7 +519,6 @@ AKV_FN void prefill(const akv_attend_params &p, const akv_cu_args &a, const akv_
     }
 /* m16n8k16 and asynchronous copies exist from sm_80 on. */
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-PREFILL(2, 2, 64)
 PREFILL(4, 2, 64)
 PREFILL(8, 1, 32)
 #endif

@@ -143,9 +143,9 @@ Test(cuda_launch, what_a_graph_captures)
 Test(cuda_launch, shapes_of_prefill)
 {
     struct rig rig = set_up_silent();
-    static const uint32_t dims[] = {64, 128, 256};
-    static const char *const names[] = {"akv_k_prefill_2", "akv_k_prefill_4", "akv_k_prefill_8"};
-    for (uint32_t d = 0; d < 3; d++) {
+    static const uint32_t dims[] = {128, 256};
+    static const char *const names[] = {"akv_k_prefill_4", "akv_k_prefill_8"};
+    for (uint32_t d = 0; d < 2; d++) {
         akv_attend_params p = attend(1, 4096, 2048, dims[d], AKV_I8, AKV_N4);
         struct akv_launch launch = {.kernel = AKV_K_ATTEND, .params = &p};
         OK(akv_cuda_launch(rig.queue, &launch));

@@ -121,7 +121,7 @@ static uint32_t prefill_shared(const struct akv_cuda_device *device, const akv_a
     const akv_tile_map *t = &p->tiles;
     uint32_t dim = p->k_dim, tile = dim == 256 ? 32u : 64u, columns = prefill_columns(dim);
     if (!device->prefill || p->block_tokens != 16u || p->v_dim != dim ||
-        (dim != 64 && dim != 128 && dim != 256) ||
+        (dim != 128 && dim != 256) ||
         (p->flags & (AKV_ATTEND_MASK | AKV_ATTEND_PRECISE)) ||
         ((p->k_flags | p->v_flags) & AKV_FLAG_MAP) || t->k_format[0] != AKV_F16)
         return 0;

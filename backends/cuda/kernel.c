@@ -175,8 +175,8 @@ static void rans_call(struct akv_cuda_call *call, const char *name, uint64_t blo
 /* Made for each width of symbols; a warp takes a segment. */
 static void rans_coder_call(struct akv_cuda_call *call, const char *name, const akv_rans_params *p)
 {
-    char full[40];
-    snprintf(full, sizeof full, "%s_%u_%u_%u", name, p->plane[0].bits, p->plane[1].bits, p->raw);
+    char full[20];
+    snprintf(full, sizeof full, "%.8s_%u_%u_%u", name, p->plane[0].bits & 15u, p->plane[1].bits & 15u, p->raw & 15u);
     rans_call(call, full, (akv_rans_segments(p) + 3u) / 4u);
 }
 
