@@ -13,7 +13,7 @@ fi
 # image_flags NAME: what the build compiles kernels-cu/NAME.cu with.
 image_flags() {
     "$MAKE" -s -n -C "$top_builddir" -W "$top_srcdir/kernels-cu/$1.cu" -W "../kernels-cu/$1.cu" \
-        "kernels-cu/$1.fatbin" 2>/dev/null | tr '\n' ' ' | sed -n 's/.* -fatbin \(.*\) -gencode.*/\1/p'
+        "kernels-cu/$1.fatbin" 2>/dev/null | tr '\n' ' ' | sed -n 's/.* -fatbin //p' | sed 's/ -gencode.*//'
 }
 mkdir "$work/lib"
 cp -r "$top_srcdir/lib/kernel" "$work/lib/"

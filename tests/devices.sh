@@ -26,7 +26,11 @@ suite() {
         case $line in
         "ok "*"# SKIP"*) skip "$name" "${line##*SKIP}" ;;
         "ok "*) pass "$name" ;;
-        *) fail "$name" "$work/log" ;;
+        *)
+            # What the suite said of it stands in the lines behind.
+            awk -v line="$line" '$0 == line { on = 1; next } /^(not )?ok / { on = 0 } on' "$work/tap" >"$work/said"
+            fail "$name" "$work/said"
+            ;;
         esac
     done <"$work/lines"
     if [ "$status" -gt 1 ] || ! [ -s "$work/lines" ]; then

@@ -122,13 +122,14 @@ static void *search(void *argument)
     struct search *s = argument;
     uint64_t random = 5;
     uint32_t wrong = 0, seen = 0;
-    for (uint32_t round = 0; round < 20000 || !atomic_load(&s->over); round++) {
+    for (uint32_t answers = 0; answers < 20000 || !atomic_load(&s->over);) {
         const uint32_t i = house_random(&random) % KEYS;
         const akv_digest key = search_key(i);
         struct akv_found found;
         uint8_t kind = AKV_KIND_NONE;
         if (!akv_find_peek(&s->prefix.find, &key, &found, &kind))
-            continue;
+            continue; /* the index changed meanwhile */
+        answers++;
         if (found.node == AKV_NO_ID) {
             wrong += i < STAYS;
             continue;
