@@ -617,7 +617,8 @@ static anykv_status bench_eviction(struct bench *b, uint32_t threads)
     anykv_status status = rig_open(b, &rig, ANYKV_N2, 0, 0);
     if (status == ANYKV_OK)
         status = measure_all(&rig, NULL, ops, 1);
-    anykv_seq *seq = NULL; /* holds what is looked up */
+    anykv_seq *seq = NULL; /* holds what is looked up: names of its own, not those of an evicted prompt */
+    rig.tokens[0]++;
     if (status == ANYKV_OK)
         status = sequence(&rig, &seq);
     if (status == ANYKV_OK)
