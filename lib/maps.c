@@ -60,6 +60,11 @@ static uint32_t first_slow(const uint64_t *turns, uint32_t pairs)
         pairs--;
     return pairs;
 }
+/* Chebyshev polynomial `degree` at position t of 256. */
+static double basis_at(uint32_t degree, uint32_t t)
+{
+    return cos(degree * acos((t - 127.5) / 128.0));
+}
 static void write_waves(uint8_t *image, const akv_map *map, const uint64_t *turns)
 {
     for (uint32_t i = map->slow; i < map->pairs; i++)
@@ -79,10 +84,32 @@ static void write_waves(uint8_t *image, const akv_map *map, const uint64_t *turn
         }
     for (uint32_t t = 0; t < 256; t++)
         for (uint32_t k = 0; k < DEGREES; k++) {
-            const float value = (float)cos(k * acos((t - 127.5) / 128.0));
+            const float value = (float)basis_at(k, t);
             memcpy(image + map->basis + 4u * ((t / 16u * DEGREES + k) * 16u + t % 16u), &value,
                    sizeof value);
         }
+}
+
+/* What integer kernels read of the angles: 32 positions of the fast pairs, and of the slow ones' polynomials. */
+static void put_code(uint8_t *at, double value)
+{
+    const int16_t code = (int16_t)lround(value * 32767.0);
+    memcpy(at, &code, sizeof code);
+}
+static void write_codes(uint8_t *image, const akv_map *map, const uint64_t *turns)
+{
+    for (uint32_t i = 0; i < map->slow; i++)
+        for (uint32_t t = 0; t < 32; t++) {
+            const double angle = radians(turns[i] * t);
+            uint8_t *at = image + map->table_codes + 4u * (32u * i + t);
+            put_code(at, cos(angle));
+            put_code(at + 2, sin(angle));
+        }
+    for (uint32_t t = 0; t < 256; t++)
+        for (uint32_t k = 0; k < DEGREES; k++)
+            put_code(image + map->basis_codes +
+                         4u * ((t / 32u * (DEGREES / 2u) + k / 2u) * 32u + t % 32u) + k % 2u * 2u,
+                     basis_at(k, t));
 }
 
 /* Layers with the same frequencies share their tables. */
@@ -100,6 +127,8 @@ static void add_angles(struct akv_maps *maps, const struct akv_maps_side *side, 
             map->slow = known->slow;
             map->waves = known->waves;
             map->basis = known->basis;
+            map->table_codes = known->table_codes;
+            map->basis_codes = known->basis_codes;
             return;
         }
     }
@@ -110,9 +139,12 @@ static void add_angles(struct akv_maps *maps, const struct akv_maps_side *side, 
     map->slow = first_slow(side->turns, side->pairs);
     map->waves = take(maps, (uint64_t)(side->pairs - map->slow) * 2u * DEGREES * 4u);
     map->basis = take(maps, 256u * DEGREES * 4u);
+    map->table_codes = take(maps, (uint64_t)map->slow * 32u * 4u);
+    map->basis_codes = take(maps, 256u * DEGREES * 2u);
     if (maps->image) {
         write_angles(maps->image, map, side->turns);
         write_waves(maps->image, map, side->turns);
+        write_codes(maps->image, map, side->turns);
     }
     maps->known[maps->next].turns = side->turns;
     maps->known[maps->next].at = *map;

@@ -178,7 +178,7 @@ static void load_queries(const struct launch *l, const struct piece *piece,
     work->k_mean = l->p->k_flags & AKV_FLAG_MAP ? akv_map_at(work->maps, l->p->k_map) : NULL;
     if (work->k_mean && work->k_mean->mean == 0)
         work->k_mean = NULL;
-    work->origin = UINT32_MAX;
+    work->origin = work->span = work->scaled = UINT32_MAX;
     for (uint32_t r = 0; r < work->rows; r++) {
         uint32_t token = piece->seq->first_token + row_token(l, piece, r);
         uint32_t head = piece->kv_head * l->group + (piece->first_row + r) % l->group;
@@ -283,14 +283,15 @@ static void score_strip(const struct akv_attend_ops *ops, const struct launch *l
 {
     uint32_t domain = akv_format_raw(strip->k_format) ? 0u : 1u;
     ask_for(work, ahead, ahead->tiles->k, ahead->tiles->k_bytes);
-    if (!(ops->direct_scores && ops->direct_scores(work, strip))) {
+    const bool direct = ops->direct_scores && ops->direct_scores(work, strip);
+    if (!direct) {
         ops->decode(work, strip->k, strip->k_format, AKV_ORDER_ROW, work->k_dim, strip->first,
                     strip->tokens);
         ops->scores(work, domain, strip->tokens);
     }
     akv_attend_ask(work, UINT32_MAX);
     if (domain == 1u && work->k_mean)
-        ops->regain(work, position);
+        ops->regain(work, position, direct);
     ops->shape(work);
     if (strip->careful)
         apply_visibility(l, piece, work, position, strip->tokens);
@@ -608,8 +609,9 @@ static void values(struct akv_attend_work *work, uint32_t domain, const struct a
     }
 }
 
-static void regain(struct akv_attend_work *work, uint32_t position)
+static void regain(struct akv_attend_work *work, uint32_t position, bool coarse)
 {
+    (void)coarse;
     const akv_map *map = work->k_mean;
     const float *table = (const float *)(const void *)(work->maps + map->table);
     const uint32_t half = work->k_pad / 2u;

@@ -72,11 +72,15 @@ struct akv_attend_work {
      * to the positions from `origin` on; rest: components that are not turned. */
     const uint8_t *maps;
     const akv_map *k_mean; /* NULL: keys are whole */
-    uint32_t origin;
+    uint32_t origin, span; /* of `about`, of `regained`; UINT32_MAX: nothing there yet */
     _Alignas(64) float conj[AKV_WORK_FLOATS];
     _Alignas(64) float about[AKV_WORK_FLOATS];
     _Alignas(64) float waves[AKV_WORK_ROWS][16]; /* of slow pairs: coefficients over the 256 positions */
     float rest[AKV_WORK_ROWS];
+    float code_scale[AKV_WORK_ROWS]; /* of integer codes of `about` and `waves` */
+    uint32_t scaled;                 /* the `origin` that they belong to */
+    bool scalable;                   /* or are the numbers too large? */
+    _Alignas(64) float regained[AKV_WORK_ROWS][AKV_SPAN]; /* at the positions from `span` on */
 };
 _Static_assert(sizeof(struct akv_attend_work) <= AKV_CPU_WORK_BYTES, "a worker has less memory");
 #define AKV_ABOUT 256u /* positions for which `about` serves, a multiple of the steps' reach */
@@ -107,8 +111,9 @@ struct akv_attend_ops {
     void (*values)(struct akv_attend_work *work, uint32_t domain, const struct akv_strip *strip);
     /* Turns a row of the stored domain back (akv_rotate_read). */
     void (*turn)(float *row, uint32_t dim);
-    /* s[row][at + token] += what the strip at `position` regains of the keys' mean. */
-    void (*regain)(struct akv_attend_work *work, uint32_t position);
+    /* s[row][at + token] += what the strip at `position` regains of the keys' mean; coarse: about as
+     * exactly as the integer kernels. */
+    void (*regain)(struct akv_attend_work *work, uint32_t position, bool coarse);
     /* y = W x and y = x W for a dim * dim matrix of rows W. */
     void (*forward)(float *y, const float *x, const float *w, uint32_t dim);
     void (*back)(float *y, const float *x, const float *w, uint32_t dim);

@@ -68,6 +68,7 @@ reduce(__m512 sum[4][4], float (*s)[AKV_SPAN], unsigned r, unsigned t, const uns
         _mm_storeu_ps(&s[r + 3][t], _mm512_extractf32x4_ps(u, 3));
 }
 #include "k_attend_simd.h"
+#include "k_attend_mean_avx512.h"
 
 static bool direct_scores(struct akv_attend_work *work, const struct akv_strip *strip)
 {
@@ -82,7 +83,7 @@ static bool direct_values(struct akv_attend_work *work, const struct akv_strip *
 
 static const struct akv_attend_ops ops = {
     simd_decode, simd_scores,  simd_shape, simd_softmax,  simd_values,  simd_turn,
-    simd_regain, simd_forward, simd_back,  direct_scores, direct_values};
+    code_regain, simd_forward, simd_back,  direct_scores, direct_values};
 
 static void run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
 {

@@ -455,19 +455,29 @@ ALWAYS void code_values(struct akv_attend_work *work, const struct akv_strip *st
     const uint8_t *p = strip->v + (size_t)strip->first * b0;
     const uint8_t *bit = strip->v + akv_plane1_offset(format, work->block_tokens, work->v_dim) +
                          (size_t)strip->first;
-    _Alignas(64) uint32_t weight[AKV_WORK_ROWS][4];
+    /* Weights of I8 values have 16 bits, code = 256 * high + low in two planes. */
+    const bool wide = format == AKV_I8;
+    const float limit = wide ? 65535.0f : 255.0f;
+    _Alignas(64) uint32_t weight[AKV_WORK_ROWS][4], high[AKV_WORK_ROWS][4];
     float back = 0.0f;
     for (uint32_t g = 0; g < groups; g++) {
         if (format != AKV_I8 || g % 4u == 0) { /* the weights of a scale */
             __m512 unit = scale_at(&scales, format, format == AKV_I8 ? g / 4u : g);
             float most = _mm512_reduce_max_ps(unit);
-            back = most * (1.0f / 255.0f);
-            unit = _mm512_mul_ps(unit, _mm512_set1_ps(most > 0.0f ? 255.0f / most : 0.0f));
+            back = most / limit;
+            unit = _mm512_mul_ps(unit, _mm512_set1_ps(most > 0.0f ? limit / most : 0.0f));
             for (uint32_t r = 0; r < work->rows; r++) {
                 __m512i w =
                     _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(work->s[r] + work->at), unit));
-                _mm_store_si128((__m128i *)(void *)weight[r],
-                                _mm_shuffle_epi8(_mm512_cvtusepi32_epi8(w), order));
+                if (wide) {
+                    w = _mm512_min_epu32(w, _mm512_set1_epi32(65535));
+                    _mm_store_si128((__m128i *)(void *)weight[r], _mm512_cvtepi32_epi8(w));
+                    _mm_store_si128((__m128i *)(void *)high[r],
+                                    _mm512_cvtepi32_epi8(_mm512_srli_epi32(w, 8)));
+                } else {
+                    _mm_store_si128((__m128i *)(void *)weight[r],
+                                    _mm_shuffle_epi8(_mm512_cvtusepi32_epi8(w), order));
+                }
             }
         }
         __m512i y[2][4];
@@ -485,6 +495,17 @@ ALWAYS void code_values(struct akv_attend_work *work, const struct akv_strip *st
                 __m512i w = _mm512_set1_epi32((int)weight[r][n]);
                 a = _mm512_dpbusd_epi32(a, w, y[0][n]);
                 b = _mm512_dpbusd_epi32(b, w, y[1][n]);
+            }
+            if (wide) {
+                __m512i c = _mm512_setzero_si512(), d = c;
+                UNROLL
+                for (uint32_t n = 0; n < 4; n++) {
+                    __m512i w = _mm512_set1_epi32((int)high[r][n]);
+                    c = _mm512_dpbusd_epi32(c, w, y[0][n]);
+                    d = _mm512_dpbusd_epi32(d, w, y[1][n]);
+                }
+                a = _mm512_add_epi32(a, _mm512_slli_epi32(c, 8));
+                b = _mm512_add_epi32(b, _mm512_slli_epi32(d, 8));
             }
             float *to = work->sum[1] + (size_t)r * work->v_pad + g * 32u;
             __m512 f = _mm512_set1_ps(back * work->factor[r]);

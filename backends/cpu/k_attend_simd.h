@@ -249,24 +249,31 @@ static void simd_waves(struct akv_attend_work *work)
                     V_ADD(V_ADD(sum[0][k], sum[1][k]), V_ADD(sum[2][k], sum[3][k])));
     }
 }
-static void simd_regain(struct akv_attend_work *work, uint32_t position)
+/* `about` and `waves` for the 256 positions around `position`; false: they stand there already. */
+static bool simd_about(struct akv_attend_work *work, uint32_t position)
 {
     _Alignas(64) float c[AKV_MAX_HEAD_DIM / 2u], s[AKV_MAX_HEAD_DIM / 2u];
     const uint32_t half = work->k_pad / 2u;
-    uint32_t r = 0;
-    if (attend_angles(work, position, c, s)) {
-        for (uint32_t n = 0; n < work->rows; n++) {
-            const float *from = work->conj + (size_t)n * work->k_pad;
-            float *to = work->about + (size_t)n * work->k_pad;
-            for (uint32_t i = 0; i < work->k_mean->pairs; i += VN) {
-                V a = V_LOAD(from + i), b = V_LOAD(from + half + i);
-                V vc = V_LOAD(c + i), vs = V_LOAD(s + i);
-                V_STORE(to + i, V_FMA(a, vc, V_MUL(b, vs)));
-                V_STORE(to + half + i, V_SUB(V_MUL(b, vc), V_MUL(a, vs)));
-            }
+    if (!attend_angles(work, position, c, s))
+        return false;
+    for (uint32_t n = 0; n < work->rows; n++) {
+        const float *from = work->conj + (size_t)n * work->k_pad;
+        float *to = work->about + (size_t)n * work->k_pad;
+        for (uint32_t i = 0; i < work->k_mean->pairs; i += VN) {
+            V a = V_LOAD(from + i), b = V_LOAD(from + half + i);
+            V vc = V_LOAD(c + i), vs = V_LOAD(s + i);
+            V_STORE(to + i, V_FMA(a, vc, V_MUL(b, vs)));
+            V_STORE(to + half + i, V_SUB(V_MUL(b, vc), V_MUL(a, vs)));
         }
-        simd_waves(work);
     }
+    simd_waves(work);
+    return true;
+}
+static void simd_regain(struct akv_attend_work *work, uint32_t position, bool coarse)
+{
+    uint32_t r = 0;
+    (void)coarse;
+    simd_about(work, position);
     for (; r + 4u <= work->rows; r += 4)
         regain_rows(work, position, r, 4);
     if (work->rows - r == 3u)

@@ -66,7 +66,9 @@ typedef struct akv_map {
     akv_u32 waves;     /* f32 [pairs - slow][2][16]: Chebyshev coefficients of their cos and sin of 0 .. 255 */
     akv_u32 basis;     /* f32 [16][16][16]: of run, degree, position in the run: what the coefficients go with */
     akv_u32 scales;    /* f32 [heads][2]: what storing and what reading multiplies by; 0: nothing */
-    akv_u32 pad[3];
+    akv_u32 table_codes; /* i16 [slow][32][2]: cos and sin, times 32767, of the pairs before `slow` times 0 .. 31 */
+    akv_u32 basis_codes; /* i16 [8][8][32][2]: of 32 positions, degrees 2k and 2k + 1: basis times 32767 */
+    akv_u32 pad;
 } akv_map;
 #define AKV_MAP_TABLE 16u /* positions of the table */
 
