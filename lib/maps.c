@@ -11,7 +11,7 @@
 static uint32_t take(struct akv_maps *maps, uint64_t bytes)
 {
     const uint64_t at = maps->bytes;
-    maps->bytes = at + (bytes + 15) / 16 * 16;
+    maps->bytes = at + (bytes + 63) / 64 * 64; /* so that no vector of a table lies in two lines */
     return (uint32_t)at; /* the size as a whole is checked before it is used */
 }
 
@@ -90,7 +90,8 @@ static void write_waves(uint8_t *image, const akv_map *map, const uint64_t *turn
         }
 }
 
-/* What integer kernels read of the angles: 32 positions of the fast pairs, and of the slow ones' polynomials. */
+/* What integer kernels read: angles of the fast pairs, polynomials of the slow ones. */
+#define SPAN AKV_MAP_SPAN
 static void put_code(uint8_t *at, double value)
 {
     const int16_t code = (int16_t)lround(value * 32767.0);
@@ -99,17 +100,18 @@ static void put_code(uint8_t *at, double value)
 static void write_codes(uint8_t *image, const akv_map *map, const uint64_t *turns)
 {
     for (uint32_t i = 0; i < map->slow; i++)
-        for (uint32_t t = 0; t < 32; t++) {
+        for (uint32_t t = 0; t < SPAN; t++) {
             const double angle = radians(turns[i] * t);
-            uint8_t *at = image + map->table_codes + 4u * (32u * i + t);
+            uint8_t *at = image + map->table_codes + 4u * (SPAN * i + t);
             put_code(at, cos(angle));
             put_code(at + 2, sin(angle));
         }
     for (uint32_t t = 0; t < 256; t++)
-        for (uint32_t k = 0; k < DEGREES; k++)
-            put_code(image + map->basis_codes +
-                         4u * ((t / 32u * (DEGREES / 2u) + k / 2u) * 32u + t % 32u) + k % 2u * 2u,
+        for (uint32_t k = 0; k < DEGREES; k++) {
+            const uint32_t pair = t / SPAN * (DEGREES / 2u) + k / 2u;
+            put_code(image + map->basis_codes + 4u * (pair * SPAN + t % SPAN) + k % 2u * 2u,
                      basis_at(k, t));
+        }
 }
 
 /* Layers with the same frequencies share their tables. */
@@ -139,7 +141,7 @@ static void add_angles(struct akv_maps *maps, const struct akv_maps_side *side, 
     map->slow = first_slow(side->turns, side->pairs);
     map->waves = take(maps, (uint64_t)(side->pairs - map->slow) * 2u * DEGREES * 4u);
     map->basis = take(maps, 256u * DEGREES * 4u);
-    map->table_codes = take(maps, (uint64_t)map->slow * 32u * 4u);
+    map->table_codes = take(maps, (uint64_t)map->slow * SPAN * 4u);
     map->basis_codes = take(maps, 256u * DEGREES * 2u);
     if (maps->image) {
         write_angles(maps->image, map, side->turns);

@@ -146,26 +146,6 @@ static const float *side_map(const struct launch *l, uint32_t flags, uint32_t ma
         return NULL;
     return (const float *)(const void *)(l->args->arg[7] + akv_map_inverse_row(m, head, dim, 0));
 }
-/* The products of query row r with its head's mean. */
-static void meet_mean(struct akv_attend_work *work, uint32_t head, uint32_t r)
-{
-    const akv_map *map = work->k_mean;
-    const uint8_t *mean = work->maps + map->mean + (size_t)head * work->k_dim * 2u;
-    const float *q = work->q[0] + (size_t)r * work->k_pad;
-    float *a = work->conj + (size_t)r * work->k_pad, *b = a + work->k_pad / 2u;
-    memset(a, 0, work->k_pad * sizeof(float));
-    for (uint32_t i = 0; i < map->pairs; i++) {
-        uint32_t first = map->rope == AKV_ROPE_HALF ? i : 2u * i;
-        uint32_t second = map->rope == AKV_ROPE_HALF ? i + map->pairs : 2u * i + 1u;
-        float m0 = akv_map_f16(mean, 0, first), m1 = akv_map_f16(mean, 0, second);
-        a[i] = q[first] * m0 + q[second] * m1;
-        b[i] = q[second] * m0 - q[first] * m1;
-    }
-    work->rest[r] = 0.0f;
-    for (uint32_t i = 2u * map->pairs; i < work->k_dim; i++)
-        work->rest[r] += q[i] * akv_map_f16(mean, 0, i);
-}
-
 static void load_queries(const struct launch *l, const struct piece *piece,
                          struct akv_attend_work *work, const struct akv_attend_ops *ops)
 {
@@ -185,8 +165,13 @@ static void load_queries(const struct launch *l, const struct piece *piece,
         uint64_t at = token * q->token_stride + head * q->head_stride;
         float *raw = work->q[0] + (size_t)r * work->k_pad;
         float *turned = work->q[1] + (size_t)r * work->k_pad;
+        if (q->dtype == AKV_F32)
+            memcpy(raw, l->args->arg[1] + at * sizeof(float), work->k_dim * sizeof(float));
+        else
+            for (uint32_t i = 0; i < work->k_dim; i++)
+                raw[i] = akv_as_f32(akv_load_bits(l->args->arg[1], at + i, q->dtype));
         for (uint32_t i = 0; i < work->k_dim; i++)
-            raw[i] = akv_as_f32(akv_load_bits(l->args->arg[1], at + i, q->dtype)) * l->p->scale;
+            raw[i] *= l->p->scale;
         if (matrix) {
             ops->forward(turned, raw, matrix, work->k_dim);
         } else {
@@ -198,9 +183,10 @@ static void load_queries(const struct launch *l, const struct piece *piece,
             turned[i] *= scale;
         for (uint32_t i = work->k_dim; i < work->k_pad; i++)
             raw[i] = turned[i] = 0.0f;
-        if (work->k_mean)
-            meet_mean(work, piece->kv_head, r);
     }
+    if (work->k_mean)
+        ops->meet(work,
+                  work->maps + work->k_mean->mean + (size_t)piece->kv_head * work->k_dim * 2u);
 }
 
 /* The tiles of a block for one kv head. */
@@ -290,6 +276,7 @@ static void score_strip(const struct akv_attend_ops *ops, const struct launch *l
         ops->scores(work, domain, strip->tokens);
     }
     akv_attend_ask(work, UINT32_MAX);
+    work->more = NULL;
     if (domain == 1u && work->k_mean)
         ops->regain(work, position, direct);
     ops->shape(work);
@@ -609,6 +596,15 @@ static void values(struct akv_attend_work *work, uint32_t domain, const struct a
     }
 }
 
+static void meet(struct akv_attend_work *work, const uint8_t *mean)
+{
+    float m[AKV_MAX_HEAD_DIM];
+    for (uint32_t i = 0; i < work->k_dim; i++)
+        m[i] = akv_map_f16(mean, 0, i);
+    for (uint32_t r = 0; r < work->rows; r++)
+        attend_meet(work, m, r, 0);
+}
+/* Never leaves anything to shape. */
 static void regain(struct akv_attend_work *work, uint32_t position, bool coarse)
 {
     (void)coarse;
@@ -658,9 +654,9 @@ static void back(float *y, const float *x, const float *w, uint32_t dim)
             y[i] += w[(size_t)j * dim + i] * x[j];
 }
 
-static const struct akv_attend_ops scalar_ops = {akv_attend_decode, scores, shape,   softmax, values,
-                                                 akv_rotate_read,   regain, forward, back,    NULL,
-                                                 NULL};
+static const struct akv_attend_ops scalar_ops = {
+    akv_attend_decode, scores, shape, softmax, values, akv_rotate_read, meet, regain,
+    forward,           back,   NULL,  NULL};
 
 static void run_scalar(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
                        uint64_t count)

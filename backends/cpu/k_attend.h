@@ -80,7 +80,9 @@ struct akv_attend_work {
     float code_scale[AKV_WORK_ROWS]; /* of integer codes of `about` and `waves` */
     uint32_t scaled;                 /* the `origin` that they belong to */
     bool scalable;                   /* or are the numbers too large? */
-    _Alignas(64) float regained[AKV_WORK_ROWS][AKV_SPAN]; /* at the positions from `span` on */
+    const float *more; /* NULL, or what `shape` adds to the scores: 16 of each AKV_MAP_SPAN */
+    _Alignas(64) float regained[AKV_WORK_ROWS][AKV_MAP_SPAN]; /* at the positions from `span` on */
+    _Alignas(64) float scaled_about[AKV_WORK_FLOATS]; /* `about` of fast pairs, times code_scale */
 };
 _Static_assert(sizeof(struct akv_attend_work) <= AKV_CPU_WORK_BYTES, "a worker has less memory");
 #define AKV_ABOUT 256u /* positions for which `about` serves, a multiple of the steps' reach */
@@ -103,7 +105,7 @@ struct akv_attend_ops {
                    uint32_t order, uint32_t dim, uint32_t first, uint32_t tokens);
     /* s[row][at + token] from q[domain] and work->tile. */
     void (*scores)(struct akv_attend_work *work, uint32_t domain, uint32_t tokens);
-    /* Clamp and soft cap of a strip's scores. */
+    /* Adds `more`; clamp and soft cap of a strip's scores. */
     void (*shape)(struct akv_attend_work *work);
     /* Maxima, weights, m, l, factors; turns the sums down where m grew. */
     void (*softmax)(struct akv_attend_work *work);
@@ -111,8 +113,10 @@ struct akv_attend_ops {
     void (*values)(struct akv_attend_work *work, uint32_t domain, const struct akv_strip *strip);
     /* Turns a row of the stored domain back (akv_rotate_read). */
     void (*turn)(float *row, uint32_t dim);
-    /* s[row][at + token] += what the strip at `position` regains of the keys' mean; coarse: about as
-     * exactly as the integer kernels. */
+    /* Products of all query rows with their head's mean (f16): conj and rest. */
+    void (*meet)(struct akv_attend_work *work, const uint8_t *mean);
+    /* s[row][at + token] += what the strip at `position` regains of the keys' mean, or leaves that
+     * to shape; coarse: about as exactly as the integer kernels. */
     void (*regain)(struct akv_attend_work *work, uint32_t position, bool coarse);
     /* y = W x and y = x W for a dim * dim matrix of rows W. */
     void (*forward)(float *y, const float *x, const float *w, uint32_t dim);

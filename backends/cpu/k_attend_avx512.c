@@ -81,9 +81,9 @@ static bool direct_values(struct akv_attend_work *work, const struct akv_strip *
                                            : akv_attend_code_values_avx512(work, strip);
 }
 
-static const struct akv_attend_ops ops = {
-    simd_decode, simd_scores,  simd_shape, simd_softmax,  simd_values,  simd_turn,
-    code_regain, simd_forward, simd_back,  direct_scores, direct_values};
+static const struct akv_attend_ops ops = {simd_decode,  simd_scores, simd_shape,    simd_softmax,
+                                          simd_values,  simd_turn,   simd_meet,     code_regain,
+                                          simd_forward, simd_back,   direct_scores, direct_values};
 
 static void run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
 {

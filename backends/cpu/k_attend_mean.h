@@ -6,6 +6,26 @@
 #include "k_attend.h"
 #include "k_rope.h"
 
+/* Products of query row r with the mean m, of the pairs from `from` on. */
+static inline void attend_meet(struct akv_attend_work *work, const float *m, uint32_t r,
+                               uint32_t from)
+{
+    const akv_map *map = work->k_mean;
+    const float *q = work->q[0] + (size_t)r * work->k_pad;
+    float *a = work->conj + (size_t)r * work->k_pad, *b = a + work->k_pad / 2u;
+    for (uint32_t i = from; i < map->pairs; i++) {
+        uint32_t first = map->rope == AKV_ROPE_HALF ? i : 2u * i;
+        uint32_t second = map->rope == AKV_ROPE_HALF ? i + map->pairs : 2u * i + 1u;
+        a[i] = q[first] * m[first] + q[second] * m[second];
+        b[i] = q[second] * m[first] - q[first] * m[second];
+    }
+    for (uint32_t i = map->pairs; i < work->k_pad / 2u; i++)
+        a[i] = b[i] = 0.0f;
+    work->rest[r] = 0.0f;
+    for (uint32_t i = 2u * map->pairs; i < work->k_dim; i++)
+        work->rest[r] += q[i] * m[i];
+}
+
 /* Angles of the pairs at the first of the 256 positions that hold `position`, zeros behind them up to a
  * multiple of 16; false: `about` stands there already. */
 static inline bool attend_angles(struct akv_attend_work *work, uint32_t position, float *c, float *s)

@@ -152,6 +152,27 @@ static bool raw_scores(struct akv_attend_work *work, const struct akv_strip *str
 }
 
 /* ---- what scores regain of the keys' mean ---- */
+static void simd_meet(struct akv_attend_work *work, const uint8_t *mean)
+{
+    const uint32_t pairs = work->k_mean->pairs, half = work->k_pad / 2u;
+    _Alignas(64) float m[AKV_MAX_HEAD_DIM];
+    uint32_t i = 0;
+    for (; i + VN <= work->k_dim; i += VN)
+        V_STORE(m + i, V_LOAD_F16(mean + 2u * (size_t)i));
+    for (; i < work->k_dim; i++)
+        m[i] = akv_map_f16(mean, 0, i);
+    for (uint32_t r = 0; r < work->rows; r++) {
+        const float *q = work->q[0] + (size_t)r * work->k_pad;
+        float *to = work->conj + (size_t)r * work->k_pad;
+        for (i = 0; work->k_mean->rope == AKV_ROPE_HALF && i + VN <= pairs; i += VN) {
+            V q0 = V_LOAD(q + i), q1 = V_LOAD(q + pairs + i);
+            V m0 = V_LOAD(m + i), m1 = V_LOAD(m + pairs + i);
+            V_STORE(to + i, V_FMA(q0, m0, V_MUL(q1, m1)));
+            V_STORE(to + half + i, V_SUB(V_MUL(q1, m0), V_MUL(q0, m1)));
+        }
+        attend_meet(work, m, r, i);
+    }
+}
 ALWAYS void regain_rows(struct akv_attend_work *work, uint32_t position, uint32_t r,
                         const uint32_t rows)
 {
@@ -213,41 +234,48 @@ ALWAYS void regain_rows(struct akv_attend_work *work, uint32_t position, uint32_
         }
     }
 }
-/* The slow pairs of all rows over 256 positions. */
-static void simd_waves(struct akv_attend_work *work)
+/* The slow pairs of `rows` rows from r on over 256 positions. */
+ALWAYS void waves_rows(struct akv_attend_work *work, uint32_t r, const uint32_t rows)
 {
     const akv_map *map = work->k_mean;
-    const float *waves = (const float *)(const void *)(work->maps + map->waves);
-    for (uint32_t r = 0; r < work->rows; r++) {
-        const float *a = work->about + (size_t)r * work->k_pad, *b = a + work->k_pad / 2u;
-        V sum[4][16u / VN]; /* of even and odd pairs, so that none waits for the one before */
+    const float *at = (const float *)(const void *)(work->maps + map->waves);
+    const float *a = work->about + (size_t)r * work->k_pad, *b = a + work->k_pad / 2u;
+    V sum[4][2][16u / VN]; /* of cosines and sines, so that none waits for the one before */
+    UNROLL
+    for (uint32_t n = 0; n < rows; n++) {
         UNROLL
         for (uint32_t k = 0; k < 16u / VN; k++)
-            sum[0][k] = sum[1][k] = sum[2][k] = sum[3][k] = V_SET(0.0f);
-        uint32_t i = map->slow;
-        for (; i + 2u <= map->pairs; i += 2u) {
-            const float *at = waves + (size_t)(i - map->slow) * 32u;
-            UNROLL
-            for (uint32_t k = 0; k < 16u / VN; k++) {
-                sum[0][k] = V_FMA(V_SET(a[i]), V_LOAD(at + k * VN), sum[0][k]);
-                sum[1][k] = V_FMA(V_SET(b[i]), V_LOAD(at + 16u + k * VN), sum[1][k]);
-                sum[2][k] = V_FMA(V_SET(a[i + 1u]), V_LOAD(at + 32u + k * VN), sum[2][k]);
-                sum[3][k] = V_FMA(V_SET(b[i + 1u]), V_LOAD(at + 48u + k * VN), sum[3][k]);
-            }
-        }
-        for (; i < map->pairs; i++) {
-            const float *at = waves + (size_t)(i - map->slow) * 32u;
-            UNROLL
-            for (uint32_t k = 0; k < 16u / VN; k++) {
-                sum[0][k] = V_FMA(V_SET(a[i]), V_LOAD(at + k * VN), sum[0][k]);
-                sum[1][k] = V_FMA(V_SET(b[i]), V_LOAD(at + 16u + k * VN), sum[1][k]);
-            }
-        }
-        UNROLL
-        for (uint32_t k = 0; k < 16u / VN; k++)
-            V_STORE(work->waves[r] + k * VN,
-                    V_ADD(V_ADD(sum[0][k], sum[1][k]), V_ADD(sum[2][k], sum[3][k])));
+            sum[n][0][k] = sum[n][1][k] = V_SET(0.0f);
     }
+    for (uint32_t i = map->slow; i < map->pairs; i++, at += 32) {
+        UNROLL
+        for (uint32_t k = 0; k < 16u / VN; k++) {
+            V wc = V_LOAD(at + k * VN), ws = V_LOAD(at + 16u + k * VN);
+            UNROLL
+            for (uint32_t n = 0; n < rows; n++) {
+                sum[n][0][k] = V_FMA(V_SET(a[n * work->k_pad + i]), wc, sum[n][0][k]);
+                sum[n][1][k] = V_FMA(V_SET(b[n * work->k_pad + i]), ws, sum[n][1][k]);
+            }
+        }
+    }
+    UNROLL
+    for (uint32_t n = 0; n < rows; n++) {
+        UNROLL
+        for (uint32_t k = 0; k < 16u / VN; k++)
+            V_STORE(work->waves[r + n] + k * VN, V_ADD(sum[n][0][k], sum[n][1][k]));
+    }
+}
+static void simd_waves(struct akv_attend_work *work)
+{
+    uint32_t r = 0;
+    for (; r + 4u <= work->rows; r += 4)
+        waves_rows(work, r, 4);
+    if (work->rows - r == 3u)
+        waves_rows(work, r, 3);
+    else if (work->rows - r == 2u)
+        waves_rows(work, r, 2);
+    else if (work->rows - r == 1u)
+        waves_rows(work, r, 1);
 }
 /* `about` and `waves` for the 256 positions around `position`; false: they stand there already. */
 static bool simd_about(struct akv_attend_work *work, uint32_t position)
@@ -321,7 +349,10 @@ static void simd_shape(struct akv_attend_work *work)
     float cap = work->params->cap;
     for (uint32_t r = 0; r < work->rows; r++)
         for (uint32_t t = work->at; t < work->at + AKV_STRIP; t += VN) {
-            V x = V_MIN(most, V_MAX(least, V_LOAD(&work->s[r][t]))); /* NaN stays */
+            V x = V_LOAD(&work->s[r][t]);
+            if (work->more)
+                x = V_ADD(x, V_LOAD(work->more + r * AKV_MAP_SPAN + (t - work->at)));
+            x = V_MIN(most, V_MAX(least, x)); /* NaN stays */
             if (cap > 0.0f) {
                 V a = V_ABS(x), e = v_exp(V_MUL(a, V_SET(-2.0f / cap)));
                 V y = V_DIV(V_SUB(V_SET(1.0f), e), V_ADD(V_SET(1.0f), e));

@@ -66,11 +66,14 @@ typedef struct akv_map {
     akv_u32 waves;     /* f32 [pairs - slow][2][16]: Chebyshev coefficients of their cos and sin of 0 .. 255 */
     akv_u32 basis;     /* f32 [16][16][16]: of run, degree, position in the run: what the coefficients go with */
     akv_u32 scales;    /* f32 [heads][2]: what storing and what reading multiplies by; 0: nothing */
-    akv_u32 table_codes; /* i16 [slow][32][2]: cos and sin, times 32767, of the pairs before `slow` times 0 .. 31 */
-    akv_u32 basis_codes; /* i16 [8][8][32][2]: of 32 positions, degrees 2k and 2k + 1: basis times 32767 */
+    akv_u32 table_codes; /* i16 [slow][64][2]: cos and sin, times 32767, of the pairs before `slow`
+                            times 0 .. 63 */
+    akv_u32 basis_codes; /* i16 [4][8][64][2]: of 64 positions, degrees 2k and 2k + 1: basis times
+                            32767 */
     akv_u32 pad;
 } akv_map;
 #define AKV_MAP_TABLE 16u /* positions of the table */
+#define AKV_MAP_SPAN  64u /* of the integer codes */
 
 /* encode: arg 0 rows, arg 1 tile in ROW order of tokens*heads rows (row = token*heads + head), arg 2 flags,
  * arg 3 maps (with AKV_FLAG_MAP). */
