@@ -136,6 +136,9 @@ struct akv_backend {
     /* Compiles or loads now what launch will need. */
     anykv_status (*prepare)(struct akv_device *device, enum akv_kernel_id kernel, const void *params);
     anykv_status (*launch)(struct akv_queue *queue, const struct akv_launch *launch);
+    /* What does AKV_K_MULTIPLY: the file name of a library, which this opens if nobody did, or that there is
+     * none.  A library that fails on a device is not asked again there, the backend's own kernel does it. */
+    const char *(*dense)(void);
 };
 
 /* registry.c: the static list, NULL-terminated; and device lookup by name ("auto", "cpu", a device's name,

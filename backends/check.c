@@ -3,6 +3,7 @@
  * memory, rows and tiles inside their spans, nothing written that is also read.  What stands in
  * device memory (block tables, step descriptors) cannot be seen from here; the engine makes it. */
 #include "backend.h"
+#include "../lib/kernel/lowrank.h"
 #include "../lib/kernel/rans.h"
 #include <math.h>
 
@@ -74,6 +75,17 @@ static const struct arg_spec arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
                            {"model", false, false, 4},
                            {"words", true, false, 4},
                            {"damaged", true, false, 4}},
+    [AKV_K_LOWRANK_PROJECT] = {{"rows", false, false, 2},
+                               {"basis", false, false, 4},
+                               {"centre", false, true, 2},
+                               {"turns", false, true, 8},
+                               {"coefficients", true, false, 4}},
+    [AKV_K_LOWRANK_READ] = {{"codes", false, false, 4}, {"shifts", false, false, 4}, {"coefficients", true, false, 4}},
+    [AKV_K_LOWRANK_ROWS] = {{"sums", false, false, 4},
+                            {"centre", false, true, 2},
+                            {"turns", false, true, 8},
+                            {"rows", true, false, 2}},
+    [AKV_K_MULTIPLY] = {{"a", false, false, 4}, {"b", false, false, 4}, {"c", true, false, 4}},
 };
 
 /* What the checks of one launch or of bare parameters share; launch is NULL for the latter. */
@@ -722,6 +734,79 @@ static anykv_status check_rans(struct check *check, enum akv_kernel_id kernel, c
     return check_room(check, 3, 4);
 }
 
+static anykv_status check_lowrank(struct check *check, enum akv_kernel_id kernel, const akv_lowrank_params *p)
+{
+    const bool project = kernel == AKV_K_LOWRANK_PROJECT, read = kernel == AKV_K_LOWRANK_READ;
+    RETURN_IF(check_dim(check, "dim", p->dim));
+    RETURN_IF(check_heads(check, "heads", p->heads));
+    const uint64_t wide = (uint64_t)p->heads * p->dim, each = read ? p->columns : wide;
+    if (each < wide)
+        return REFUSE(check, ANYKV_E_SHAPE, "%s.columns: %u for %u heads of %u", check->kernel, p->columns, p->heads,
+                      p->dim);
+    if (p->tokens > AKV_LOWRANK_MAX / each)
+        return REFUSE(check, ANYKV_E_SHAPE, "%s: %u tokens of %u heads of %u are more than 2^30 elements", check->kernel,
+                      p->tokens, p->heads, p->dim);
+    check->empty = p->tokens == 0;
+    if (check->empty)
+        return ANYKV_OK;
+    const uint64_t elements = p->tokens * wide;
+    RETURN_IF(check_room(check, project ? 4 : read ? 2 : 0, elements * 4));
+    if (read) {
+        RETURN_IF(check_room(check, 0, (uint64_t)p->tokens * p->columns));
+        return check_room(check, 1, wide);
+    }
+    RETURN_IF(check_raw(check, "dtype", p->dtype));
+    if (p->pairs > p->dim / 2 || p->rope > AKV_ROPE_HALF)
+        return REFUSE(check, ANYKV_E_ARG, "%s.pairs: %u of a head of %u, in order %u", check->kernel, p->pairs, p->dim,
+                      p->rope);
+    const unsigned centre = project ? 2 : 1, rows = project ? 0 : 3;
+    if (check->launch && check->launch->arg[rows].offset % akv_raw_bytes(p->dtype))
+        return REFUSE(check, ANYKV_E_ARG, "%s.rows: offset %llu is within an element", check->kernel,
+                      (unsigned long long)check->launch->arg[rows].offset);
+    RETURN_IF(check_room(check, rows, elements * akv_raw_bytes(p->dtype)));
+    if (project)
+        RETURN_IF(check_room(check, 1, wide * p->dim * 4));
+    if (check->launch && check->launch->arg[centre].mem)
+        RETURN_IF(check_room(check, centre, wide * 2));
+    return check_room(check, centre + 1, (uint64_t)p->pairs * 8);
+}
+
+/* Bytes of `batch` matrices of rows x columns, 0 where they are none or too many. */
+static uint64_t matrix_bytes(uint64_t rows, uint32_t columns, uint32_t row, uint64_t step, uint32_t batch)
+{
+    const uint64_t limit = AKV_LOWRANK_MAX * 4ull;
+    if (columns == 0 || columns > row || rows > limit / row || step > limit / batch)
+        return 0;
+    const uint64_t elements = (batch - 1) * step + (rows - 1) * row + columns;
+    return elements > limit ? 0 : elements * 4;
+}
+
+static anykv_status check_multiply(struct check *check, const akv_multiply_params *p)
+{
+    const uint64_t most = 0x7FFFFFFF;
+    check->empty = p->m == 0 || p->n == 0 || p->batch == 0;
+    if (check->empty)
+        return ANYKV_OK;
+    if (p->batch > 65535u || p->lda > most || p->ldb > most || p->ldc > most)
+        return REFUSE(check, ANYKV_E_SHAPE, "multiply: %u products, rows of %u, %u, %u elements", p->batch, p->lda,
+                      p->ldb, p->ldc);
+    const uint64_t bytes[3] = {matrix_bytes(p->m, p->k, p->lda, p->a_step, p->batch),
+                               matrix_bytes(p->k, p->n, p->ldb, p->b_step, p->batch),
+                               matrix_bytes(p->m, p->n, p->ldc, p->c_step, p->batch)};
+    for (unsigned i = 0; i < 3; i++) {
+        if (bytes[i] == 0)
+            return REFUSE(check, ANYKV_E_SHAPE, "multiply.%s: %u products of %u x %u x %u in rows of %u, %u, %u",
+                          arg_specs[AKV_K_MULTIPLY][i].name, p->batch, p->m, p->n, p->k, p->lda, p->ldb, p->ldc);
+        RETURN_IF(check_room(check, i, bytes[i]));
+    }
+    /* Products are done in any order: what they write is apart, products side by side or rows behind rows. */
+    if (p->batch > 1 && (p->c_step < p->n || (p->m > 1 && (p->batch - 1) * p->c_step + p->n > p->ldc &&
+                                              p->c_step < (uint64_t)(p->m - 1) * p->ldc + p->n)))
+        return REFUSE(check, ANYKV_E_ARG, "multiply.c_step: %llu, products of %u x %u in rows of %u meet",
+                      (unsigned long long)p->c_step, p->m, p->n, p->ldc);
+    return ANYKV_OK;
+}
+
 /* ---- the launch as a whole ---- */
 
 static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel, const void *params)
@@ -765,6 +850,12 @@ static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel,
     case AKV_K_RANS_ENCODE:
     case AKV_K_RANS_DECODE:
         return check_rans(check, kernel, params);
+    case AKV_K_LOWRANK_PROJECT:
+    case AKV_K_LOWRANK_READ:
+    case AKV_K_LOWRANK_ROWS:
+        return check_lowrank(check, kernel, params);
+    case AKV_K_MULTIPLY:
+        return check_multiply(check, params);
     case AKV_KERNEL_COUNT:
         break;
     }

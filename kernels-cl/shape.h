@@ -7,6 +7,9 @@
 #define AKV_CL_ROWS  16  /* rows that a work-item of the CPU shape takes; a multiple of 4 */
 #define AKV_CL_PIECE 8192 /* bytes of a run that a work-group copies */
 #define AKV_CL_COUNT_PIECES 64u /* pieces whose exponents a work-group counts */
+#define AKV_CL_LOW_ROWS 8u /* rows that a work-group of project and multiply takes */
+#define AKV_CL_LOW_COLUMNS 16u /* columns of multiply that a work-item of the CPU shape takes */
+#define AKV_CL_LOW_UNITS 1024u /* elements or pairs that a work-group of read and rows takes */
 #define AKV_CL_SEGMENTS 4u /* segments of 32 lanes in a work-group of the GPU shape */
 
 #endif

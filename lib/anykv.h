@@ -586,10 +586,11 @@ ANYKV_API anykv_status anykv_lowrank_compress(anykv_device *device, const anykv_
 ANYKV_API anykv_status anykv_lowrank_decompress(anykv_device *device, const anykv_calibration *calibration,
                                                 const void *packed, uint64_t bytes, const anykv_view *rows,
                                                 uint32_t tokens, uint32_t heads, uint32_t head_dim);
-/* What multiplies dense matrices on the host: the file name of a CBLAS, opened by the first call (OpenBLAS
- * starts threads of its own then), or "own loops".  ANYKV_CBLAS_LIBRARY in the environment names another
- * one, or "none".  Thread: free. */
-ANYKV_API const char *anykv_dense_library(void);
+/* What multiplies dense matrices on devices of a backend ("cpu", "opencl", "cuda"): the file name of a CBLAS,
+ * of CLBlast, of cuBLAS, opened by the first call or product (OpenBLAS starts threads of its own then); "own
+ * loops" or "own kernel" where there is none; NULL: no such backend.  ANYKV_CBLAS_LIBRARY, ANYKV_CLBLAST_LIBRARY
+ * and ANYKV_CUBLAS_LIBRARY in the environment name another one, or "none".  Thread: free. */
+ANYKV_API const char *anykv_dense_library(const char *backend);
 
 typedef struct anykv_calibration_info {
     size_t size;

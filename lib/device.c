@@ -160,8 +160,7 @@ anykv_status akv_device_await(anykv_device *device, uint64_t timeout_ns,
         device->failures++;
         device->failure = status;
     }
-    *waits_out =
-        (struct akv_device_waits){device->failures, device->failure, device->waiting == 0};
+    *waits_out = (struct akv_device_waits){device->failures, device->failure, device->waiting == 0};
     akv_mutex_unlock(&device->lock);
     return status;
 }
@@ -317,4 +316,14 @@ void anykv_event_destroy(anykv_event *event)
         return;
     akv_event_destroy(event->event);
     akv_free(event->device->context, event);
+}
+
+/* ---- libraries ---- */
+
+const char *anykv_dense_library(const char *backend)
+{
+    for (const struct akv_backend *const *b = akv_backends; backend && *b; b++)
+        if (strcmp((*b)->name, backend) == 0 && (*b)->dense)
+            return (*b)->dense();
+    return NULL;
 }

@@ -26,5 +26,8 @@ run "quantised formats" --kernel '[edrs]*code' --format '[IN]*'
 run "page and evict" --kernel '[agmc]*' --format 'N4'
 run "seal, rotate" --kernel '[sr]*[le]' --format '[FN]*'
 run "compress" --kernel 'bx16*'
+run "rANS" --kernel 'rans*' --format 'N[46]'
+run "low rank" --kernel 'lowrank*'
+run "products" --kernel multiply
 run "attention" --kernel attend
 finish

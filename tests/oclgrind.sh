@@ -64,6 +64,10 @@ for shape in gpu cpu; do
     one "$shape" rans_encode/N3/scales-columns-30-2
     one "$shape" rans_encode/N4/mixed-two-30-2
     one "$shape" rans_decode/N6/mixed-real-30-2
+    one "$shape" lowrank_project/F16/halves-d80-t10-0
+    one "$shape" lowrank_read/-/values-d80-t10-0
+    one "$shape" lowrank_rows/F16/pairs-d80-t10-0
+    one "$shape" multiply/-/9x17x33-3
     one "$shape" attend/N4/N4/d80-d80-mask-g2-t16-F16-precise-35
 done
 # Kernels that only the GPU shape has.

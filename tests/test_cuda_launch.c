@@ -228,8 +228,8 @@ Test(cuda_launch, every_kernel_gets_what_it_needs, .timeout = 600)
         "akv_k_shift_", "akv_k_reencode_k_", "akv_k_reencode_v_", "akv_k_score", "akv_k_mean", "akv_k_mass", "akv_k_select",
         "akv_k_compact", "akv_k_bx16_count", "akv_k_bx16_pieces", "akv_k_bx16_records", "akv_k_bx16_escapes",
         "akv_k_bx16_decode", "akv_k_rans_count", "akv_k_rans_segments_4_0_0", "akv_k_rans_segments_8_0_8",
-        "akv_k_rans_records", "akv_k_rans_move", "akv_k_rans_decode_4_0_0", "akv_k_rans_decode_8_0_8"};
-    static const char *const runs[][2] = {{"[!ab]*", "N4*"}, {"bx16*", "*"}, {"rotate", "*"}, {"copy", "*"}, {"select", "*"},
+        "akv_k_lowrank_project", "akv_k_lowrank_read", "akv_k_lowrank_rows", "akv_k_multiply", "akv_k_rans_records", "akv_k_rans_move", "akv_k_rans_decode_4_0_0", "akv_k_rans_decode_8_0_8"};
+    static const char *const runs[][2] = {{"[!ab]*", "N4*"}, {"bx16*", "*"}, {"rotate", "*"}, {"copy", "*"}, {"select", "*"}, {"lowrank*", "*"}, {"multiply", "*"},
                                           {"append", "*"},  {"attend", "N4/N4"}};
     bool seen[sizeof families / sizeof *families] = {false};
     const struct fake_cuda *fake = rig_use_fake();

@@ -23,6 +23,8 @@ union params {
     akv_compact_params compact;
     akv_bx16_params bx16;
     akv_rans_params rans;
+    akv_lowrank_params lowrank;
+    akv_multiply_params multiply;
 };
 
 struct lab {
@@ -344,6 +346,34 @@ static void make(struct lab *lab, enum akv_kernel_id kernel)
         arg[3] = cut(lab, decode ? 4 : most);
         break;
     }
+    case AKV_K_LOWRANK_PROJECT:
+    case AKV_K_LOWRANK_READ:
+    case AKV_K_LOWRANK_ROWS: { /* keys, of which some components are in pairs */
+        lab->params.lowrank = (akv_lowrank_params){.tokens = TOKENS, .heads = HEADS, .dim = DIM, .dtype = AKV_F16,
+                                                   .columns = HEADS * DIM + 3, .pairs = 8, .rope = AKV_ROPE_HALF};
+        const uint64_t wide = HEADS * DIM;
+        const bool project = kernel == AKV_K_LOWRANK_PROJECT;
+        if (kernel == AKV_K_LOWRANK_READ) {
+            arg[0] = cut(lab, TOKENS * (wide + 3));
+            arg[1] = cut(lab, wide);
+            arg[2] = cut(lab, TOKENS * wide * 4);
+            break;
+        }
+        arg[0] = cut(lab, TOKENS * wide * (project ? 2 : 4));
+        arg[1] = cut(lab, project ? wide * DIM * 4 : wide * 2);
+        arg[2] = cut(lab, project ? wide * 2 : 8 * 8);
+        arg[3] = cut(lab, project ? 8 * 8 : TOKENS * wide * 2);
+        if (project)
+            arg[4] = cut(lab, TOKENS * wide * 4);
+        break;
+    }
+    case AKV_K_MULTIPLY: /* two products side by side */
+        lab->params.multiply = (akv_multiply_params){.m = 5, .n = 7, .k = 3, .batch = 2, .lda = 6, .ldb = 7, .ldc = 14,
+                                                     .a_step = 3, .b_step = 21, .c_step = 7};
+        arg[0] = cut(lab, 5 * 6 * 4);
+        arg[1] = cut(lab, 2 * 21 * 4);
+        arg[2] = cut(lab, 5 * 14 * 4);
+        break;
     case AKV_KERNEL_COUNT:
         break;
     }
@@ -377,7 +407,9 @@ static const enum akv_kernel_id all[] = {AKV_K_ENCODE, AKV_K_DECODE, AKV_K_ROTAT
                                          AKV_K_SHIFT, AKV_K_REENCODE, AKV_K_SCORE, AKV_K_MEAN, AKV_K_MASS,
                                          AKV_K_SELECT, AKV_K_COMPACT, AKV_K_BX16_COUNT,
                                          AKV_K_BX16_ENCODE, AKV_K_BX16_DECODE,
-                                         AKV_K_RANS_COUNT, AKV_K_RANS_ENCODE, AKV_K_RANS_DECODE};
+                                         AKV_K_RANS_COUNT, AKV_K_RANS_ENCODE, AKV_K_RANS_DECODE,
+                                         AKV_K_LOWRANK_PROJECT, AKV_K_LOWRANK_READ, AKV_K_LOWRANK_ROWS,
+                                         AKV_K_MULTIPLY};
 _Static_assert(sizeof all / sizeof all[0] == AKV_KERNEL_COUNT, "every kernel has a good launch");
 
 Test(launch, good_ones_run)
@@ -548,6 +580,29 @@ static const struct wrong_field {
     FIELD(RANS_DECODE, akv_rans_params, words, 41, ANYKV_E_SHAPE, "rans_decode.packed"),
     FIELD(RANS_DECODE, akv_rans_params, words, UINT32_MAX, ANYKV_E_SHAPE, "rans_decode.words"),
     FIELD(RANS_DECODE, akv_rans_params, plane[0].step, 64, ANYKV_E_SHAPE, "rans_decode.words"),
+    FIELD(LOWRANK_PROJECT, akv_lowrank_params, dim, 40, ANYKV_E_ARG, "lowrank_project.dim"),
+    FIELD(LOWRANK_PROJECT, akv_lowrank_params, dim, DIM * 2, ANYKV_E_SHAPE, "lowrank_project.coefficients"),
+    FIELD(LOWRANK_PROJECT, akv_lowrank_params, heads, 0, ANYKV_E_ARG, "heads"),
+    FIELD(LOWRANK_PROJECT, akv_lowrank_params, dtype, AKV_N4, ANYKV_E_ARG, "dtype"),
+    FIELD(LOWRANK_PROJECT, akv_lowrank_params, dtype, AKV_F32, ANYKV_E_SHAPE, "lowrank_project.rows"),
+    FIELD(LOWRANK_PROJECT, akv_lowrank_params, pairs, 9, ANYKV_E_SHAPE, "lowrank_project.turns"),
+    FIELD(LOWRANK_PROJECT, akv_lowrank_params, tokens, UINT32_MAX, ANYKV_E_SHAPE, "2^30"),
+    FIELD(LOWRANK_READ, akv_lowrank_params, columns, HEADS * DIM - 1, ANYKV_E_SHAPE, "lowrank_read.columns"),
+    FIELD(LOWRANK_READ, akv_lowrank_params, columns, HEADS * DIM + 4, ANYKV_E_SHAPE, "lowrank_read.codes"),
+    FIELD(LOWRANK_READ, akv_lowrank_params, tokens, TOKENS + 1, ANYKV_E_SHAPE, "lowrank_read.coefficients"),
+    FIELD(LOWRANK_ROWS, akv_lowrank_params, pairs, DIM / 2 + 1, ANYKV_E_ARG, "lowrank_rows.pairs"),
+    FIELD(LOWRANK_ROWS, akv_lowrank_params, rope, 2, ANYKV_E_ARG, "lowrank_rows.pairs"),
+    FIELD(LOWRANK_ROWS, akv_lowrank_params, heads, HEADS + 1, ANYKV_E_SHAPE, "lowrank_rows.sums"),
+    FIELD(MULTIPLY, akv_multiply_params, m, 6, ANYKV_E_SHAPE, "multiply.a"),
+    FIELD(MULTIPLY, akv_multiply_params, k, 0, ANYKV_E_SHAPE, "multiply.a"),
+    FIELD(MULTIPLY, akv_multiply_params, k, 7, ANYKV_E_SHAPE, "multiply.a"),
+    FIELD(MULTIPLY, akv_multiply_params, n, 8, ANYKV_E_SHAPE, "multiply.b"),
+    FIELD(MULTIPLY, akv_multiply_params, batch, 3, ANYKV_E_SHAPE, "multiply.a"),
+    FIELD(MULTIPLY, akv_multiply_params, batch, 65536, ANYKV_E_SHAPE, "65536 products"),
+    FIELD(MULTIPLY, akv_multiply_params, ldc, 0x80000000u, ANYKV_E_SHAPE, "multiply"),
+    FIELD(MULTIPLY, akv_multiply_params, b_step, 22, ANYKV_E_SHAPE, "multiply.b"),
+    FIELD(MULTIPLY, akv_multiply_params, b_step, UINT64_MAX, ANYKV_E_SHAPE, "multiply.b"),
+    FIELD(MULTIPLY, akv_multiply_params, c_step, 6, ANYKV_E_ARG, "c_step"),
     FIELD(ATTEND, akv_attend_params, kv_heads, 0, ANYKV_E_ARG, "kv_heads"),
     FIELD(ATTEND, akv_attend_params, kv_heads, 3, ANYKV_E_ARG, "q heads"),
     FIELD(ATTEND, akv_attend_params, q_heads, 6, ANYKV_E_ARG, "q heads"),
@@ -655,6 +710,9 @@ Test(launch, one_argument_wrong)
                 /* scratch may be absent only when none is needed */
                 anykv_status status = akv_kernel_launch(lab.device->queue, &lab.launch);
                 cr_expect(status != ANYKV_OK || good.bytes == 0, "attend ran without scratch");
+            } else if ((all[k] == AKV_K_LOWRANK_PROJECT && a == 2) || (all[k] == AKV_K_LOWRANK_ROWS && a == 1)) {
+                OK(akv_kernel_launch(lab.device->queue, &lab.launch)); /* no centre */
+                OK(akv_queue_wait(lab.device->queue, UINT64_MAX));
             } else {
                 anykv_status status = akv_kernel_launch(lab.device->queue, &lab.launch);
                 cr_expect(status == ANYKV_E_ARG || status == ANYKV_E_SHAPE, "%s.%u absent: %s",
@@ -673,7 +731,8 @@ Test(launch, overlap)
     static const struct {
         enum akv_kernel_id kernel;
         unsigned a, b;
-    } pairs[] = {{AKV_K_ENCODE, 0, 1}, {AKV_K_ENCODE, 1, 2}, {AKV_K_ENCODE, 0, 2},
+    } pairs[] = {{AKV_K_MULTIPLY, 0, 2}, {AKV_K_MULTIPLY, 1, 2}, {AKV_K_LOWRANK_ROWS, 0, 3},
+                 {AKV_K_LOWRANK_READ, 0, 2}, {AKV_K_LOWRANK_PROJECT, 1, 4}, {AKV_K_ENCODE, 0, 1}, {AKV_K_ENCODE, 1, 2}, {AKV_K_ENCODE, 0, 2},
                  {AKV_K_DECODE, 0, 1}, {AKV_K_ROTATE, 0, 1}, {AKV_K_SEAL, 0, 2},
                  {AKV_K_SEAL, 1, 2},   {AKV_K_GATHER, 0, 1}, {AKV_K_COPY, 0, 1},
                  {AKV_K_ATTEND, 0, 2}, {AKV_K_ATTEND, 1, 2}, {AKV_K_ATTEND, 2, 6},

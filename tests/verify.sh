@@ -46,6 +46,14 @@ status "attention, 8 bits and 4" 0 \
 check "attention is bounded and says by how much" \
     grep -Eq '"class": "bounded".*"max_error": [0-9]' "$work/out"
 
+# Dense products: by what the machine has, and by own loops.
+status "products without a library" 0 env ANYKV_CBLAS_LIBRARY=none ANYKV_CLBLAST_LIBRARY=none \
+    "$ANYKV" verify --device all --isa all --elements 3000 --kernel multiply --json
+ANYKV_CBLAS_LIBRARY=none "$ANYKV" devices --device cpu --json >"$work/out"
+check "devices says that there is none" grep -q '"dense": "own loops"' "$work/out"
+ANYKV_CBLAS_LIBRARY=/nonexistent ANYKV_CLBLAST_LIBRARY=/nonexistent "$ANYKV" devices --json >"$work/out"
+check "a library that is not there is none" sh -c '! grep -q "\"dense\": \"/" "$1"' - "$work/out"
+
 for plant in tie contract store stride; do
     status "planted fault: $plant" 1 "$ANYKV" verify --plant "$plant" --elements 3000
     check "$plant: says where, and how to see it again" grep -q 'replay: anykv verify ' "$work/err"

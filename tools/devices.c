@@ -45,7 +45,7 @@ static void add_row(struct akv_report *report, const char *label, const anykv_de
         text_or_none(info->reason),
         text_or_none(info->isa),
         text_or_none(info->uuid),
-        akv_text(anykv_dense_library()), /* on the host, whichever device */
+        info->usable ? akv_text(anykv_dense_library(info->backend)) : akv_none(),
     };
     akv_report_row(report, row);
 }

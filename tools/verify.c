@@ -34,6 +34,10 @@ static const struct family {
     [AKV_K_BX16_DECODE] = {WALK_NONE, verify_bx16},
     [AKV_K_RANS_COUNT] = {WALK_CODES, verify_rans}, [AKV_K_RANS_ENCODE] = {WALK_CODES, verify_rans},
     [AKV_K_RANS_DECODE] = {WALK_CODES, verify_rans},
+    [AKV_K_LOWRANK_PROJECT] = {WALK_RAW, verify_lowrank},
+    [AKV_K_LOWRANK_READ] = {WALK_NONE, verify_lowrank},
+    [AKV_K_LOWRANK_ROWS] = {WALK_RAW, verify_lowrank},
+    [AKV_K_MULTIPLY] = {WALK_NONE, verify_multiply},
 };
 
 /* Attention: every format with itself, the mixed pairs of the profiles, and one raw with one

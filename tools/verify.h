@@ -202,5 +202,7 @@ void verify_select(struct verify *v, uint32_t format);
 void verify_compact(struct verify *v, uint32_t format);
 void verify_bx16(struct verify *v, uint32_t format);
 void verify_rans(struct verify *v, uint32_t format);
+void verify_lowrank(struct verify *v, uint32_t format); /* project, read, rows */
+void verify_multiply(struct verify *v, uint32_t format);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The CPU backend: what the processor is, opening it, and the table. */
+#include "dense.h"
 #include "device.h"
 #include "kat.h"
 #include <stdio.h>
@@ -173,4 +174,5 @@ const struct akv_backend akv_backend_cpu = {
     .check = cpu_check,
     .prepare = cpu_prepare,
     .launch = akv_cpu_queue_launch,
+    .dense = akv_cpu_dense,
 };

@@ -79,6 +79,10 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_RANS_COUNT] = &akv_cpu_rans_count_scalar,
             [AKV_K_RANS_ENCODE] = &akv_cpu_rans_encode_scalar,
             [AKV_K_RANS_DECODE] = &akv_cpu_rans_decode_scalar,
+            [AKV_K_LOWRANK_PROJECT] = &akv_cpu_lowrank_project_scalar,
+            [AKV_K_LOWRANK_READ] = &akv_cpu_lowrank_read_scalar,
+            [AKV_K_LOWRANK_ROWS] = &akv_cpu_lowrank_rows_scalar,
+            [AKV_K_MULTIPLY] = &akv_cpu_multiply_scalar,
         },
 #if defined(AKV_HAVE_AVX2)
     [AKV_ISA_AVX2] =
@@ -94,6 +98,10 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_BX16_COUNT] = &akv_cpu_bx16_count_avx2,
             [AKV_K_BX16_ENCODE] = &akv_cpu_bx16_encode_avx2,
             [AKV_K_BX16_DECODE] = &akv_cpu_bx16_decode_avx2,
+            [AKV_K_LOWRANK_PROJECT] = &akv_cpu_lowrank_project_avx2,
+            [AKV_K_LOWRANK_READ] = &akv_cpu_lowrank_read_avx2,
+            [AKV_K_LOWRANK_ROWS] = &akv_cpu_lowrank_rows_avx2,
+            [AKV_K_MULTIPLY] = &akv_cpu_multiply_avx2,
         },
 #endif
 #if defined(AKV_HAVE_AVX512)
@@ -110,6 +118,10 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_RANS_COUNT] = &akv_cpu_rans_count_avx512,
             [AKV_K_RANS_ENCODE] = &akv_cpu_rans_encode_avx512,
             [AKV_K_RANS_DECODE] = &akv_cpu_rans_decode_avx512,
+            [AKV_K_LOWRANK_PROJECT] = &akv_cpu_lowrank_project_avx512,
+            [AKV_K_LOWRANK_READ] = &akv_cpu_lowrank_read_avx512,
+            [AKV_K_LOWRANK_ROWS] = &akv_cpu_lowrank_rows_avx512,
+            [AKV_K_MULTIPLY] = &akv_cpu_multiply_avx512,
         },
 #endif
 };

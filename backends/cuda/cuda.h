@@ -19,13 +19,15 @@ struct akv_cuda_device {
     int shared_optin;     /* bytes of shared memory a block may ask for */
     bool decode;          /* the image of the fast attention kernels has code for this device */
     bool prefill;         /* the same for prefill */
-    akv_mutex lock;       /* guards modules and functions */
+    akv_mutex lock;       /* guards modules, functions and dense */
     CUmodule module[AKV_IMAGES];
     struct {
         char name[32];
         CUfunction function;
     } functions[AKV_CUDA_FUNCTIONS]; /* looked up so far */
     uint32_t function_count;
+    void *dense;          /* handle of cuBLAS, made for the first product */
+    bool dense_failed;
 };
 struct akv_cuda_mem {
     struct akv_mem base;
@@ -109,6 +111,12 @@ void akv_cuda_kernels_close(struct akv_cuda_device *device);
  * it will ask for. */
 anykv_status akv_cuda_function(struct akv_cuda_device *device, enum akv_cuda_image image, const char *name,
                                uint32_t shared, CUfunction *function_out);
+
+/* dense.c: the library's file name, or "own kernel"; a multiply by it, false: our own kernel must do it. */
+const char *akv_cuda_dense(void);
+bool akv_cuda_dense_multiply(struct akv_cuda_device *device, struct akv_cuda_queue *queue,
+                             const struct akv_launch *launch);
+void akv_cuda_dense_close(struct akv_cuda_device *device);
 
 /* Spans of a launch as device addresses (kernels-cu/common.cuh has the same struct). */
 struct akv_cuda_args {

@@ -292,4 +292,5 @@ const struct akv_backend akv_backend_cuda = {
     .check = akv_cuda_check,
     .prepare = akv_cuda_prepare,
     .launch = akv_cuda_launch,
+    .dense = akv_cuda_dense,
 };

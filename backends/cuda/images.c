@@ -21,6 +21,7 @@ IMAGE(attend_prefill)
 IMAGE(evict)
 IMAGE(compress)
 IMAGE(rans)
+IMAGE(lowrank)
 
 const void *akv_cuda_image(enum akv_cuda_image image)
 {
@@ -33,6 +34,7 @@ const void *akv_cuda_image(enum akv_cuda_image image)
         [AKV_IMAGE_EVICT] = akv_cuda_image_evict,
         [AKV_IMAGE_COMPRESS] = akv_cuda_image_compress,
         [AKV_IMAGE_RANS] = akv_cuda_image_rans,
+        [AKV_IMAGE_LOWRANK] = akv_cuda_image_lowrank,
     };
     return all[image];
 }

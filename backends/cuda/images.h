@@ -12,6 +12,7 @@ enum akv_cuda_image {
     AKV_IMAGE_EVICT,
     AKV_IMAGE_COMPRESS,
     AKV_IMAGE_RANS,
+    AKV_IMAGE_LOWRANK,
     AKV_IMAGES
 };
 const void *akv_cuda_image(enum akv_cuda_image image);

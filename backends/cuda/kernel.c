@@ -49,6 +49,7 @@ void akv_cuda_kernels_close(struct akv_cuda_device *device)
 {
     if (akv_cuda_enter(device) != ANYKV_OK)
         return;
+    akv_cuda_dense_close(device);
     for (int i = 0; i < AKV_IMAGES; i++)
         if (device->module[i])
             device->cu->module_unload(device->module[i]);
@@ -180,6 +181,17 @@ static void rans_coder_call(struct akv_cuda_call *call, const char *name, const 
     rans_call(call, full, (akv_rans_segments(p) + 3u) / 4u);
 }
 
+/* kernels-cu/lowrank.cu has the same numbers. */
+#define LOW_ROWS  8u
+#define LOW_UNITS 1024u
+static void lowrank_call(struct akv_cuda_call *call, const char *name, uint64_t blocks)
+{
+    snprintf(call->name, sizeof call->name, "akv_k_%s", name);
+    call->image = AKV_IMAGE_LOWRANK;
+    call->threads = 128;
+    call->grid[0] = blocks;
+}
+
 #define CALLS 3u /* that a launch takes, at most */
 static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id kernel, const void *params,
                            struct akv_cuda_plan *plan, struct akv_cuda_call *calls)
@@ -293,6 +305,26 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
     case AKV_K_RANS_DECODE:
         rans_coder_call(calls, "decode", params);
         return 1;
+    case AKV_K_LOWRANK_PROJECT: {
+        const akv_lowrank_params *p = params;
+        lowrank_call(calls, "lowrank_project", ((uint64_t)p->tokens + LOW_ROWS - 1u) / LOW_ROWS * p->heads);
+        return 1;
+    }
+    case AKV_K_LOWRANK_READ:
+    case AKV_K_LOWRANK_ROWS: {
+        const akv_lowrank_params *p = params;
+        const bool rows = kernel == AKV_K_LOWRANK_ROWS;
+        const uint64_t units = (uint64_t)p->tokens * p->heads * (rows ? p->dim - p->pairs : p->dim);
+        lowrank_call(calls, rows ? "lowrank_rows" : "lowrank_read", (units + LOW_UNITS - 1u) / LOW_UNITS);
+        return 1;
+    }
+    case AKV_K_MULTIPLY: {
+        const akv_multiply_params *p = params;
+        lowrank_call(calls, "multiply",
+                     ((uint64_t)p->m + LOW_ROWS - 1u) / LOW_ROWS * (((uint64_t)p->n + 127u) / 128u));
+        calls->grid[1] = p->batch;
+        return 1;
+    }
     default:
         return 0;
     }
@@ -335,6 +367,8 @@ anykv_status akv_cuda_launch(struct akv_queue *base, const struct akv_launch *la
         args.arg[i] = akv_cuda_address(launch->arg[i]);
     for (uint32_t i = 0; i < launch->slabs; i++)
         args.slab[i] = akv_cuda_address(launch->slab[i]);
+    if (launch->kernel == AKV_K_MULTIPLY && akv_cuda_dense_multiply(device, queue, launch))
+        return ANYKV_OK;
     uint32_t count = make_calls(device, launch->kernel, launch->params, &plan, calls);
     for (uint32_t i = 0; i < count; i++) {
         const struct akv_cuda_call *call = &calls[i];

@@ -70,6 +70,7 @@ struct akv_cl_device {
     bool denormals;  /* float arithmetic keeps them */
     bool nv_options; /* the compiler takes NVIDIA's options */
     bool scrub;     /* local memory is overwritten before a kernel ends */
+    atomic_int dense; /* AKV_CL_DENSE_*: what became of CLBlast here */
     akv_mutex lock; /* guards programs and internal; never held while a program is built */
     struct akv_cl_program *programs;
     char identity[64]; /* hexadecimal digest of platform, device and driver */
@@ -208,6 +209,14 @@ void akv_cl_kernel_check(struct akv_device *device, enum akv_kernel_id kernel, c
 anykv_status akv_cl_kernel_prepare(struct akv_device *device, enum akv_kernel_id kernel,
                                    const void *params);
 anykv_status akv_cl_kernel_launch(struct akv_queue *queue, const struct akv_launch *launch);
+
+/* ---- dense.c ---- */
+enum { AKV_CL_DENSE_UNUSED, AKV_CL_DENSE_USED, AKV_CL_DENSE_FAILED };
+/* The library's file name, or "own kernel". */
+const char *akv_cl_dense(void);
+/* A multiply by it; false: our own kernel must do it.  Caller holds the queue's lock. */
+bool akv_cl_dense_multiply(struct akv_cl_device *device, struct akv_cl_queue *queue, const struct akv_launch *launch);
+void akv_cl_dense_close(struct akv_cl_device *device);
 
 /* ---- kat.c ---- */
 /* Known-answer test: encodes and decodes embedded rows and compares bytes.  E_DEVICE with the

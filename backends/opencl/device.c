@@ -177,6 +177,7 @@ free_device:
 static void close_device(struct akv_device *base)
 {
     struct akv_cl_device *device = akv_cl_device(base);
+    akv_cl_dense_close(device);
     akv_cl_programs_free(device);
     (void)device->cl->release_queue(device->internal);
     (void)device->cl->release_context(device->context);
@@ -224,4 +225,5 @@ const struct akv_backend akv_backend_opencl = {
     .check = akv_cl_kernel_check,
     .prepare = akv_cl_kernel_prepare,
     .launch = akv_cl_kernel_launch,
+    .dense = akv_cl_dense,
 };

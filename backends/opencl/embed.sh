@@ -55,4 +55,6 @@ program evict $(headers $arithmetic attend evict) kernels-cl/shape.h kernels-cl/
 program compress $(headers $arithmetic bx16) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/compress.cl
 # shellcheck disable=SC2046,SC2086
 program rans $(headers $arithmetic bx16 rans) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/rans.cl
+# shellcheck disable=SC2046,SC2086
+program lowrank $(headers $arithmetic lowrank) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/lowrank.cl
 printf '\nconst struct akv_cl_source akv_cl_sources[] = {\n%s    {NULL, NULL, 0},\n};\n' "$list"

@@ -292,6 +292,30 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
                                                        : (uint64_t)akv_rans_stripes(p) * parts;
         return ANYKV_OK;
     }
+    case AKV_K_LOWRANK_PROJECT: {
+        const akv_lowrank_params *p = launch->params;
+        bind_u32(binder, arg[2].mem != NULL);
+        grid->groups[0] = ((uint64_t)p->tokens + AKV_CL_LOW_ROWS - 1) / AKV_CL_LOW_ROWS * p->heads;
+        return ANYKV_OK;
+    }
+    case AKV_K_LOWRANK_READ:
+    case AKV_K_LOWRANK_ROWS: {
+        const akv_lowrank_params *p = launch->params;
+        const bool rows = launch->kernel == AKV_K_LOWRANK_ROWS;
+        if (rows)
+            bind_u32(binder, arg[1].mem != NULL);
+        grid->groups[0] = ((uint64_t)p->tokens * p->heads * (rows ? p->dim - p->pairs : p->dim) + AKV_CL_LOW_UNITS - 1) /
+                          AKV_CL_LOW_UNITS;
+        return ANYKV_OK;
+    }
+    case AKV_K_MULTIPLY: {
+        const akv_multiply_params *p = launch->params;
+        const uint32_t each = device->shape == AKV_CL_SHAPE_GPU ? AKV_CL_WG : AKV_CL_LOW_COLUMNS;
+        grid->groups[0] = ((uint64_t)p->n + each - 1) / each;
+        grid->groups[1] = ((uint64_t)p->m + AKV_CL_LOW_ROWS - 1) / AKV_CL_LOW_ROWS;
+        grid->groups[2] = p->batch;
+        return ANYKV_OK;
+    }
     case AKV_KERNEL_COUNT:
         break;
     }
@@ -351,6 +375,13 @@ anykv_status akv_cl_kernel_launch(struct akv_queue *base, const struct akv_launc
     struct akv_cl_plan plans[AKV_CL_PLANS + 1] = {{0}};
     struct akv_cl_program *programs[AKV_CL_PLANS];
     anykv_status status = refuse_pinned(launch, device->base.context);
+    if (status == ANYKV_OK && launch->kernel == AKV_K_MULTIPLY) {
+        akv_mutex_lock(&queue->lock);
+        const bool done = akv_cl_dense_multiply(device, queue, launch);
+        akv_mutex_unlock(&queue->lock);
+        if (done)
+            return ANYKV_OK;
+    }
     uint32_t count = akv_cl_plans(device, launch->kernel, launch->params, plans);
     for (uint32_t i = 0; i < count && status == ANYKV_OK; i++)
         status = akv_cl_program(device, plans[i].source, plans[i].options, &programs[i]);

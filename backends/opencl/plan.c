@@ -311,6 +311,18 @@ uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id ker
         begin(plans, "rans", "akv_k_rans_decode", "AKV_DECODE");
         plans->pass = AKV_CL_PASS_LANES;
         return 1;
+    case AKV_K_LOWRANK_PROJECT:
+        begin(plans, "lowrank", "akv_k_lowrank_project", "AKV_PROJECT");
+        return 1;
+    case AKV_K_LOWRANK_READ:
+        begin(plans, "lowrank", "akv_k_lowrank_read", "AKV_READ");
+        return 1;
+    case AKV_K_LOWRANK_ROWS:
+        begin(plans, "lowrank", "akv_k_lowrank_rows", "AKV_ROWS_OUT");
+        return 1;
+    case AKV_K_MULTIPLY:
+        begin(plans, "lowrank", "akv_k_multiply", "AKV_MULTIPLY");
+        return 1;
     case AKV_KERNEL_COUNT:
         break;
     }

@@ -362,6 +362,35 @@ typedef akv_rans_params akv_rans_count_params;
 typedef akv_rans_params akv_rans_encode_params;
 typedef akv_rans_params akv_rans_decode_params;
 
+/* Low-rank compression (lowrank.h).  Rows are dense, [tokens][heads][dim]; coefficients and sums are f32
+ * [tokens][heads*dim], centre is f16 [heads*dim], turns akv_u64 [pairs].  lowrank_project: arg 0 rows, arg 1
+ * basis f32 [heads][i][j], arg 2 centre or absent, arg 3 turns or absent, arg 4 coefficients out.
+ * lowrank_read: arg 0 codes i8 [tokens][columns], arg 1 shifts u8 [heads*dim], arg 2 coefficients out.
+ * lowrank_rows: arg 0 sums, arg 1 centre or absent, arg 2 turns or absent, arg 3 rows out. */
+typedef struct akv_lowrank_params {
+    akv_u32 tokens, heads, dim;
+    akv_u32 columns;  /* read: at least heads*dim */
+    akv_u32 step;     /* read: bits of an f32 */
+    akv_u32 dtype;    /* project, rows */
+    akv_u32 position; /* project, rows: of the first token */
+    akv_u32 pairs;    /* project, rows: of the rotary embedding, 0: none */
+    akv_u32 rope;     /* project, rows: AKV_ROPE_* */
+    akv_u32 pad;
+} akv_lowrank_params;
+typedef akv_lowrank_params akv_lowrank_project_params;
+typedef akv_lowrank_params akv_lowrank_read_params;
+typedef akv_lowrank_params akv_lowrank_rows_params;
+
+/* multiply: c = a * b, `batch` times, f32, row-major: a is [m][k], b [k][n], c [m][n].  A row begins lda
+ * (ldb, ldc) elements behind the one before, a product's matrix a_step (b_step, c_step) behind that of the
+ * product before.  arg 0 a, arg 1 b, arg 2 c.  Products are summed in any order: an element is off by at
+ * most 1.01 * k * 2^-24 times the sum of |a * b|. */
+typedef struct akv_multiply_params {
+    akv_u32 m, n, k, batch;
+    akv_u32 lda, ldb, ldc, pad;
+    akv_u64 a_step, b_step, c_step;
+} akv_multiply_params;
+
 /* shift: keys of the blocks of one kind among a table's are turned on, in place.  arg 0 akv_u32
  * table[blocks], arg 1 flags, arg 2 maps, arg 3 akv_u64 phases[pairs], how far each pair turns
  * (akv_shift_phase; rope.h).  A row of a quantised format is decoded and taken back through rotation or
