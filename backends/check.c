@@ -2,19 +2,10 @@
 /* What a launch must satisfy before a backend sees it: parameters in range, spans inside their
  * memory, rows and tiles inside their spans, nothing written that is also read.  What stands in
  * device memory (block tables, step descriptors) cannot be seen from here; the engine makes it. */
-#include "backend.h"
-#include "../lib/kernel/lowrank.h"
-#include "../lib/kernel/rans.h"
+#include "check.h"
 #include <math.h>
 
-struct arg_spec {
-    const char *name;
-    bool written;
-    bool optional;
-    uint32_t align; /* of the offset; rows are checked against their dtype instead */
-};
-
-static const struct arg_spec arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
+const struct akv_arg_spec akv_arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
     [AKV_K_ENCODE] = {{"rows", false, false, 1},
                       {"tile", true, false, 16},
                       {"flags", true, false, 4},
@@ -88,88 +79,6 @@ static const struct arg_spec arg_specs[AKV_KERNEL_COUNT][AKV_MAX_ARGS] = {
     [AKV_K_MULTIPLY] = {{"a", false, false, 4}, {"b", false, false, 4}, {"c", true, false, 4}},
 };
 
-/* What the checks of one launch or of bare parameters share; launch is NULL for the latter. */
-struct check {
-    struct akv_device *device;
-    const struct akv_launch *launch;
-    const char *kernel;
-    bool empty;
-};
-
-#define REFUSE(check, code, ...) akv_fail((check)->device->context, code, __VA_ARGS__)
-#define RETURN_IF(expression)                                                                      \
-    do {                                                                                           \
-        anykv_status status_ = (expression);                                                       \
-        if (AKV_UNLIKELY(status_ != ANYKV_OK))                                                     \
-            return status_;                                                                        \
-    } while (0)
-
-/* ---- single fields ---- */
-
-static anykv_status check_dim(const struct check *check, const char *field, akv_u32 dim)
-{
-    if (dim == 0 || dim > AKV_MAX_HEAD_DIM || dim % 16)
-        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is not a multiple of 16 up to %u",
-                      check->kernel, field, dim, AKV_MAX_HEAD_DIM);
-    return ANYKV_OK;
-}
-
-static anykv_status check_format(const struct check *check, const char *field, akv_u32 format)
-{
-    if (format < AKV_F32 || format >= AKV_FORMATS)
-        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is not a format", check->kernel, field,
-                      format);
-    return ANYKV_OK;
-}
-
-static anykv_status check_raw(const struct check *check, const char *field, akv_u32 type)
-{
-    if (type < AKV_F32 || type > AKV_BF16)
-        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is none of F32, F16, BF16", check->kernel,
-                      field, type);
-    return ANYKV_OK;
-}
-
-static anykv_status check_flags(const struct check *check, const char *field, akv_u32 flags,
-                                akv_u32 known)
-{
-    if (flags & ~known)
-        return REFUSE(check, ANYKV_E_ARG, "%s.%s: 0x%x has unknown bits", check->kernel, field,
-                      flags);
-    return ANYKV_OK;
-}
-
-static anykv_status check_block_tokens(const struct check *check, akv_u32 tokens)
-{
-    if (tokens < 16 || tokens > 256 || (tokens & (tokens - 1)))
-        return REFUSE(check, ANYKV_E_ARG, "%s.block_tokens: %u is none of 16, 32, 64, 128, 256",
-                      check->kernel, tokens);
-    return ANYKV_OK;
-}
-
-static anykv_status check_heads(const struct check *check, const char *field, akv_u32 heads)
-{
-    if (heads == 0 || heads > AKV_MAX_HEADS)
-        return REFUSE(check, ANYKV_E_ARG, "%s.%s: %u is not between 1 and %u", check->kernel, field,
-                      heads, AKV_MAX_HEADS);
-    return ANYKV_OK;
-}
-
-/* At least `bytes` in argument `arg`. */
-static anykv_status check_room(const struct check *check, unsigned arg, uint64_t bytes)
-{
-    if (!check->launch)
-        return ANYKV_OK;
-    const struct akv_span *span = &check->launch->arg[arg];
-    if (bytes && !span->mem)
-        return REFUSE(check, ANYKV_E_ARG, "%s.%s: no memory", check->kernel,
-                      arg_specs[check->launch->kernel][arg].name);
-    if (span->bytes < bytes)
-        return REFUSE(check, ANYKV_E_SHAPE, "%s.%s: %llu bytes, %llu are needed", check->kernel,
-                      arg_specs[check->launch->kernel][arg].name, (unsigned long long)span->bytes,
-                      (unsigned long long)bytes);
-    return ANYKV_OK;
-}
 
 /* What a side's transform says, and the record of a map in argument `arg`. */
 static anykv_status check_transform(const struct check *check, const char *field, akv_u32 flags,
@@ -194,7 +103,7 @@ static anykv_status check_rows(const struct check *check, unsigned arg, const ak
                                uint64_t tokens, akv_u32 dim, bool written)
 {
     const uint64_t limit = INT64_MAX / 8;
-    const char *what = check->launch ? arg_specs[check->launch->kernel][arg].name : "rows";
+    const char *what = check->launch ? akv_arg_specs[check->launch->kernel][arg].name : "rows";
     RETURN_IF(check_raw(check, "rows.dtype", rows->dtype));
     RETURN_IF(check_heads(check, "rows.heads", rows->heads));
     if (tokens == 0)
@@ -475,7 +384,7 @@ static anykv_status check_attend_args(struct check *check, const akv_attend_para
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
         if ((p->flags & wanted[i].flag) && !check->launch->arg[wanted[i].arg].mem)
             return REFUSE(check, ANYKV_E_ARG, "attend.%s: no memory, the flags ask for it",
-                          arg_specs[AKV_K_ATTEND][wanted[i].arg].name);
+                          akv_arg_specs[AKV_K_ATTEND][wanted[i].arg].name);
     if (p->flags & AKV_ATTEND_LSE)
         RETURN_IF(check_room(check, 3, (uint64_t)p->q_heads * 4));
     if (p->flags & AKV_ATTEND_SINKS)
@@ -654,159 +563,6 @@ static anykv_status check_compact(struct check *check, const akv_compact_params 
     return check_room(check, 3, check->empty ? 0 : (uint64_t)p->kv_heads * 4);
 }
 
-static anykv_status check_bx16(struct check *check, enum akv_kernel_id kernel, const akv_bx16_params *p)
-{
-    const bool count = kernel == AKV_K_BX16_COUNT, decode = kernel == AKV_K_BX16_DECODE;
-    if (p->elements > AKV_BX16_MAX)
-        return REFUSE(check, ANYKV_E_SHAPE, "%s.elements: %u are more than 2^30", check->kernel, p->elements);
-    check->empty = p->elements == 0;
-    if (check->empty)
-        return ANYKV_OK;
-    RETURN_IF(check_room(check, decode, (uint64_t)p->elements * 2));
-    if (count)
-        return check_room(check, 1, 256 * 4);
-    if (p->escapes > p->elements)
-        return REFUSE(check, ANYKV_E_SHAPE, "%s.escapes: %u of %u elements", check->kernel, p->escapes,
-                      p->elements);
-    for (unsigned i = 1; i < 16; i++)
-        if (akv_bx16_entry(p, i - 1) >= akv_bx16_entry(p, i))
-            return REFUSE(check, ANYKV_E_ARG, "%s.table: entry %u is not above the one before", check->kernel, i);
-    RETURN_IF(check_room(check, !decode, akv_bx16_bytes(p->elements, p->escapes)));
-    return decode ? check_room(check, 2, 4) : ANYKV_OK;
-}
-
-/* Symbols in range, and every word of a step inside argument `arg`. */
-static anykv_status check_symbols(struct check *check, unsigned arg, const akv_rans_params *p)
-{
-    static const akv_u32 known[][3] = {{2, 0, 0}, {2, 1, 0}, {4, 0, 0}, {4, 1, 1}, {4, 2, 2}, {8, 0, 4},
-                                       {8, 0, AKV_RANS_SIGNED}};
-    const uint64_t tiles = p->tiles, stripes = (uint64_t)p->heads * p->groups, steps = tiles * p->tile_steps;
-    unsigned width = 0;
-    while (width < 7 && (p->plane[0].bits != known[width][0] || p->plane[1].bits != known[width][1] ||
-                         p->raw != known[width][2]))
-        width++;
-    if (width == 7)
-        return REFUSE(check, ANYKV_E_ARG, "%s.plane: %u and %u bits, %u of them raw, are of no format", check->kernel,
-                      p->plane[0].bits, p->plane[1].bits, p->raw);
-    if (p->centre > 255)
-        return REFUSE(check, ANYKV_E_ARG, "%s.centre: %u is more than 255", check->kernel, p->centre);
-    if (p->last != 32 && p->last != 16)
-        return REFUSE(check, ANYKV_E_ARG, "%s.last: %u is neither 16 nor 32", check->kernel, p->last);
-    if (tiles > AKV_RANS_MAX || p->tile_steps > AKV_RANS_MAX || p->heads > AKV_RANS_MAX || p->groups > AKV_RANS_MAX ||
-        steps > AKV_RANS_MAX || stripes > AKV_RANS_MAX || steps * stripes > AKV_RANS_MAX)
-        return REFUSE(check, ANYKV_E_SHAPE, "%s: %llu steps of %llu stripes are more than 2^25", check->kernel,
-                      (unsigned long long)steps, (unsigned long long)stripes);
-    check->empty = steps * stripes == 0;
-    for (unsigned i = 0; i < 2 && !check->empty; i++) {
-        const akv_rans_plane *plane = &p->plane[i];
-        const uint64_t words = plane->at + (tiles - 1) * plane->tile + (uint64_t)(p->tile_steps - 1) * plane->step +
-                               (uint64_t)(p->heads - 1) * plane->head + (uint64_t)(p->groups - 1) * plane->group +
-                               (uint64_t)(plane->bits - 1) * plane->word + 1;
-        if (plane->bits == 0)
-            continue;
-        if (words > UINT32_MAX)
-            return REFUSE(check, ANYKV_E_SHAPE, "%s.plane: %llu words are more than 2^32", check->kernel,
-                          (unsigned long long)words);
-        /* The last word of a tile's last step may have no symbols and not be there. */
-        RETURN_IF(check_room(check, arg, words * 4 - (p->last == 16 ? (uint64_t)plane->bits / 2 * plane->word * 4 : 0)));
-    }
-    return ANYKV_OK;
-}
-
-static anykv_status check_rans(struct check *check, enum akv_kernel_id kernel, const akv_rans_params *p)
-{
-    const bool decode = kernel == AKV_K_RANS_DECODE;
-    RETURN_IF(check_symbols(check, decode ? 2 : 0, p));
-    if (check->empty)
-        return ANYKV_OK;
-    if (kernel == AKV_K_RANS_COUNT)
-        return check_room(check, 1, (uint64_t)akv_rans_stripes(p) * AKV_RANS_LANES * AKV_RANS_CLASSES * 4);
-    if (p->tables == 0 || p->tables > AKV_RANS_TABLES)
-        return REFUSE(check, ANYKV_E_ARG, "%s.tables: %u is not between 1 and 16", check->kernel, p->tables);
-    RETURN_IF(check_room(check, 1, (uint64_t)akv_rans_model_words(p) * 4));
-    if (!decode) {
-        RETURN_IF(check_room(check, 2, akv_rans_body_most(p)));
-        return check_room(check, 3, akv_rans_body_most(p));
-    }
-    if (p->words > akv_rans_body_most(p) / 4)
-        return REFUSE(check, ANYKV_E_SHAPE, "%s.words: %u are more than the symbols take", check->kernel, p->words);
-    RETURN_IF(check_room(check, 0, ((uint64_t)akv_rans_segments(p) * 2 + p->words) * 4));
-    return check_room(check, 3, 4);
-}
-
-static anykv_status check_lowrank(struct check *check, enum akv_kernel_id kernel, const akv_lowrank_params *p)
-{
-    const bool project = kernel == AKV_K_LOWRANK_PROJECT, read = kernel == AKV_K_LOWRANK_READ;
-    RETURN_IF(check_dim(check, "dim", p->dim));
-    RETURN_IF(check_heads(check, "heads", p->heads));
-    const uint64_t wide = (uint64_t)p->heads * p->dim, each = read ? p->columns : wide;
-    if (each < wide)
-        return REFUSE(check, ANYKV_E_SHAPE, "%s.columns: %u for %u heads of %u", check->kernel, p->columns, p->heads,
-                      p->dim);
-    if (p->tokens > AKV_LOWRANK_MAX / each)
-        return REFUSE(check, ANYKV_E_SHAPE, "%s: %u tokens of %u heads of %u are more than 2^30 elements", check->kernel,
-                      p->tokens, p->heads, p->dim);
-    check->empty = p->tokens == 0;
-    if (check->empty)
-        return ANYKV_OK;
-    const uint64_t elements = p->tokens * wide;
-    RETURN_IF(check_room(check, project ? 4 : read ? 2 : 0, elements * 4));
-    if (read) {
-        RETURN_IF(check_room(check, 0, (uint64_t)p->tokens * p->columns));
-        return check_room(check, 1, wide);
-    }
-    RETURN_IF(check_raw(check, "dtype", p->dtype));
-    if (p->pairs > p->dim / 2 || p->rope > AKV_ROPE_HALF)
-        return REFUSE(check, ANYKV_E_ARG, "%s.pairs: %u of a head of %u, in order %u", check->kernel, p->pairs, p->dim,
-                      p->rope);
-    const unsigned centre = project ? 2 : 1, rows = project ? 0 : 3;
-    if (check->launch && check->launch->arg[rows].offset % akv_raw_bytes(p->dtype))
-        return REFUSE(check, ANYKV_E_ARG, "%s.rows: offset %llu is within an element", check->kernel,
-                      (unsigned long long)check->launch->arg[rows].offset);
-    RETURN_IF(check_room(check, rows, elements * akv_raw_bytes(p->dtype)));
-    if (project)
-        RETURN_IF(check_room(check, 1, wide * p->dim * 4));
-    if (check->launch && check->launch->arg[centre].mem)
-        RETURN_IF(check_room(check, centre, wide * 2));
-    return check_room(check, centre + 1, (uint64_t)p->pairs * 8);
-}
-
-/* Bytes of `batch` matrices of rows x columns, 0 where they are none or too many. */
-static uint64_t matrix_bytes(uint64_t rows, uint32_t columns, uint32_t row, uint64_t step, uint32_t batch)
-{
-    const uint64_t limit = AKV_LOWRANK_MAX * 4ull;
-    if (columns == 0 || columns > row || rows > limit / row || step > limit / batch)
-        return 0;
-    const uint64_t elements = (batch - 1) * step + (rows - 1) * row + columns;
-    return elements > limit ? 0 : elements * 4;
-}
-
-static anykv_status check_multiply(struct check *check, const akv_multiply_params *p)
-{
-    const uint64_t most = 0x7FFFFFFF;
-    check->empty = p->m == 0 || p->n == 0 || p->batch == 0;
-    if (check->empty)
-        return ANYKV_OK;
-    if (p->batch > 65535u || p->lda > most || p->ldb > most || p->ldc > most)
-        return REFUSE(check, ANYKV_E_SHAPE, "multiply: %u products, rows of %u, %u, %u elements", p->batch, p->lda,
-                      p->ldb, p->ldc);
-    const uint64_t bytes[3] = {matrix_bytes(p->m, p->k, p->lda, p->a_step, p->batch),
-                               matrix_bytes(p->k, p->n, p->ldb, p->b_step, p->batch),
-                               matrix_bytes(p->m, p->n, p->ldc, p->c_step, p->batch)};
-    for (unsigned i = 0; i < 3; i++) {
-        if (bytes[i] == 0)
-            return REFUSE(check, ANYKV_E_SHAPE, "multiply.%s: %u products of %u x %u x %u in rows of %u, %u, %u",
-                          arg_specs[AKV_K_MULTIPLY][i].name, p->batch, p->m, p->n, p->k, p->lda, p->ldb, p->ldc);
-        RETURN_IF(check_room(check, i, bytes[i]));
-    }
-    /* Products are done in any order: what they write is apart, products side by side or rows behind rows. */
-    if (p->batch > 1 && (p->c_step < p->n || (p->m > 1 && (p->batch - 1) * p->c_step + p->n > p->ldc &&
-                                              p->c_step < (uint64_t)(p->m - 1) * p->ldc + p->n)))
-        return REFUSE(check, ANYKV_E_ARG, "multiply.c_step: %llu, products of %u x %u in rows of %u meet",
-                      (unsigned long long)p->c_step, p->m, p->n, p->ldc);
-    return ANYKV_OK;
-}
-
 /* ---- the launch as a whole ---- */
 
 static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel, const void *params)
@@ -845,17 +601,17 @@ static anykv_status check_kernel(struct check *check, enum akv_kernel_id kernel,
     case AKV_K_BX16_COUNT:
     case AKV_K_BX16_ENCODE:
     case AKV_K_BX16_DECODE:
-        return check_bx16(check, kernel, params);
+        return akv_check_bx16(check, kernel, params);
     case AKV_K_RANS_COUNT:
     case AKV_K_RANS_ENCODE:
     case AKV_K_RANS_DECODE:
-        return check_rans(check, kernel, params);
+        return akv_check_rans(check, kernel, params);
     case AKV_K_LOWRANK_PROJECT:
     case AKV_K_LOWRANK_READ:
     case AKV_K_LOWRANK_ROWS:
-        return check_lowrank(check, kernel, params);
+        return akv_check_lowrank(check, kernel, params);
     case AKV_K_MULTIPLY:
-        return check_multiply(check, params);
+        return akv_check_multiply(check, params);
     case AKV_KERNEL_COUNT:
         break;
     }
@@ -875,7 +631,7 @@ static bool arg_written(const struct akv_launch *launch, unsigned arg)
 {
     if (launch->kernel == AKV_K_COPY && arg == 1)
         return ((const akv_copy_params *)launch->params)->direction == AKV_COPY_POOL_LINEAR;
-    return arg_specs[launch->kernel][arg].written;
+    return akv_arg_specs[launch->kernel][arg].written;
 }
 
 /* What is written meets nothing else: other arguments, slabs, other slabs. */
@@ -886,12 +642,12 @@ static anykv_status check_overlap(const struct check *check)
     bool pool = pool_written(launch);
     for (unsigned a = 0; a < arguments; a++) {
         bool written = arg_written(launch, a);
-        const char *name = arg_specs[launch->kernel][a].name;
+        const char *name = akv_arg_specs[launch->kernel][a].name;
         for (unsigned b = a + 1; b < arguments; b++)
             if ((written || arg_written(launch, b)) &&
                 akv_spans_meet(check->device, &launch->arg[a], &launch->arg[b]))
                 return REFUSE(check, ANYKV_E_ARG, "%s: %s and %s overlap", check->kernel, name,
-                              arg_specs[launch->kernel][b].name);
+                              akv_arg_specs[launch->kernel][b].name);
         for (unsigned s = 0; (written || pool) && s < launch->slabs; s++)
             if (akv_spans_meet(check->device, &launch->arg[a], &launch->slab[s]))
                 return REFUSE(check, ANYKV_E_ARG, "%s: %s and slab %u overlap", check->kernel, name,
@@ -931,7 +687,7 @@ anykv_status akv_check_launch(struct akv_device *device, const struct akv_launch
         return akv_fail(device->context, ANYKV_E_ARG, "%s.slabs: %u is beyond %u", kernel->name,
                         launch->slabs, AKV_MAX_SLABS);
     for (unsigned a = 0; a < kernel->arguments; a++) {
-        const struct arg_spec *spec = &arg_specs[launch->kernel][a];
+        const struct akv_arg_spec *spec = &akv_arg_specs[launch->kernel][a];
         if (spec->optional && !launch->arg[a].mem)
             continue;
         RETURN_IF(akv_check_span(device, spec->name, &launch->arg[a]));
