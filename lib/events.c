@@ -60,13 +60,13 @@ void akv_cache_event(anykv_cache *cache, anykv_block_event_type type, uint32_t n
     const bool stored = type == ANYKV_BLOCK_STORED;
     const struct akv_find *find = &cache->prefix.find;
     akv_digest key, parent;
-    const bool has_parent = stored && n->parent != AKV_NO_ID;
+    const bool has_parent = stored && n && n->parent != AKV_NO_ID;
     if (n)
         key = akv_find_key(find, node);
     if (has_parent)
         parent = akv_find_key(find, n->parent);
     const uint32_t *tokens =
-        stored ? seq->tokens + (size_t)n->depth * akv_block_tokens(cache) : NULL;
+        stored && n ? seq->tokens + (size_t)n->depth * akv_block_tokens(cache) : NULL;
     akv_events_add(&cache->events, type, kind, n ? &key : NULL, has_parent ? &parent : NULL, tokens,
                    seq ? seq->lora_id : -1,
                    strcmp(cache->device->device->info.backend, "cpu") == 0 ? "CPU" : "GPU");

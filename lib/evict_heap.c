@@ -103,7 +103,9 @@ uint32_t akv_heap_first(const struct akv_heap *heap, uint64_t below, uint32_t mo
             const struct akv_evict_item item = {akv_heap_at(heap, (uint32_t)c)->key, (uint32_t)c,
                                                 0};
             hole = waiting++;
+            /* cppcheck-suppress arrayIndexOutOfBoundsCond ; hole is at least 1 here */
             while (hole > 0 && wait[(hole - 1) / 2].key > item.key) {
+                /* cppcheck-suppress arrayIndexOutOfBoundsCond */
                 wait[hole] = wait[(hole - 1) / 2];
                 hole = (hole - 1) / 2;
             }

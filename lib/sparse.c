@@ -73,7 +73,7 @@ static uint32_t body_check(const uint8_t *packed, uint64_t bytes)
 
 static bool listed(const uint8_t *list, uint32_t unit)
 {
-    return list[unit / 8u] >> (unit & 7u) & 1u;
+    return ((uint32_t)list[unit / 8u] >> (unit & 7u) & 1u) != 0;
 }
 
 static uint8_t *list_of(const struct shape *shape, const uint8_t *packed, uint32_t head)

@@ -148,6 +148,8 @@ void verify_seal(struct verify *v, uint32_t format)
                 for (uint32_t side = 0; side < 2; side++)
                     if (c.format[side] == format)
                         per_block += c.layers * c.heads * c.tokens * c.dim[side];
+                if (per_block == 0)
+                    continue; /* neither side has the format of this row */
                 uint32_t left = (uint32_t)((want + per_block - 1) / per_block);
                 place(&c);
                 for (uint32_t chunk = 0; left != 0; chunk++, left -= c.blocks) {

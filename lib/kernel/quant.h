@@ -165,7 +165,7 @@ AKV_FN akv_u32 akv_search_scale(const float *x, akv_u32 amax, akv_u32 format)
                 akv_i32 distance = n[i] > r[j] ? n[i] - r[j] : r[j] - n[i];
                 least = distance < least ? distance : least;
             }
-            error += (akv_u32)(least * least);
+            error += (akv_u32)least * (akv_u32)least;
         }
         if (error < best_error) {
             best_error = error;
