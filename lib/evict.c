@@ -67,14 +67,39 @@ void akv_evict_rekey(struct akv_evict *evict, struct akv_evict_part *part)
     part->now = !part->now;
 }
 
+/* Where a candidate stands; it stood nowhere. */
+static void put_in(struct akv_evict *evict, struct akv_evict_part *part, uint32_t id)
+{
+    if (part->lists && plain(&evict->entry[id])) {
+        evict->place[id] = LISTED;
+        part->listed++;
+        evict->policy->enter(evict, part, id);
+    } else
+        akv_heap_add(evict, &part->heap[part->now], key_of(evict, part, id), id);
+}
+
+static void take_from(struct akv_evict *evict, struct akv_evict_part *part, uint32_t id)
+{
+    const uint32_t place = evict->place[id];
+    if (place == LISTED) {
+        part->listed--;
+        evict->policy->leave(evict, part, id);
+    } else
+        akv_heap_remove(evict, &part->heap[place >= AKV_HEAP_MARK], id);
+    evict->place[id] = 0;
+}
+
 /* A bounded amount of what a change left to do. */
 static void work(struct akv_evict *evict, struct akv_evict_part *part)
 {
     struct akv_heap *old = &part->heap[!part->now];
     akv_heap_repair(evict, old);
-    for (uint32_t i = 0; i < REKEY_STEP && old->count; i++) {
-        const uint32_t id = akv_heap_at(old, --old->count)->id;
-        akv_heap_add(evict, &part->heap[part->now], key_of(evict, part, id), id);
+    for (uint32_t i = 0; i < REKEY_STEP && old->count; i++)
+        put_in(evict, part, akv_heap_at(old, --old->count)->id);
+    for (uint32_t i = 0; i < REKEY_STEP && !part->lists && part->listed; i++) {
+        const uint32_t id = evict->policy->first(evict, part);
+        take_from(evict, part, id);
+        put_in(evict, part, id);
     }
     if (evict->policy->work)
         evict->policy->work(evict, part);
@@ -254,31 +279,19 @@ static uint64_t tag_of(uint64_t tag)
 void akv_evict_enter(struct akv_evict *evict, uint32_t id)
 {
     assert(id < evict->capacity);
-    const struct akv_evict_entry *e = &evict->entry[id];
     if (evict->place[id] != 0)
         return;
-    struct akv_evict_part *part = part_of(evict, id);
     evict->count++;
-    if (evict->policy->enter && plain(e)) {
-        evict->place[id] = LISTED;
-        evict->policy->enter(evict, part, id);
-    } else
-        akv_heap_add(evict, &part->heap[part->now], key_of(evict, part, id), id);
+    put_in(evict, part_of(evict, id), id);
 }
 
 void akv_evict_leave(struct akv_evict *evict, uint32_t id)
 {
     assert(id < evict->capacity);
-    const uint32_t place = evict->place[id];
-    if (place == 0)
+    if (evict->place[id] == 0)
         return;
-    struct akv_evict_part *part = part_of(evict, id);
     evict->count--;
-    if (place == LISTED)
-        evict->policy->leave(evict, part, id);
-    else
-        akv_heap_remove(evict, &part->heap[place >= AKV_HEAP_MARK], id);
-    evict->place[id] = 0;
+    take_from(evict, part_of(evict, id), id);
 }
 
 /* Around a change of an entry's place in the order: takes a candidate out, and back in. */
@@ -337,12 +350,14 @@ void akv_evict_expect(struct akv_evict *evict, uint32_t id, double when)
     put_back(evict, id, candidate);
 }
 
-void akv_evict_demote(struct akv_evict *evict, uint32_t id)
+void akv_evict_demote(struct akv_evict *evict, uint32_t id, uint64_t tag)
 {
     struct akv_evict_entry *e = &evict->entry[id];
     const bool candidate = take_out(evict, id);
     e->flags |= AKV_EVICT_LINE;
     e->stamp = ++evict->stamp;
+    if (evict->policy->done)
+        evict->policy->done(evict, id, tag_of(tag));
     put_back(evict, id, candidate);
 }
 
@@ -384,6 +399,7 @@ void akv_evict_born(struct akv_evict *evict, uint32_t id, uint32_t part_number, 
     e->band = AKV_BAND_DEFAULT;
     e->flags = partial ? AKV_EVICT_PARTIAL : 0;
     e->stamp = ++evict->stamp;
+    part->live++;
     if (!evict->policy->ghosts)
         return;
     if (akv_ghosts_take(&part->ghosts, AKV_GHOST_BLOCK, tag_of(tag), &ghost)) {
@@ -405,6 +421,7 @@ void akv_evict_gone(struct akv_evict *evict, uint32_t id, uint64_t tag, bool evi
     const struct akv_evict_entry *e = &evict->entry[id];
     struct akv_evict_part *part = part_of(evict, id);
     akv_evict_leave(evict, id);
+    part->live--;
     if (evicted && evict->policy->went)
         evict->policy->went(evict, id);
     if (!evicted || !evict->policy->ghosts || !(e->flags & AKV_EVICT_KNOWN))
@@ -469,7 +486,7 @@ static uint32_t first_of(struct akv_evict *evict, struct akv_evict_part *part, u
             key = rival;
         }
     }
-    if (evict->policy->first) {
+    if (part->listed) {
         const uint32_t id = evict->policy->first(evict, part);
         if (id != AKV_NO_ID) {
             const uint64_t rival = key_of(evict, part, id);
@@ -526,7 +543,7 @@ uint32_t akv_evict_coldest(struct akv_evict *evict, uint32_t part_number, uint32
     while (akv_evict_rekeying(part)) /* rare: then all at once */
         work(evict, part);
     akv_heap_repair(evict, heap);
-    if (!evict->policy->coldest)
+    if (!part->lists)
         return akv_heap_first(heap, UINT64_MAX, most, ids);
     uint32_t count = akv_heap_first(heap, plain_keys, most, ids);
     count += evict->policy->coldest(evict, part, most - count, ids + count);

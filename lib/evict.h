@@ -54,6 +54,9 @@ struct akv_evict_part {
     uint32_t now;                 /* which of the two is current */
     uint32_t room;                /* of items */
     uint64_t share;               /* blocks the ghosts are made for; 0: all */
+    uint32_t live;                /* blocks that are cached, candidates or not */
+    uint32_t listed;              /* candidates in the policy's own order */
+    bool lists;                   /* plain candidates belong there, not into the heap */
     struct akv_ghosts ghosts;
     void *state; /* policy's */
 };
@@ -71,6 +74,7 @@ struct akv_evict {
     void *links;     /* [capacity * policy->id_bytes] */
     struct akv_evict_part *part[AKV_PARTS];
     uint32_t parts;
+    uint64_t changes; /* of rule, by ADAPTIVE */
 };
 
 /* ---- evict_heap.c ---- */
@@ -103,6 +107,8 @@ struct akv_policy {
     void (*renew)(struct akv_evict *evict, uint32_t id);
     /* AKV_KEY_BITS bits; the smallest goes first. */
     uint64_t (*key)(struct akv_evict *evict, const struct akv_evict_part *part, uint32_t id);
+    /* The id is done, and in the line until its next touch.  NULL: nothing. */
+    void (*done)(struct akv_evict *evict, uint32_t id, uint64_t tag);
     /* The id went by eviction with this key.  NULL: nothing. */
     void (*went)(struct akv_evict *evict, uint32_t id);
     /* A return gap was seen; a request is over; a few blocks' worth of what is left to do.  NULL.
@@ -110,7 +116,8 @@ struct akv_policy {
     void (*gap)(struct akv_evict *evict, struct akv_evict_part *part, double seconds);
     void (*request)(struct akv_evict *evict, struct akv_evict_part *part);
     void (*work)(struct akv_evict *evict, struct akv_evict_part *part);
-    /* An order of its own for candidates of the default band that are not done.  NULL: the heap. */
+    /* An order of its own for candidates of the default band that are not done, where the part's
+     * `lists` says so.  NULL: the heap. */
     void (*enter)(struct akv_evict *evict, struct akv_evict_part *part, uint32_t id);
     void (*leave)(struct akv_evict *evict, struct akv_evict_part *part, uint32_t id);
     uint32_t (*first)(struct akv_evict *evict, struct akv_evict_part *part);
@@ -128,11 +135,12 @@ const struct akv_policy *akv_policy_find(anykv_policy id);
 const struct akv_policy *akv_policy_parse(const char *name);
 /* A real number as a key, order kept (not a NaN). */
 uint64_t akv_policy_real(double value);
-/* The other heap becomes the current one, `work` moves the candidates over. */
+/* The other heap becomes the current one, `work` moves the candidates over, to the lists or out of
+ * them if that has changed. */
 void akv_evict_rekey(struct akv_evict *evict, struct akv_evict_part *part);
 static inline bool akv_evict_rekeying(const struct akv_evict_part *part)
 {
-    return part->heap[!part->now].count != 0;
+    return part->heap[!part->now].count != 0 || (!part->lists && part->listed != 0);
 }
 
 /* ---- use ---- */
@@ -163,7 +171,7 @@ double akv_evict_horizon(const struct akv_evict *evict, uint32_t id);
 void akv_evict_expect(struct akv_evict *evict, uint32_t id, double when);
 /* The id will not be used again: it goes before others of its band, oldest demotion first.  A later
  * touch undoes it. */
-void akv_evict_demote(struct akv_evict *evict, uint32_t id);
+void akv_evict_demote(struct akv_evict *evict, uint32_t id, uint64_t tag);
 /* CALLER: its score, until the next touch; a NaN is the largest. */
 void akv_evict_rate(struct akv_evict *evict, uint32_t id, float score);
 void akv_evict_band(struct akv_evict *evict, uint32_t id, uint32_t band);

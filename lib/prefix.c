@@ -202,7 +202,8 @@ void akv_prefix_renew(struct akv_prefix *prefix, uint32_t node)
 
 void akv_prefix_end(struct akv_prefix *prefix, uint32_t node)
 {
-    akv_evict_end(&prefix->evict, prefix->evict.entry[node].part, akv_find_tag(&prefix->find, node));
+    akv_evict_end(&prefix->evict, prefix->evict.entry[node].part,
+                  akv_find_tag(&prefix->find, node));
 }
 
 void akv_prefix_request(struct akv_prefix *prefix, const uint32_t *nodes, uint32_t count)
@@ -230,7 +231,7 @@ void akv_prefix_request(struct akv_prefix *prefix, const uint32_t *nodes, uint32
 
 void akv_prefix_demote(struct akv_prefix *prefix, uint32_t node)
 {
-    akv_evict_demote(&prefix->evict, node);
+    akv_evict_demote(&prefix->evict, node, akv_find_tag(&prefix->find, node));
 }
 
 /* ---- what holds for a while ---- */
@@ -346,15 +347,17 @@ uint32_t akv_prefix_insert(struct akv_prefix *prefix, const akv_digest *key, uin
         akv_prefix_blocks(prefix, node)[g] = AKV_NO_ID;
     akv_find_add(&prefix->find, key, node);
     prefix->count++;
+    akv_evict_born(&prefix->evict, node, part, akv_find_tag(&prefix->find, node), partial);
+    const struct akv_evict_entry *e = &prefix->evict.entry[node];
+    n->fan_out = e->fan_out;
     if (parent != AKV_NO_ID) {
         struct akv_node *p = &prefix->nodes[parent];
         p->children++;
         n->depth = p->depth + 1;
-        if (p->fan_out != UINT32_MAX)
+        if (p->fan_out != UINT32_MAX && !(e->flags & AKV_EVICT_KNOWN)) /* else it came back */
             p->fan_out++;
         akv_evict_fan_out(&prefix->evict, parent, p->fan_out);
     }
-    akv_evict_born(&prefix->evict, node, part, akv_find_tag(&prefix->find, node), partial);
     became_busy(prefix, node);
     if (parent != AKV_NO_ID)
         update_candidate(prefix, parent);

@@ -28,8 +28,8 @@ Test(evict, least_recent_first)
         akv_evict_enter(&evict, id);
     }
     akv_evict_touch(&evict, 0, 1);
-    akv_evict_demote(&evict, 50);
-    akv_evict_demote(&evict, 20);
+    akv_evict_demote(&evict, 50, 50);
+    akv_evict_demote(&evict, 20, 20);
     akv_evict_leave(&evict, 1);
     const uint32_t first[] = {50, 20, 2, 3};
     for (uint32_t i = 0; i < 4; i++) {
@@ -37,7 +37,7 @@ Test(evict, least_recent_first)
                   akv_evict_victim(&evict, 0));
         akv_evict_leave(&evict, first[i]);
     }
-    akv_evict_demote(&evict, 60);
+    akv_evict_demote(&evict, 60, 60);
     akv_evict_touch(&evict, 60, 61); /* undoes it */
     uint32_t last = 0;
     while (evict.count)
@@ -74,7 +74,7 @@ static void random_against_a_search(anykv_policy policy)
             break;
         case 3:
             if (house_random(&random) % 8 == 0)
-                akv_evict_demote(&evict, id);
+                akv_evict_demote(&evict, id, id);
             else
                 akv_evict_renew(&evict, id);
             break;

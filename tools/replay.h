@@ -7,6 +7,7 @@
 
 struct akv_replay_run {
     uint64_t hits, evictions;
+    uint64_t changes;                        /* of rule, by ADAPTIVE */
     uint64_t touches, touch_ns, eviction_ns; /* touches 0: not timed */
 };
 

@@ -166,6 +166,7 @@ anykv_status akv_replay_policy(const struct akv_trace *trace, uint64_t capacity,
             if (r % 1024 == 0)
                 akv_progress_step(progress, r, NULL);
         }
+        run->changes = replay.prefix.evict.changes;
         close_run(&replay);
     }
     akv_free(NULL, replay.nodes);
