@@ -173,12 +173,13 @@ static void rans_call(struct akv_cuda_call *call, const char *name, uint64_t blo
     call->grid[0] = blocks;
 }
 
-/* Made for each width of symbols; a warp takes a segment. */
-static void rans_coder_call(struct akv_cuda_call *call, const char *name, const akv_rans_params *p)
+/* Made for each width of symbols; a warp takes a segment, `warps` are in a thread block. */
+static void rans_coder_call(struct akv_cuda_call *call, const char *name, uint32_t warps, const akv_rans_params *p)
 {
     char full[20];
     snprintf(full, sizeof full, "%.8s_%u_%u_%u", name, p->plane[0].bits & 15u, p->plane[1].bits & 15u, p->raw & 15u);
-    rans_call(call, full, (akv_rans_segments(p) + 3u) / 4u);
+    rans_call(call, full, (akv_rans_segments(p) + warps - 1u) / warps);
+    call->threads = warps * 32u;
 }
 
 /* kernels-cu/lowrank.cu has the same numbers. */
@@ -289,6 +290,7 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
     case AKV_K_BX16_ENCODE:
         compress_call(&calls[0], "pieces", piece_blocks(params));
         compress_call(&calls[1], "records", 1);
+        calls[1].threads = 1024;
         compress_call(&calls[2], "escapes", piece_blocks(params));
         return 3;
     case AKV_K_BX16_DECODE:
@@ -298,12 +300,13 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
         rans_call(calls, "count", akv_rans_stripes(params) * rans_parts(params));
         return 1;
     case AKV_K_RANS_ENCODE:
-        rans_coder_call(&calls[0], "segments", params);
+        rans_coder_call(&calls[0], "segments", 4, params);
         rans_call(&calls[1], "records", 1);
+        calls[1].threads = 1024;
         rans_call(&calls[2], "move", akv_rans_segments(params));
         return 3;
     case AKV_K_RANS_DECODE:
-        rans_coder_call(calls, "decode", params);
+        rans_coder_call(calls, "decode", 8, params);
         return 1;
     case AKV_K_LOWRANK_PROJECT: {
         const akv_lowrank_params *p = params;
