@@ -36,6 +36,24 @@ void compress_gauss(float *x, uint32_t count)
     }
 }
 
+static void name_row(char name[96], const char *op, const char *method, const char *set,
+                     const struct bench_device *device)
+{
+    snprintf(name, 96, "%s/%s/%s/t%u", op, method, set, (unsigned)device->threads);
+}
+
+bool compress_wanted(const struct bench *b, const struct bench_device *device,
+                     const char *const *ops, uint32_t count, const char *method, const char *set)
+{
+    bool wanted = false;
+    for (uint32_t i = 0; i < count; i++) {
+        char name[96];
+        name_row(name, ops[i], method, set, device);
+        wanted = wanted || bench_chosen(b, name);
+    }
+    return wanted;
+}
+
 static void add_row(struct bench *b, const struct compress_row *row, const double *ours,
                     const double *copy, uint32_t count)
 {
@@ -66,8 +84,7 @@ anykv_status compress_measure(struct bench *b, const struct compress_row *row)
     const bool peer = strcmp(b->options.peer, "memcpy") == 0;
     uint32_t loops = 1, count = (uint32_t)b->options.repeats;
     char name[96];
-    snprintf(name, sizeof name, "%s/%s/%s/t%u", row->op, row->method, row->set,
-             (unsigned)row->device->threads);
+    name_row(name, row->op, row->method, row->set, row->device);
     if (!bench_chosen(b, name))
         return ANYKV_OK;
     bench_progress(b, name);
@@ -149,7 +166,10 @@ static anykv_status fill(struct bench *b, struct work *w)
 
 static anykv_status one_set(struct bench *b, struct bench_device *device, bool memory)
 {
+    static const char *const ops[] = {"encode", "decode"};
     struct work w = {.device = device};
+    if (!compress_wanted(b, device, ops, 2, "BX16", memory ? "memory" : "cache"))
+        return ANYKV_OK;
     const uint64_t bytes = memory ? (b->gpu ? 256ull << 20 : 64ull << 20) : CACHE_BYTES;
     w.params.elements = (uint32_t)(bytes / 2);
     anykv_status status = bench_copy_create(device, bytes, &w.copy);

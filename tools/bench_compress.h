@@ -17,6 +17,10 @@ struct compress_row {
 /* Measures it against the copy and adds its row, if --filter takes OP/METHOD/SET/tTHREADS. */
 anykv_status compress_measure(struct bench *b, const struct compress_row *row);
 
+/* Does --filter take one of these operations of a method?  Then its data are worth making. */
+bool compress_wanted(const struct bench *b, const struct bench_device *device,
+                     const char *const *ops, uint32_t count, const char *method, const char *set);
+
 /* Gaussian numbers (Box and Muller 1958), the same in every run. */
 void compress_gauss(float *x, uint32_t count);
 

@@ -102,7 +102,10 @@ static anykv_status fill(struct bench *b, struct work *w)
 
 anykv_status compress_lowrank(struct bench *b, struct bench_device *device)
 {
+    static const char *const names[] = {"project", "multiply", "expand"};
     struct work w = {.device = device};
+    if (!compress_wanted(b, device, names, 3, "LOWRANK", "memory"))
+        return ANYKV_OK;
     w.params = (akv_lowrank_params){.tokens = TOKENS,
                                     .heads = HEADS,
                                     .dim = DIM,
