@@ -231,10 +231,16 @@ static anykv_status make_destination(struct run *run)
     if (run->in_place)
         return ANYKV_OK;
     memset(cache->need, 0, (size_t)groups * AKV_POOL_KINDS * sizeof *cache->need);
+    akv_tenants_need_none(cache);
     for (uint32_t g = 0; g < groups; g++)
-        if (evicts(run, g))
-            cache->need[AKV_CLASS(g, region_kind(run, g))] = run->keep;
-    status = akv_cache_make_room(cache, cache->need);
+        if (evicts(run, g)) {
+            const uint32_t class_ = AKV_CLASS(g, region_kind(run, g));
+            cache->need[class_] = run->keep;
+            cache->tenant[run->seq->part].need += run->keep * cache->pool.class_[class_].block_bytes;
+        }
+    status = akv_tenants_admit(cache, (uint64_t)1 << run->seq->part | 1u);
+    if (!status)
+        status = akv_cache_make_room(cache, cache->need);
     if (!status) /* room may have been made of the region's own blocks */
         for (uint32_t g = 0; g < groups; g++)
             for (uint32_t b = run->first + 1; b < run->end && evicts(run, g); b++)

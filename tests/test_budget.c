@@ -364,6 +364,192 @@ Test(budget, random_use_never_exceeds_it, .timeout = 200)
         random_use(seed, steps);
 }
 
+/* ---- everything at once ---- */
+
+/* An open step: what its sequence held when it began must be there when it ends. */
+struct running {
+    anykv_step *step;
+    uint32_t which, groups, blocks;
+    uint32_t id[2][64], kind[2][64];
+    uint64_t seeds[50];
+    uint32_t tokens[50];
+};
+
+static void note_running(struct running *running, const anykv_seq *seq, uint32_t count)
+{
+    running->groups = engine.layout->group_count;
+    running->blocks = akv_blocks_for(engine.cache, seq->length + count);
+    for (uint32_t g = 0; g < running->groups; g++)
+        for (uint32_t b = 0; b < running->blocks; b++) {
+            const uint32_t id = akv_seq_table(seq, g)[b];
+            running->id[g][b] = id;
+            if (id != AKV_NO_ID)
+                running->kind[g][b] = akv_block_kind(akv_pool_block(&engine.cache->pool, id));
+        }
+}
+
+static void check_running(const struct running *running, const anykv_seq *seq, uint64_t seed,
+                          uint32_t at)
+{
+    for (uint32_t g = 0; running->step && g < running->groups; g++)
+        for (uint32_t b = 0; b < running->blocks; b++) {
+            const uint32_t id = akv_seq_table(seq, g)[b];
+            cr_assert(id == running->id[g][b], "seed %llu operation %u: a running block went",
+                      (unsigned long long)seed, at);
+            if (id == AKV_NO_ID)
+                continue;
+            const struct akv_block *block = akv_pool_block(&engine.cache->pool, id);
+            cr_assert(block->refs && akv_block_kind(block) == running->kind[g][b],
+                      "seed %llu operation %u: a running block changed", (unsigned long long)seed,
+                      at);
+        }
+}
+
+/* Tenants' sequences, one of them limited, all of which lose tokens by themselves, on a ladder,
+ * with cached blocks compressed, under a budget that moves, and one step open across the others. */
+static uint64_t everything(uint64_t seed, uint32_t operations, anykv_stats *total)
+{
+    enum { TENANTS = 3 };
+    static const char *const tenant[TENANTS] = {NULL, "alice", "bob"};
+    uint64_t random = seed, refusals = 0;
+    anykv_layer layers[2] = {engine_layer(1, 64, 0), engine_layer(2, 64, 0)};
+    for (uint32_t l = 0; l < 2; l++) {
+        layers[l].hot_type = ANYKV_BF16;
+        layers[l].k_format = layers[l].v_format = ANYKV_BF16;
+    }
+    open_device();
+    engine.layout = engine_layout(engine.context, layers, 2);
+    anykv_cache_options options = engine_options(0);
+    options.flags = seed % 2 ? ANYKV_CACHE_COMPRESS : ANYKV_CACHE_COMPRESS_CACHED;
+    options.error_budget = 0.6f;
+    options.ladder_blocks = (uint32_t)(seed % 3) * 4;
+    options.token_policy = ANYKV_TOKENS_WINDOW + (uint32_t)(seed % 4);
+    options.token_budget = 128;
+    options.token_every = 32;
+    engine_policy(&options, seed);
+    const anykv_estimate least = estimate(&options);
+    const uint64_t normal = least.minimum_bytes + least.hot_block_bytes * (24 + seed % 16);
+    options.budget_bytes = normal;
+    OK(anykv_cache_create(engine.device, engine.layout, &options, &engine.cache));
+    pin_chain();
+    anykv_tenant_options limit = ANYKV_TENANT_OPTIONS_INIT;
+    limit.tenant = "alice";
+    limit.tenant_bytes = 5;
+    limit.limit_bytes = 12 * least.hot_block_bytes;
+    OK(anykv_cache_set_tenant(engine.cache, &limit));
+    anykv_seq *seqs[SEQS] = {NULL};
+    struct running open = {NULL};
+    for (uint32_t at = 0; at < operations; at++) {
+        const uint32_t which = house_random(&random) % SEQS, kind = house_random(&random) % 20;
+        if (open.step && (kind == 2 || which == open.which)) {
+            check_running(&open, seqs[open.which], seed, at);
+            if (house_random(&random) % 4) {
+                OK(engine_append(open.step, open.seeds));
+                OK(anykv_step_end(open.step, NULL, open.tokens));
+            } else
+                anykv_step_cancel(open.step);
+            open.step = NULL;
+        } else if (!seqs[which]) {
+            anykv_seq_options who = ANYKV_SEQ_OPTIONS_INIT;
+            who.tenant = tenant[which % TENANTS];
+            who.tenant_bytes = who.tenant ? (uint32_t)strlen(who.tenant) : 0;
+            who.flags = who.tenant ? 0 : ANYKV_SEQ_PUBLIC;
+            who.rungs = which % 2 ? 3 : 0;
+            OK(anykv_seq_create(engine.cache, &who, &seqs[which]));
+            uint32_t text[200];
+            uint64_t matched;
+            for (uint32_t i = 0; i < 200; i++)
+                text[i] = which / TENANTS * 10000 + i;
+            OK(anykv_seq_match(seqs[which], text, 1 + house_random(&random) % 200, &matched));
+        } else if (kind == 0) {
+            random_hint(seqs[which], &random);
+            anykv_seq_destroy(seqs[which]);
+            seqs[which] = NULL;
+        } else if (kind == 1) {
+            const anykv_status status =
+                anykv_cache_set_budget(engine.cache, normal / 8 * (6 + house_random(&random) % 6));
+            cr_assert(status == ANYKV_OK || status == ANYKV_E_BUDGET ||
+                          (status == ANYKV_E_BUSY && open.step),
+                      "%s", anykv_error_detail());
+        } else if (kind == 3) {
+            anykv_compress_info info = ANYKV_COMPRESS_INFO_INIT;
+            OK(anykv_cache_compress(engine.cache, ANYKV_COMPRESS_BX16, 8, &info));
+        } else {
+            anykv_seq *seq = seqs[which];
+            uint32_t count = 1 + house_random(&random) % 50;
+            struct running next = {.which = which};
+            if (seq->length + seq->dropped + count > 900)
+                continue;
+            for (uint32_t i = 0; i < count; i++) {
+                next.tokens[i] = which / TENANTS * 10000 + seq->length + seq->dropped + i;
+                next.seeds[i] = next.tokens[i];
+            }
+            const anykv_status status = anykv_step_begin(engine.cache, &seq, &count, 1, &next.step);
+            if (status) {
+                cr_assert(status == ANYKV_E_BUDGET, "%s", anykv_error_detail());
+                refusals++;
+                anykv_seq_destroy(seq);
+                seqs[which] = NULL;
+            } else if (!open.step && house_random(&random) % 2) {
+                note_running(&next, seq, count);
+                open = next;
+            } else {
+                OK(engine_append(next.step, next.seeds));
+                OK(anykv_step_end(next.step, NULL, next.tokens));
+            }
+        }
+        check_ledger(seed, at);
+        check_pinned(seed, at);
+        check_running(&open, seqs[open.which], seed, at);
+        uint64_t held;
+        OK(anykv_cache_tenant_bytes(engine.cache, "alice", 5, &held));
+        cr_assert(held <= limit.limit_bytes,
+                  "seed %llu operation %u: %llu of the tenant's %llu bytes",
+                  (unsigned long long)seed, at, (unsigned long long)held,
+                  (unsigned long long)limit.limit_bytes);
+        if (at % 16 == 0)
+            audit(engine.cache, "everything at once");
+    }
+    if (open.step)
+        anykv_step_cancel(open.step);
+    const anykv_stats stats = engine_stats(engine.cache);
+    total->blocks_evicted += stats.blocks_evicted;
+    total->blocks_lowered += stats.blocks_lowered;
+    total->tokens_evicted += stats.tokens_evicted;
+    total->compressed[0].blocks_compressed += stats.compressed[0].blocks_compressed;
+    total->compressed[0].blocks_read_back += stats.compressed[0].blocks_read_back;
+    for (uint32_t i = 0; i < SEQS; i++)
+        anykv_seq_destroy(seqs[i]);
+    anykv_cache_destroy(engine.cache);
+    cr_expect(counted == 0);
+    anykv_layout_destroy(engine.layout);
+    close_device();
+    return refusals;
+}
+
+Test(budget, everything_at_once, .timeout = 300)
+{
+    const char *given = getenv("ANYKV_TEST_SEED"), *length = getenv("ANYKV_TEST_OPERATIONS");
+    const uint32_t operations = length ? (uint32_t)strtoul(length, NULL, 10) : 300;
+    const uint64_t first = given ? strtoull(given, NULL, 10) : 1;
+    anykv_stats total;
+    uint64_t refusals = 0;
+    memset(&total, 0, sizeof total);
+    for (uint64_t seed = first; seed < first + (given ? 1 : engine_share(12)); seed++)
+        refusals += everything(seed, operations, &total);
+    printf("# %llu refusals, %llu blocks evicted, %llu lowered, %llu compressed, %llu read back, "
+           "%llu tokens evicted\n",
+           (unsigned long long)refusals, (unsigned long long)total.blocks_evicted,
+           (unsigned long long)total.blocks_lowered,
+           (unsigned long long)total.compressed[0].blocks_compressed,
+           (unsigned long long)total.compressed[0].blocks_read_back,
+           (unsigned long long)total.tokens_evicted);
+    cr_expect(given || (refusals && total.blocks_evicted && total.blocks_lowered &&
+                        total.tokens_evicted && total.compressed[0].blocks_compressed &&
+                        total.compressed[0].blocks_read_back),
+              "too roomy to show anything");
+}
+
 /* ---- moving the budget ---- */
 
 Test(budget, lower_and_raise)
@@ -445,9 +631,9 @@ Test(budget, blocks_of_another_tenant_are_scrubbed)
         OK(anykv_cache_trim_memory(engine.cache));
         OK(anykv_cache_wait(engine.cache, UINT64_MAX));
         for (uint32_t s = 0; s < engine.cache->slabs; s++)
-            OK(akv_queue_fill(engine.device->queue,
-                              (struct akv_span){engine.cache->slab[s], 0, engine.cache->slab_bytes[s]},
-                              0x5A));
+            OK(akv_queue_fill(
+                engine.device->queue,
+                (struct akv_span){engine.cache->slab[s], 0, engine.cache->slab_bytes[s]}, 0x5A));
         identity.tenant = other ? "b" : "a";
         OK(anykv_seq_create(engine.cache, &identity, &seq));
         const uint32_t count = 1;
@@ -475,7 +661,7 @@ Test(budget, blocks_of_another_tenant_are_scrubbed)
 
 #define OPTION_REFUSED(text, ...)                                                                  \
     do {                                                                                           \
-        anykv_cache_options options = engine_options(engine_budget(1u << 20));                                    \
+        anykv_cache_options options = engine_options(engine_budget(1u << 20));                     \
         __VA_ARGS__;                                                                               \
         REFUSED(ANYKV_E_ARG, text,                                                                 \
                 anykv_cache_create(engine.device, engine.layout, &options, &engine.cache));        \
