@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* CPU kernels of the compress family: rANS.  An item is a segment, of count a stripe.  Encoding takes three
- * phases: segments into their slots of the scratch, the sum of their words in order, segments to the body. */
+/* CPU kernels of the compress family: rANS.  An item is a segment, of count a stripe.  Encoding
+ * takes three phases: segments into their slots of the scratch, the sum of their words in order,
+ * segments to the body. */
 #include "k_rans.h"
 
 static akv_u32 load32(const uint8_t *words, akv_u32 i)
@@ -23,7 +24,8 @@ void akv_rans_get(const akv_rans_params *p, const uint8_t *words, const akv_rans
     const akv_u32 lanes = akv_rans_lanes(p, place);
     memset(symbol, 0, AKV_RANS_LANES);
     for (akv_u32 plane = 0, shift = 0; plane < 2u; shift += p->plane[plane++].bits) {
-        const akv_u32 bits = p->plane[plane].bits, per = bits ? 32u / bits : 0, mask = (1u << bits) - 1u;
+        const akv_u32 bits = p->plane[plane].bits, per = bits ? 32u / bits : 0,
+                      mask = (1u << bits) - 1u;
         const akv_u32 at = akv_rans_word(p, plane, place);
         for (akv_u32 w = 0; w < bits && w * per < lanes; w++) {
             const akv_u32 word = load32(words, at + w * p->plane[plane].word);
@@ -38,7 +40,8 @@ void akv_rans_put(const akv_rans_params *p, uint8_t *words, const akv_rans_place
 {
     const akv_u32 lanes = akv_rans_lanes(p, place);
     for (akv_u32 plane = 0, shift = 0; plane < 2u; shift += p->plane[plane++].bits) {
-        const akv_u32 bits = p->plane[plane].bits, per = bits ? 32u / bits : 0, mask = (1u << bits) - 1u;
+        const akv_u32 bits = p->plane[plane].bits, per = bits ? 32u / bits : 0,
+                      mask = (1u << bits) - 1u;
         const akv_u32 at = akv_rans_word(p, plane, place);
         for (akv_u32 w = 0; w < bits && w * per < lanes; w++) {
             akv_u32 word = 0;
@@ -50,7 +53,8 @@ void akv_rans_put(const akv_rans_params *p, uint8_t *words, const akv_rans_place
 }
 
 /* Words of a segment as they are, to `out` or, where `back`, from `in`. */
-static void copy_raw(const akv_rans_params *p, uint8_t *words, akv_u32 segment, const uint8_t *in, uint8_t *out)
+static void copy_raw(const akv_rans_params *p, uint8_t *words, akv_u32 segment, const uint8_t *in,
+                     uint8_t *out)
 {
     akv_rans_place place;
     akv_rans_find(p, segment * akv_rans_each(p), &place);
@@ -69,14 +73,16 @@ static void copy_raw(const akv_rans_params *p, uint8_t *words, akv_u32 segment, 
         }
 }
 
-void akv_rans_read_tables(const akv_rans_params *p, const uint8_t *model, struct akv_rans_tables *tables)
+void akv_rans_read_tables(const akv_rans_params *p, const uint8_t *model,
+                          struct akv_rans_tables *tables)
 {
     const akv_u32 classes = akv_rans_classes(p);
     memset(tables, 0, sizeof *tables);
     for (akv_u32 t = 0; t < p->tables; t++)
         for (akv_u32 c = 0, below = 0; c < AKV_RANS_CLASSES; c++) {
             const akv_u32 f =
-                c < classes ? akv_rans_frequency(p, (const akv_u32 *)(const void *)model, t, c) : AKV_RANS_ONE;
+                c < classes ? akv_rans_frequency(p, (const akv_u32 *)(const void *)model, t, c)
+                            : AKV_RANS_ONE;
             tables->frequency[t][c] = (uint16_t)f;
             tables->below[t][c] = (uint16_t)AKV_MIN(below, AKV_RANS_ONE);
             below += f;
@@ -155,7 +161,8 @@ akv_u32 akv_rans_encode_plain(const struct akv_cpu_args *args, const struct akv_
         }
         akv_rans_get(p, args->arg[0], &place, symbol);
         for (akv_u32 l = akv_rans_lanes(p, &place); l-- > 0;) {
-            const akv_u32 split = akv_rans_split(p->raw, p->centre, symbol[l]), extra = split >> 4 & 15u;
+            const akv_u32 split = akv_rans_split(p->raw, p->centre, symbol[l]),
+                          extra = split >> 4 & 15u;
             const akv_u32 f = AKV_MAX(1u, (akv_u32)tables->frequency[table[l]][split & 15u]);
             if (akv_rans_full(x[l], f, extra)) {
                 if (put == most)
@@ -178,18 +185,44 @@ uint64_t akv_rans_encode_items(const struct akv_cpu_args *args, uint32_t phase)
     return phase == 1 ? 1 : akv_rans_segments(p);
 }
 
-/* A slot has room for a segment as it is.  The record gets words, and what was put. */
-static void fill_slot(const struct akv_cpu_args *args, const struct akv_rans_tables *tables, akv_u32 segment,
-                      akv_rans_encoder *encoder)
+/* A slot has room for a segment as it is. */
+static struct akv_rans_slot slot_of(const struct akv_cpu_args *args, akv_u32 segment)
 {
     const akv_rans_params *p = args->params;
-    const akv_u32 room = akv_rans_segment_steps(p, segment) * akv_rans_width(p);
-    uint8_t *slot = args->arg[3] + (size_t)segment * akv_rans_each(p) * akv_rans_width(p) * 4u;
-    const akv_u32 put = encoder(args, tables, segment, slot, room);
+    return (struct akv_rans_slot){segment, akv_rans_segment_steps(p, segment) * akv_rans_width(p),
+                                  args->arg[3] +
+                                      (size_t)segment * akv_rans_each(p) * akv_rans_width(p) * 4u};
+}
+
+/* The record gets words, and what was put. */
+static void put_record(const struct akv_cpu_args *args, const struct akv_rans_slot *slot,
+                       akv_u32 put)
+{
     if (put == AKV_RANS_RAW)
-        copy_raw(p, args->arg[0], segment, NULL, slot);
-    store32(args->arg[2], 2u * segment, put == AKV_RANS_RAW ? room : AKV_RANS_LANES + (put + 1u) / 2u);
-    store32(args->arg[2], 2u * segment + 1u, put);
+        copy_raw(args->params, args->arg[0], slot->segment, NULL, slot->slot);
+    store32(args->arg[2], 2u * slot->segment,
+            put == AKV_RANS_RAW ? slot->room : AKV_RANS_LANES + (put + 1u) / 2u);
+    store32(args->arg[2], 2u * slot->segment + 1u, put);
+}
+
+static void fill_slots(const struct akv_cpu_args *args, uint64_t first, uint64_t count,
+                       akv_rans_encoder *encoder, akv_rans_pair_encoder *pair)
+{
+    struct akv_rans_tables tables;
+    uint64_t segment = first;
+    akv_rans_read_tables(args->params, args->arg[1], &tables);
+    for (; pair && segment + 2u <= first + count; segment += 2u) {
+        const struct akv_rans_slot slot[2] = {slot_of(args, (akv_u32)segment),
+                                              slot_of(args, (akv_u32)segment + 1u)};
+        akv_u32 put[2];
+        pair(args, &tables, slot, put);
+        put_record(args, &slot[0], put[0]);
+        put_record(args, &slot[1], put[1]);
+    }
+    for (; segment < first + count; segment++) {
+        const struct akv_rans_slot slot = slot_of(args, (akv_u32)segment);
+        put_record(args, &slot, encoder(args, &tables, slot.segment, slot.slot, slot.room));
+    }
 }
 
 static void sum_records(const struct akv_cpu_args *args)
@@ -202,7 +235,7 @@ static void sum_records(const struct akv_cpu_args *args)
     }
 }
 
-static akv_u32 check_of(const uint8_t *words, akv_u32 count, akv_u32 segment)
+akv_u32 akv_rans_check_plain(const uint8_t *words, akv_u32 count, akv_u32 segment)
 {
     akv_u32 sum = segment;
     for (akv_u32 j = 0; j < count; j++)
@@ -210,13 +243,15 @@ static akv_u32 check_of(const uint8_t *words, akv_u32 count, akv_u32 segment)
     return sum;
 }
 
-static void move_slot(const struct akv_cpu_args *args, akv_u32 segment)
+static void move_slot(const struct akv_cpu_args *args, akv_u32 segment, akv_rans_checker *checker)
 {
     const akv_rans_params *p = args->params;
     const akv_u32 room = akv_rans_segment_steps(p, segment) * akv_rans_width(p);
-    const uint8_t *slot = args->arg[3] + (size_t)segment * akv_rans_each(p) * akv_rans_width(p) * 4u;
+    const uint8_t *slot =
+        args->arg[3] + (size_t)segment * akv_rans_each(p) * akv_rans_width(p) * 4u;
     const akv_u32 from = segment ? load32(args->arg[2], 2u * segment - 2u) : 0;
-    const akv_u32 words = load32(args->arg[2], 2u * segment) - from, put = load32(args->arg[2], 2u * segment + 1u);
+    const akv_u32 words = load32(args->arg[2], 2u * segment) - from,
+                  put = load32(args->arg[2], 2u * segment + 1u);
     uint8_t *to = args->arg[2] + ((size_t)akv_rans_segments(p) * 2u + from) * 4u;
     if (put == AKV_RANS_RAW)
         memcpy(to, slot, (size_t)room * 4u);
@@ -225,24 +260,20 @@ static void move_slot(const struct akv_cpu_args *args, akv_u32 segment)
         store32(to, words - 1u, put & 1u ? 0 : load32(to, words - 1u));
         memcpy(to + AKV_RANS_LANES * 4u, slot + (size_t)room * 4u - put * 2u, put * 2u);
     }
-    store32(args->arg[2], 2u * segment + 1u, check_of(to, words, segment));
+    store32(args->arg[2], 2u * segment + 1u, checker(to, words, segment));
 }
 
-void akv_rans_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count,
-                         akv_rans_encoder *encoder)
+void akv_rans_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                         uint64_t count, akv_rans_encoder *encoder, akv_rans_pair_encoder *pair,
+                         akv_rans_checker *checker)
 {
-    struct akv_rans_tables tables;
-    if (phase == 1) {
-        sum_records(args);
-        return;
-    }
     if (phase == 0)
-        akv_rans_read_tables(args->params, args->arg[1], &tables);
-    for (uint64_t segment = first; segment < first + count; segment++)
-        if (phase == 0)
-            fill_slot(args, &tables, (akv_u32)segment, encoder);
-        else
-            move_slot(args, (akv_u32)segment);
+        fill_slots(args, first, count, encoder, pair);
+    else if (phase == 1)
+        sum_records(args);
+    else
+        for (uint64_t segment = first; segment < first + count; segment++)
+            move_slot(args, (akv_u32)segment, checker);
 }
 
 /* ---- decode ---- */
@@ -268,7 +299,8 @@ bool akv_rans_decode_plain(const struct akv_cpu_args *args, const struct akv_ran
                                                    stripe * AKV_RANS_LANES + l);
         }
         for (akv_u32 l = 0; l < akv_rans_lanes(p, &place); l++) {
-            const uint16_t *frequency = tables->frequency[table[l]], *below = tables->below[table[l]];
+            const uint16_t *frequency = tables->frequency[table[l]],
+                           *below = tables->below[table[l]];
             const akv_u32 slot = x[l] & (AKV_RANS_ONE - 1u);
             akv_u32 c = 0;
             while (c < 15u && below[c + 1u] <= slot)
@@ -301,47 +333,76 @@ uint64_t akv_rans_decode_items(const struct akv_cpu_args *args, uint32_t phase)
     return akv_rans_segments(args->params);
 }
 
+static void say_damaged(const struct akv_cpu_args *args)
+{
+    __atomic_store_n((akv_u32 *)(void *)args->arg[3], 1u, __ATOMIC_RELAXED);
+}
+
 void akv_rans_decode_run(const struct akv_cpu_args *args, uint64_t first, uint64_t count,
-                         akv_rans_decoder *decoder)
+                         akv_rans_decoder *decoder, akv_rans_pair_decoder *pair,
+                         akv_rans_checker *checker)
 {
     const akv_rans_params *p = args->params;
     struct akv_rans_tables tables;
+    struct akv_rans_part part[2];
     const akv_u32 segments = akv_rans_segments(p);
+    akv_u32 waiting = 0;
     akv_rans_read_tables(p, args->arg[1], &tables);
     for (akv_u32 segment = (akv_u32)first; segment < first + count; segment++) {
         const akv_u32 from = segment ? load32(args->arg[0], 2u * segment - 2u) : 0;
         const akv_u32 end = load32(args->arg[0], 2u * segment), words = end - from;
         const akv_u32 raw = akv_rans_segment_steps(p, segment) * akv_rans_width(p);
         const uint8_t *at = args->arg[0] + ((size_t)segments * 2u + from) * 4u;
-        bool good = from <= end && end <= p->words && words <= raw && (words == raw || words >= AKV_RANS_LANES);
-        if (good && words == raw)
+        bool good[2] = {from <= end && end <= p->words && words <= raw &&
+                            (words == raw || words >= AKV_RANS_LANES),
+                        true};
+        if (good[0] && checker(at, words, segment) != load32(args->arg[0], 2u * segment + 1u))
+            say_damaged(args);
+        if (good[0] && words == raw)
             copy_raw(p, args->arg[2], segment, at, NULL);
-        else if (good)
-            good = decoder(args, &tables, segment, at, words);
-        if (!good || check_of(at, words, segment) != load32(args->arg[0], 2u * segment + 1u))
-            __atomic_store_n((akv_u32 *)(void *)args->arg[3], 1u, __ATOMIC_RELAXED);
+        else if (good[0]) {
+            part[waiting++] = (struct akv_rans_part){segment, words, at};
+            if (pair && waiting == 1 && segment + 1u < first + count)
+                continue;
+            if (waiting == 2)
+                pair(args, &tables, part, good);
+            else
+                good[0] = decoder(args, &tables, segment, at, words);
+            waiting = 0;
+        }
+        if (!good[0] || !good[1])
+            say_damaged(args);
     }
+    if (waiting && !decoder(args, &tables, part[0].segment, part[0].from, part[0].words))
+        say_damaged(args);
 }
 
 /* ---- kernels ---- */
 
-static void count_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
+static void count_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                      uint64_t count)
 {
     (void)phase;
     akv_rans_count_run(args, first, count, akv_rans_count_plain);
 }
 
-static void encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
+static void encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                       uint64_t count)
 {
-    akv_rans_encode_run(args, phase, first, count, akv_rans_encode_plain);
+    akv_rans_encode_run(args, phase, first, count, akv_rans_encode_plain, NULL,
+                        akv_rans_check_plain);
 }
 
-static void decode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
+static void decode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                       uint64_t count)
 {
     (void)phase;
-    akv_rans_decode_run(args, first, count, akv_rans_decode_plain);
+    akv_rans_decode_run(args, first, count, akv_rans_decode_plain, NULL, akv_rans_check_plain);
 }
 
-const struct akv_cpu_kernel akv_cpu_rans_count_scalar = {1, akv_rans_count_items, count_run, NULL, NULL};
-const struct akv_cpu_kernel akv_cpu_rans_encode_scalar = {3, akv_rans_encode_items, encode_run, NULL, NULL};
-const struct akv_cpu_kernel akv_cpu_rans_decode_scalar = {1, akv_rans_decode_items, decode_run, NULL, NULL};
+const struct akv_cpu_kernel akv_cpu_rans_count_scalar = {1, akv_rans_count_items, count_run, NULL,
+                                                         NULL};
+const struct akv_cpu_kernel akv_cpu_rans_encode_scalar = {3, akv_rans_encode_items, encode_run,
+                                                          NULL, NULL};
+const struct akv_cpu_kernel akv_cpu_rans_decode_scalar = {1, akv_rans_decode_items, decode_run,
+                                                          NULL, NULL};

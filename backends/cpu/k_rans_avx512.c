@@ -130,7 +130,7 @@ INLINE __m256i bytes_of(__m512i a, __m512i b)
 
 /* Where each class of each lane begins, by class. */
 struct bounds {
-    uint16_t below[AKV_RANS_CLASSES][AKV_RANS_LANES];
+    uint16_t below[AKV_RANS_CLASSES + 1u][AKV_RANS_LANES]; /* the last: where all end */
 };
 static void fill_bounds(const struct akv_cpu_args *args, const struct akv_rans_tables *tables, akv_u32 stripe,
                         struct bounds *to)
@@ -140,6 +140,7 @@ static void fill_bounds(const struct akv_cpu_args *args, const struct akv_rans_t
                                          stripe * AKV_RANS_LANES + l);
         for (akv_u32 c = 0; c < AKV_RANS_CLASSES; c++)
             to->below[c][l] = tables->below[t][c];
+        to->below[AKV_RANS_CLASSES][l] = AKV_RANS_ONE;
     }
 }
 
@@ -152,29 +153,39 @@ INLINE __m512i pick(__mmask32 m, __m512i no, __m512i yes)
     return _mm512_mask_mov_epi16(no, m, yes);
 }
 
-/* Classes of 32 slots, where each begins and the next one does. */
-INLINE __m512i search(const struct bounds *b, __m512i slot, __m512i *low_out, __m512i *high_out)
+/* Classes of 32 slots, where each begins and the next one does; of 4, 8 or 16 classes. */
+INLINE __m512i search(const struct bounds *b, akv_u32 classes, __m512i slot, __m512i *low_out, __m512i *high_out)
 {
-    __m512i t = bound(b, 8), low, high, class_;
-    const __mmask32 m8 = _mm512_cmpge_epu16_mask(slot, t);
-    low = _mm512_maskz_mov_epi16(m8, t);
-    high = pick(m8, t, _mm512_set1_epi16(1024));
-    t = pick(m8, bound(b, 4), bound(b, 12));
-    const __mmask32 m4 = _mm512_cmpge_epu16_mask(slot, t);
-    low = pick(m4, low, t);
-    high = pick(m4, t, high);
-    t = pick(m8, pick(m4, bound(b, 2), bound(b, 6)), pick(m4, bound(b, 10), bound(b, 14)));
+    __m512i t, low = _mm512_setzero_si512(), high = _mm512_set1_epi16(1024), class_ = low;
+    __mmask32 m8 = 0, m4 = 0;
+    if (classes > 8u) {
+        t = bound(b, 8);
+        m8 = _mm512_cmpge_epu16_mask(slot, t);
+        low = _mm512_maskz_mov_epi16(m8, t);
+        high = pick(m8, t, high);
+        class_ = _mm512_maskz_set1_epi16(m8, 8);
+    }
+    if (classes > 4u) {
+        t = classes > 8u ? pick(m8, bound(b, 4), bound(b, 12)) : bound(b, 4);
+        m4 = _mm512_cmpge_epu16_mask(slot, t);
+        low = pick(m4, low, t);
+        high = pick(m4, t, high);
+        class_ = _mm512_mask_add_epi16(class_, m4, class_, _mm512_set1_epi16(4));
+    }
+    t = classes > 4u ? pick(m4, bound(b, 2), bound(b, 6)) : bound(b, 2);
+    if (classes > 8u)
+        t = pick(m8, t, pick(m4, bound(b, 10), bound(b, 14)));
     const __mmask32 m2 = _mm512_cmpge_epu16_mask(slot, t);
     low = pick(m2, low, t);
     high = pick(m2, t, high);
-    t = pick(m8,
-             pick(m4, pick(m2, bound(b, 1), bound(b, 3)), pick(m2, bound(b, 5), bound(b, 7))),
-             pick(m4, pick(m2, bound(b, 9), bound(b, 11)), pick(m2, bound(b, 13), bound(b, 15))));
+    t = pick(m2, bound(b, 1), bound(b, 3));
+    if (classes > 4u)
+        t = pick(m4, t, pick(m2, bound(b, 5), bound(b, 7)));
+    if (classes > 8u)
+        t = pick(m8, t, pick(m4, pick(m2, bound(b, 9), bound(b, 11)), pick(m2, bound(b, 13), bound(b, 15))));
     const __mmask32 m1 = _mm512_cmpge_epu16_mask(slot, t);
     *low_out = pick(m1, low, t);
     *high_out = pick(m1, t, high);
-    class_ = _mm512_maskz_set1_epi16(m8, 8);
-    class_ = _mm512_mask_add_epi16(class_, m4, class_, _mm512_set1_epi16(4));
     class_ = _mm512_mask_add_epi16(class_, m2, class_, _mm512_set1_epi16(2));
     return _mm512_mask_add_epi16(class_, m1, class_, _mm512_set1_epi16(1));
 }
@@ -211,52 +222,93 @@ INLINE __m512i refill(__m512i x, __mmask16 low, const uint8_t *stream, akv_u32 *
                                 _mm512_maskz_expand_epi32(low, _mm512_cvtepu16_epi32(more)));
 }
 
-INLINE bool decode_segment(const struct akv_cpu_args *args, const struct akv_rans_tables *tables, akv_u32 segment,
-                           const uint8_t *from, akv_u32 words, akv_u32 b0, akv_u32 b1, akv_u32 raw)
+/* A segment on its way; its states are apart, so that they stay in registers. */
+struct decoding {
+    const uint8_t *stream;
+    akv_u32 got, all, stripe, steps, tail; /* steps: coded ones that are left */
+    struct cursor at;
+};
+INLINE void decode_begin(const akv_rans_params *p, const struct akv_rans_part *part, struct decoding *d, __m512i *a, __m512i *b)
+{
+    const akv_u32 steps = akv_rans_segment_steps(p, part->segment);
+    d->stream = part->from + AKV_RANS_LANES * 4u;
+    d->got = 0;
+    d->all = (part->words - AKV_RANS_LANES) * 2u;
+    d->stripe = AKV_RANS_MAX;
+    d->tail = akv_rans_tail(p, steps);
+    d->steps = steps - d->tail;
+    *a = _mm512_loadu_si512(part->from);
+    *b = _mm512_loadu_si512(part->from + 64);
+    find(p, part->segment * akv_rans_each(p), &d->at);
+}
+
+INLINE void decode_step(const struct akv_cpu_args *args, const struct akv_rans_tables *tables, struct bounds *bounds,
+                        struct decoding *d, __m512i *a, __m512i *b, akv_u32 b0, akv_u32 b1, akv_u32 raw)
 {
     const akv_rans_params *p = args->params;
-    const akv_u32 steps = akv_rans_segment_steps(p, segment), tail = akv_rans_tail(p, steps), width = b0 + b1;
-    const akv_u32 all = (words - AKV_RANS_LANES) * 2u;
-    const uint8_t *stream = from + AKV_RANS_LANES * 4u;
+    const akv_u32 classes = raw == AKV_RANS_SIGNED ? 16u : 1u << (b0 + b1 - raw);
     const __m512i ten = _mm512_set1_epi32(1023), limit = _mm512_set1_epi32(AKV_RANS_LOW);
-    __m512i a = _mm512_loadu_si512(from), b = _mm512_loadu_si512(from + 64);
-    akv_u32 got = 0, stripe = AKV_RANS_MAX;
-    struct bounds bounds;
-    struct cursor at;
-    find(p, segment * akv_rans_each(p), &at);
-    for (akv_u32 i = tail; i < steps; i++, next(p, &at)) {
-        const __mmask32 active = akv_rans_lanes(p, &at.place) == 32u ? 0xFFFFFFFFu : 0xFFFFu;
-        if (at.place.stripe != stripe) {
-            stripe = at.place.stripe;
-            fill_bounds(args, tables, stripe, &bounds);
-        }
-        __m512i low, high;
-        const __m512i slot = _mm512_inserti64x4(
-            _mm512_castsi256_si512(_mm512_cvtepi32_epi16(_mm512_and_si512(a, ten))),
-            _mm512_cvtepi32_epi16(_mm512_and_si512(b, ten)), 1);
-        const __m512i class_ = search(&bounds, slot, &low, &high);
-        const __m512i f = _mm512_sub_epi16(high, low), bias = _mm512_sub_epi16(slot, low);
-        __m512i na = _mm512_add_epi32(_mm512_mullo_epi32(_mm512_srli_epi32(a, 10), _mm512_cvtepu16_epi32(_mm512_castsi512_si256(f))),
-                                      _mm512_cvtepu16_epi32(_mm512_castsi512_si256(bias)));
-        __m512i nb = _mm512_add_epi32(
-            _mm512_mullo_epi32(_mm512_srli_epi32(b, 10), _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(f, 1))),
-            _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(bias, 1)));
-        const __m512i sa = join(raw, p->centre, _mm512_cvtepu16_epi32(_mm512_castsi512_si256(class_)), &na);
-        const __m512i sb = join(raw, p->centre, _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(class_, 1)), &nb);
-        a = refill(na, _mm512_cmplt_epu32_mask(na, limit), stream, &got, all);
-        if (active >> 31)
-            b = refill(nb, _mm512_cmplt_epu32_mask(nb, limit), stream, &got, all);
-        store_step(p, args->arg[2], &at, b0, b1, bytes_of(sa, sb));
+    const bool whole = akv_rans_lanes(p, &d->at.place) == 32u;
+    if (AKV_UNLIKELY(d->at.place.stripe != d->stripe)) {
+        d->stripe = d->at.place.stripe;
+        fill_bounds(args, tables, d->stripe, bounds);
     }
-    const __m512i one = _mm512_set1_epi32(1), mask = _mm512_set1_epi32((int)((1u << width) - 1u));
+    __m512i low, high;
+    const __m512i slot =
+        _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(_mm512_and_si512(*a, ten))),
+                           _mm512_cvtepi32_epi16(_mm512_and_si512(*b, ten)), 1);
+    const __m512i class_ = search(bounds, classes, slot, &low, &high);
+    const __m512i f = _mm512_sub_epi16(high, low), bias = _mm512_sub_epi16(slot, low);
+    __m512i na = _mm512_add_epi32(
+        _mm512_mullo_epi32(_mm512_srli_epi32(*a, 10), _mm512_cvtepu16_epi32(_mm512_castsi512_si256(f))),
+        _mm512_cvtepu16_epi32(_mm512_castsi512_si256(bias)));
+    __m512i nb = _mm512_add_epi32(
+        _mm512_mullo_epi32(_mm512_srli_epi32(*b, 10), _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(f, 1))),
+        _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(bias, 1)));
+    const __m512i sa = join(raw, p->centre, _mm512_cvtepu16_epi32(_mm512_castsi512_si256(class_)), &na);
+    const __m512i sb = join(raw, p->centre, _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(class_, 1)), &nb);
+    *a = refill(na, _mm512_cmplt_epu32_mask(na, limit), d->stream, &d->got, d->all);
+    if (whole)
+        *b = refill(nb, _mm512_cmplt_epu32_mask(nb, limit), d->stream, &d->got, d->all);
+    store_step(p, args->arg[2], &d->at, b0, b1, bytes_of(sa, sb));
+    next(p, &d->at);
+}
+
+INLINE bool decode_end(const struct akv_cpu_args *args, struct decoding *d, __m512i a, __m512i b, akv_u32 b0, akv_u32 b1)
+{
+    const akv_rans_params *p = args->params;
+    const __m512i one = _mm512_set1_epi32(1), mask = _mm512_set1_epi32((int)((1u << (b0 + b1)) - 1u));
     const bool good = _mm512_cmpneq_epi32_mask(_mm512_srli_epi32(a, 16), one) == 0 &&
                       _mm512_cmpneq_epi32_mask(_mm512_srli_epi32(b, 16), one) == 0;
-    for (akv_u32 i = 0; i < tail; i++, next(p, &at)) {
-        store_step(p, args->arg[2], &at, b0, b1, bytes_of(_mm512_and_si512(a, mask), _mm512_and_si512(b, mask)));
-        a = _mm512_srli_epi32(a, width);
-        b = _mm512_srli_epi32(b, width);
+    for (akv_u32 i = 0; i < d->tail; i++, next(p, &d->at)) {
+        store_step(p, args->arg[2], &d->at, b0, b1, bytes_of(_mm512_and_si512(a, mask), _mm512_and_si512(b, mask)));
+        a = _mm512_srli_epi32(a, b0 + b1);
+        b = _mm512_srli_epi32(b, b0 + b1);
     }
-    return good && (got + 1u) / 2u == all / 2u;
+    return good && (d->got + 1u) / 2u == d->all / 2u;
+}
+
+/* count: 1 or 2.  The chain from a step's states to the next one's is long: two segments take turns in it. */
+INLINE void decode_parts(const struct akv_cpu_args *args, const struct akv_rans_tables *tables,
+                         const struct akv_rans_part *part, akv_u32 count, bool *good, akv_u32 b0, akv_u32 b1, akv_u32 raw)
+{
+    struct bounds bounds[2];
+    struct decoding d[2];
+    __m512i a0, c0, a1 = _mm512_setzero_si512(), c1 = a1;
+    decode_begin(args->params, &part[0], &d[0], &a0, &c0);
+    if (count == 2u) {
+        decode_begin(args->params, &part[1], &d[1], &a1, &c1);
+        for (; d[0].steps && d[1].steps; d[0].steps--, d[1].steps--) {
+            decode_step(args, tables, &bounds[0], &d[0], &a0, &c0, b0, b1, raw);
+            decode_step(args, tables, &bounds[1], &d[1], &a1, &c1, b0, b1, raw);
+        }
+        for (; d[1].steps; d[1].steps--)
+            decode_step(args, tables, &bounds[1], &d[1], &a1, &c1, b0, b1, raw);
+        good[1] = decode_end(args, &d[1], a1, c1, b0, b1);
+    }
+    for (; d[0].steps; d[0].steps--)
+        decode_step(args, tables, &bounds[0], &d[0], &a0, &c0, b0, b1, raw);
+    good[0] = decode_end(args, &d[0], a0, c0, b0, b1);
 }
 
 /* ---- encode ---- */
@@ -311,62 +363,132 @@ INLINE __m512i push(__m512i x, __m512i f, __m512i below, __m512i extra, __m512i 
     return _mm512_add_epi32(_mm512_slli_epi32(q, 10), _mm512_add_epi32(rest, below));
 }
 
-INLINE akv_u32 encode_segment(const struct akv_cpu_args *args, const struct akv_rans_tables *tables, akv_u32 segment,
-                              uint8_t *slot, akv_u32 room, akv_u32 b0, akv_u32 b1, akv_u32 raw)
+/* Bounds by 32 classes, of which the masks are the bits; next: where the next class begins. */
+INLINE __m512i choose(const struct bounds *b, akv_u32 classes, akv_u32 next, const __mmask32 bit[4])
+{
+    __m512i of[4];
+    for (akv_u32 i = 0; i < classes / 4u; i++)
+        of[i] = pick(bit[1], pick(bit[0], bound(b, 4u * i + next), bound(b, 4u * i + 1u + next)),
+                     pick(bit[0], bound(b, 4u * i + 2u + next), bound(b, 4u * i + 3u + next)));
+    if (classes == 4u)
+        return of[0];
+    of[0] = pick(bit[2], of[0], of[1]);
+    return classes == 8u ? of[0] : pick(bit[3], of[0], pick(bit[2], of[2], of[3]));
+}
+
+/* A segment on its way, from its last step to its first; its states are apart, so that they stay in registers. */
+struct encoding {
+    uint8_t *end;
+    akv_u32 put, most, stripe, steps; /* steps: coded ones that are left */
+    struct cursor at;
+};
+INLINE void encode_begin(const struct akv_cpu_args *args, const struct akv_rans_slot *slot, struct encoding *e, __m512i *a,
+                         __m512i *b, akv_u32 b0, akv_u32 b1)
 {
     const akv_rans_params *p = args->params;
-    const akv_u32 steps = akv_rans_segment_steps(p, segment), tail = akv_rans_tail(p, steps), width = b0 + b1;
-    const __m512i low = _mm512_set1_epi32(0xFFFF), most_bits = _mm512_set1_epi32(22);
-    __m512i a = _mm512_setzero_si512(), b = a, ta = a, tb = a;
-    akv_u32 put = 0, stripe = AKV_RANS_MAX, known[AKV_RANS_TABLES * AKV_RANS_CLASSES];
-    struct cursor at;
-    if (room <= AKV_RANS_LANES)
-        return AKV_RANS_RAW;
-    const akv_u32 most = 2u * (room - 1u - AKV_RANS_LANES);
-    for (akv_u32 i = 0; i < AKV_RANS_TABLES * AKV_RANS_CLASSES; i++)
-        known[i] = AKV_MAX(1u, (akv_u32)tables->frequency[i / 16u][i % 16u]) | (akv_u32)tables->below[i / 16u][i % 16u] << 16;
-    find(p, segment * akv_rans_each(p) + steps - 1u, &at);
-    for (akv_u32 i = 0; i < tail; i++, previous(p, &at)) {
-        const __m256i v = load_step(p, args->arg[0], &at, b0, b1);
-        a = _mm512_or_si512(_mm512_slli_epi32(a, width), _mm512_cvtepu8_epi32(_mm256_castsi256_si128(v)));
-        b = _mm512_or_si512(_mm512_slli_epi32(b, width), _mm512_cvtepu8_epi32(_mm256_extracti128_si256(v, 1)));
+    const akv_u32 steps = akv_rans_segment_steps(p, slot->segment), tail = akv_rans_tail(p, steps);
+    *a = *b = _mm512_setzero_si512();
+    e->put = slot->room <= AKV_RANS_LANES ? AKV_RANS_RAW : 0;
+    e->steps = e->put ? 0 : steps - tail;
+    e->most = e->put ? 0 : 2u * (slot->room - 1u - AKV_RANS_LANES);
+    e->end = slot->slot + (size_t)slot->room * 4u;
+    e->stripe = AKV_RANS_MAX;
+    find(p, slot->segment * akv_rans_each(p) + steps - 1u, &e->at);
+    for (akv_u32 i = 0; i < tail; i++, previous(p, &e->at)) {
+        const __m256i v = load_step(p, args->arg[0], &e->at, b0, b1);
+        *a = _mm512_or_si512(_mm512_slli_epi32(*a, b0 + b1), _mm512_cvtepu8_epi32(_mm256_castsi256_si128(v)));
+        *b = _mm512_or_si512(_mm512_slli_epi32(*b, b0 + b1), _mm512_cvtepu8_epi32(_mm256_extracti128_si256(v, 1)));
     }
-    a = _mm512_or_si512(a, _mm512_set1_epi32(AKV_RANS_LOW));
-    b = _mm512_or_si512(b, _mm512_set1_epi32(AKV_RANS_LOW));
-    for (akv_u32 i = tail; i < steps; i++, previous(p, &at)) {
-        const bool whole = akv_rans_lanes(p, &at.place) == 32u;
-        if (at.place.stripe != stripe) {
-            akv_u32 table[AKV_RANS_LANES];
-            stripe = at.place.stripe;
-            for (akv_u32 l = 0; l < AKV_RANS_LANES; l++)
-                table[l] = 16u * akv_rans_table(p, (const akv_u32 *)(const void *)args->arg[1], stripe * AKV_RANS_LANES + l);
-            ta = _mm512_loadu_si512(table);
-            tb = _mm512_loadu_si512(table + 16);
+    *a = _mm512_or_si512(*a, _mm512_set1_epi32(AKV_RANS_LOW));
+    *b = _mm512_or_si512(*b, _mm512_set1_epi32(AKV_RANS_LOW));
+}
+
+/* The lower halves of these lanes in front of `behind`, with what does not matter before them: the next ones put go
+ * there, or the states.  Whole stores: those with a mask are slow on Zen 4. */
+INLINE void put_low(uint8_t *behind, __m512i x, __mmask16 lanes, akv_u32 count)
+{
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i to = _mm512_add_epi32(lane, _mm512_set1_epi32((int)count)); /* modulo 16 */
+    const __m512i last = _mm512_permutexvar_epi32(to, _mm512_maskz_compress_epi32(lanes, x));
+    _mm256_storeu_si256((__m256i *)(void *)(behind - 32), _mm512_cvtepi32_epi16(last));
+}
+
+INLINE void encode_step(const struct akv_cpu_args *args, const struct akv_rans_tables *tables, struct bounds *bounds,
+                        struct encoding *e, __m512i *a, __m512i *b, akv_u32 b0, akv_u32 b1, akv_u32 raw)
+{
+    const akv_rans_params *p = args->params;
+    const akv_u32 classes = raw == AKV_RANS_SIGNED ? 16u : 1u << (b0 + b1 - raw);
+    const __m512i most_bits = _mm512_set1_epi32(22);
+    const bool whole = akv_rans_lanes(p, &e->at.place) == 32u;
+    if (AKV_UNLIKELY(e->at.place.stripe != e->stripe)) {
+        e->stripe = e->at.place.stripe;
+        fill_bounds(args, tables, e->stripe, bounds);
+    }
+    const __m256i v = load_step(p, args->arg[0], &e->at, b0, b1);
+    __m512i ea, eb, ra, rb;
+    const __m512i ca = split(raw, p->centre, _mm512_cvtepu8_epi32(_mm256_castsi256_si128(v)), &ea, &ra);
+    const __m512i cb = split(raw, p->centre, _mm512_cvtepu8_epi32(_mm256_extracti128_si256(v, 1)), &eb, &rb);
+    const __m512i class_ =
+        raw == AKV_RANS_SIGNED
+            ? _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(ca)), _mm512_cvtepi32_epi16(cb), 1)
+            : _mm512_srl_epi16(_mm512_cvtepu8_epi16(v), _mm_cvtsi32_si128((int)raw));
+    const __mmask32 bit[4] = {
+        _mm512_test_epi16_mask(class_, _mm512_set1_epi16(1)), _mm512_test_epi16_mask(class_, _mm512_set1_epi16(2)),
+        _mm512_test_epi16_mask(class_, _mm512_set1_epi16(4)), _mm512_test_epi16_mask(class_, _mm512_set1_epi16(8))};
+    const __m512i low = choose(bounds, classes, 0, bit);
+    const __m512i f = _mm512_max_epu16(_mm512_sub_epi16(choose(bounds, classes, 1, bit), low), _mm512_set1_epi16(1));
+    const __m512i fa = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(f));
+    const __m512i fb = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(f, 1));
+    const __mmask16 ma = _mm512_cmpge_epu32_mask(_mm512_srlv_epi32(*a, _mm512_sub_epi32(most_bits, ea)), fa);
+    const __mmask16 mb =
+        whole ? _mm512_cmpge_epu32_mask(_mm512_srlv_epi32(*b, _mm512_sub_epi32(most_bits, eb)), fb) : 0;
+    const akv_u32 na = (akv_u32)__builtin_popcount(ma), nb = (akv_u32)__builtin_popcount(mb);
+    e->put += na + nb;
+    if (AKV_UNLIKELY(e->put > e->most)) {
+        e->put = AKV_RANS_RAW;
+        e->steps = 1; /* this was the last one */
+        return;
+    }
+    uint8_t *behind = e->end - 2u * ((size_t)e->put - na - nb);
+    put_low(behind, *b, mb, nb);
+    put_low(behind - 2u * nb, *a, ma, na);
+    *a = push(_mm512_mask_srli_epi32(*a, ma, *a, 16), fa, _mm512_cvtepu16_epi32(_mm512_castsi512_si256(low)), ea, ra);
+    if (whole)
+        *b = push(_mm512_mask_srli_epi32(*b, mb, *b, 16), fb, _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(low, 1)),
+                  eb, rb);
+    previous(p, &e->at);
+}
+
+INLINE akv_u32 encode_end(const struct akv_rans_slot *slot, const struct encoding *e, __m512i a, __m512i b)
+{
+    if (e->put != AKV_RANS_RAW) {
+        _mm512_storeu_si512(slot->slot, a);
+        _mm512_storeu_si512(slot->slot + 64, b);
+    }
+    return e->put;
+}
+
+/* count: 1 or 2, as in decode_parts. */
+INLINE void encode_slots(const struct akv_cpu_args *args, const struct akv_rans_tables *tables,
+                         const struct akv_rans_slot *slot, akv_u32 count, akv_u32 *put, akv_u32 b0, akv_u32 b1, akv_u32 raw)
+{
+    struct bounds bounds[2];
+    struct encoding e[2];
+    __m512i a0, c0, a1 = _mm512_setzero_si512(), c1 = a1;
+    encode_begin(args, &slot[0], &e[0], &a0, &c0, b0, b1);
+    if (count == 2u) {
+        encode_begin(args, &slot[1], &e[1], &a1, &c1, b0, b1);
+        for (; e[0].steps && e[1].steps; e[0].steps--, e[1].steps--) {
+            encode_step(args, tables, &bounds[0], &e[0], &a0, &c0, b0, b1, raw);
+            encode_step(args, tables, &bounds[1], &e[1], &a1, &c1, b0, b1, raw);
         }
-        const __m256i v = load_step(p, args->arg[0], &at, b0, b1);
-        __m512i ea, eb, ra, rb;
-        const __m512i ca = split(raw, p->centre, _mm512_cvtepu8_epi32(_mm256_castsi256_si128(v)), &ea, &ra);
-        const __m512i cb = split(raw, p->centre, _mm512_cvtepu8_epi32(_mm256_extracti128_si256(v, 1)), &eb, &rb);
-        const __m512i ka = _mm512_i32gather_epi32(_mm512_add_epi32(ta, ca), known, 4);
-        const __m512i kb = _mm512_i32gather_epi32(_mm512_add_epi32(tb, cb), known, 4);
-        const __m512i fa = _mm512_and_si512(ka, low), fb = _mm512_and_si512(kb, low);
-        const __mmask16 ma = _mm512_cmpge_epu32_mask(_mm512_srlv_epi32(a, _mm512_sub_epi32(most_bits, ea)), fa);
-        const __mmask16 mb = whole ? _mm512_cmpge_epu32_mask(_mm512_srlv_epi32(b, _mm512_sub_epi32(most_bits, eb)), fb) : 0;
-        const akv_u32 na = (akv_u32)__builtin_popcount(ma), nb = (akv_u32)__builtin_popcount(mb);
-        put += na + nb;
-        if (put > most)
-            return AKV_RANS_RAW;
-        uint8_t *to = slot + (size_t)room * 4u - 2u * put;
-        _mm256_mask_storeu_epi16(to, (__mmask16)((1u << na) - 1u), _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(ma, a)));
-        _mm256_mask_storeu_epi16(to + 2u * na, (__mmask16)((1u << nb) - 1u),
-                                 _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(mb, b)));
-        a = push(_mm512_mask_srli_epi32(a, ma, a, 16), fa, _mm512_srli_epi32(ka, 16), ea, ra);
-        if (whole)
-            b = push(_mm512_mask_srli_epi32(b, mb, b, 16), fb, _mm512_srli_epi32(kb, 16), eb, rb);
+        for (; e[1].steps; e[1].steps--)
+            encode_step(args, tables, &bounds[1], &e[1], &a1, &c1, b0, b1, raw);
+        put[1] = encode_end(&slot[1], &e[1], a1, c1);
     }
-    _mm512_storeu_si512(slot, a);
-    _mm512_storeu_si512(slot + 64, b);
-    return put;
+    for (; e[0].steps; e[0].steps--)
+        encode_step(args, tables, &bounds[0], &e[0], &a0, &c0, b0, b1, raw);
+    put[0] = encode_end(&slot[0], &e[0], a0, c0);
 }
 
 /* ---- count ---- */
@@ -400,48 +522,92 @@ INLINE void count_steps(const struct akv_cpu_args *args, akv_u32 first, akv_u32 
 
 /* ---- by width ---- */
 
-static akv_u32 encode(const struct akv_cpu_args *args, const struct akv_rans_tables *tables, akv_u32 segment,
-                      uint8_t *slot, akv_u32 room)
+INLINE void encode_any(const struct akv_cpu_args *args, const struct akv_rans_tables *tables,
+                       const struct akv_rans_slot *slot, akv_u32 count, akv_u32 *put)
 {
     const akv_rans_params *p = args->params;
     switch (p->plane[0].bits * 256u + p->plane[1].bits * 16u + p->raw) {
     case 0x200:
-        return encode_segment(args, tables, segment, slot, room, 2, 0, 0);
+        encode_slots(args, tables, slot, count, put, 2, 0, 0);
+        return;
     case 0x210:
-        return encode_segment(args, tables, segment, slot, room, 2, 1, 0);
+        encode_slots(args, tables, slot, count, put, 2, 1, 0);
+        return;
     case 0x400:
-        return encode_segment(args, tables, segment, slot, room, 4, 0, 0);
+        encode_slots(args, tables, slot, count, put, 4, 0, 0);
+        return;
     case 0x411:
-        return encode_segment(args, tables, segment, slot, room, 4, 1, 1);
+        encode_slots(args, tables, slot, count, put, 4, 1, 1);
+        return;
     case 0x422:
-        return encode_segment(args, tables, segment, slot, room, 4, 2, 2);
+        encode_slots(args, tables, slot, count, put, 4, 2, 2);
+        return;
     case 0x804:
-        return encode_segment(args, tables, segment, slot, room, 8, 0, 4);
+        encode_slots(args, tables, slot, count, put, 8, 0, 4);
+        return;
     default:
-        return encode_segment(args, tables, segment, slot, room, 8, 0, AKV_RANS_SIGNED);
+        encode_slots(args, tables, slot, count, put, 8, 0, AKV_RANS_SIGNED);
+        return;
+    }
+}
+
+static akv_u32 encode(const struct akv_cpu_args *args, const struct akv_rans_tables *tables, akv_u32 segment,
+                      uint8_t *slot, akv_u32 room)
+{
+    const struct akv_rans_slot one = {segment, room, slot};
+    akv_u32 put = 0;
+    encode_any(args, tables, &one, 1, &put);
+    return put;
+}
+
+static void encode_pair(const struct akv_cpu_args *args, const struct akv_rans_tables *tables,
+                        const struct akv_rans_slot slot[2], akv_u32 put[2])
+{
+    encode_any(args, tables, slot, 2, put);
+}
+
+INLINE void decode_any(const struct akv_cpu_args *args, const struct akv_rans_tables *tables,
+                       const struct akv_rans_part *part, akv_u32 count, bool *good)
+{
+    const akv_rans_params *p = args->params;
+    switch (p->plane[0].bits * 256u + p->plane[1].bits * 16u + p->raw) {
+    case 0x200:
+        decode_parts(args, tables, part, count, good, 2, 0, 0);
+        return;
+    case 0x210:
+        decode_parts(args, tables, part, count, good, 2, 1, 0);
+        return;
+    case 0x400:
+        decode_parts(args, tables, part, count, good, 4, 0, 0);
+        return;
+    case 0x411:
+        decode_parts(args, tables, part, count, good, 4, 1, 1);
+        return;
+    case 0x422:
+        decode_parts(args, tables, part, count, good, 4, 2, 2);
+        return;
+    case 0x804:
+        decode_parts(args, tables, part, count, good, 8, 0, 4);
+        return;
+    default:
+        decode_parts(args, tables, part, count, good, 8, 0, AKV_RANS_SIGNED);
+        return;
     }
 }
 
 static bool decode(const struct akv_cpu_args *args, const struct akv_rans_tables *tables, akv_u32 segment,
                    const uint8_t *from, akv_u32 words)
 {
-    const akv_rans_params *p = args->params;
-    switch (p->plane[0].bits * 256u + p->plane[1].bits * 16u + p->raw) {
-    case 0x200:
-        return decode_segment(args, tables, segment, from, words, 2, 0, 0);
-    case 0x210:
-        return decode_segment(args, tables, segment, from, words, 2, 1, 0);
-    case 0x400:
-        return decode_segment(args, tables, segment, from, words, 4, 0, 0);
-    case 0x411:
-        return decode_segment(args, tables, segment, from, words, 4, 1, 1);
-    case 0x422:
-        return decode_segment(args, tables, segment, from, words, 4, 2, 2);
-    case 0x804:
-        return decode_segment(args, tables, segment, from, words, 8, 0, 4);
-    default:
-        return decode_segment(args, tables, segment, from, words, 8, 0, AKV_RANS_SIGNED);
-    }
+    const struct akv_rans_part part = {segment, words, from};
+    bool good = false;
+    decode_any(args, tables, &part, 1, &good);
+    return good;
+}
+
+static void decode_pair(const struct akv_cpu_args *args, const struct akv_rans_tables *tables,
+                        const struct akv_rans_part part[2], bool good[2])
+{
+    decode_any(args, tables, part, 2, good);
 }
 
 static void count(const struct akv_cpu_args *args, akv_u32 first, akv_u32 end,
@@ -473,6 +639,27 @@ static void count(const struct akv_cpu_args *args, akv_u32 first, akv_u32 end,
     }
 }
 
+INLINE __m512i mix(__m512i word, __m512i j) /* akv_bx16_mix */
+{
+    __m512i a = _mm512_add_epi32(word, _mm512_mullo_epi32(j, _mm512_set1_epi32((int)0x9E3779B1u)));
+    a = _mm512_xor_si512(a, _mm512_srli_epi32(a, 16));
+    a = _mm512_mullo_epi32(a, _mm512_set1_epi32((int)0x85EBCA6Bu));
+    return _mm512_xor_si512(a, _mm512_srli_epi32(a, 13));
+}
+static akv_u32 check(const uint8_t *words, akv_u32 count, akv_u32 segment)
+{
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i sum = _mm512_setzero_si512();
+    akv_u32 j = 0;
+    for (; j + 16u <= count; j += 16u)
+        sum = _mm512_add_epi32(sum, mix(_mm512_loadu_si512(words + (size_t)j * 4u),
+                                        _mm512_add_epi32(lane, _mm512_set1_epi32((int)j))));
+    akv_u32 all = segment + (akv_u32)_mm512_reduce_add_epi32(sum);
+    for (; j < count; j++)
+        all += akv_bx16_mix(word_at(words, j), j);
+    return all;
+}
+
 /* ---- kernels ---- */
 
 static uint64_t count_items(const struct akv_cpu_args *args, uint32_t phase)
@@ -494,12 +681,12 @@ static void count_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t 
 }
 static void encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t number)
 {
-    akv_rans_encode_run(args, phase, first, number, encode);
+    akv_rans_encode_run(args, phase, first, number, encode, encode_pair, check);
 }
 static void decode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t number)
 {
     (void)phase;
-    akv_rans_decode_run(args, first, number, decode);
+    akv_rans_decode_run(args, first, number, decode, decode_pair, check);
 }
 
 const struct akv_cpu_kernel akv_cpu_rans_count_avx512 = {1, count_items, count_run, NULL, NULL};
