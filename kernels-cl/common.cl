@@ -140,8 +140,10 @@ static inline void quad_codes(__global const uchar *plane, akv_u32 bits, akv_u32
                               akv_u32 t, akv_u32 g, akv_u8 *code)
 {
     akv_u32 u, i, mask = (1u << bits) - 1u;
+    AKV_UNROLL
     for (u = 0u; u < 4u; u++) {
         __global const uchar *unit = plane + 4u * akv_quad_word(bits, tokens, t >> 2, g * 4u + u);
+        AKV_UNROLL
         for (i = 0u; i < 8u; i++) {
             akv_u32 at = i * 4u * bits; /* bits of four tokens never cross a word */
             akv_u32 word = akv_load_u32(unit + 4u * (at / 32u));
@@ -166,12 +168,15 @@ static inline void load_group(float *x, __global const uchar *tile, akv_u32 form
         uint8 v = (uint8)(from[0], from[1]);
         akv_u32 w[8];
         vstore8(v, 0, w);
+        AKV_UNROLL
         for (i = 0u; i < 8u; i++)
+            AKV_UNROLL
             for (j = 0u; j < 4u; j++)
                 code[i * 4u + j] = (akv_u8)(w[i] >> (j * 8u));
     } else if (order == AKV_ORDER_ROW) {
         akv_row_get(tile, format, tokens, dim, t, g, code);
     } else {
+        AKV_UNROLL
         for (i = 0u; i < 32u; i++)
             code[i] = 0;
         quad_codes(tile, b0, 0u, tokens, t, g, code);
@@ -188,6 +193,7 @@ static inline void load_group(float *x, __global const uchar *tile, akv_u32 form
         return;
     }
 #endif
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         x[i] = akv_code_value(format, code[i], unit);
 }
@@ -231,7 +237,13 @@ static inline void rotate_back(float *row, akv_u32 dim)
 #else
 /* ---- GPU shape.  A work-item owns group `group` of row `row` of the work-group; partners of one row
  * exchange through local memory, element-major, so that neighbours touch neighbouring banks. ---- */
-#define EXCHANGE 16 /* elements exchanged at a time: 16 * WG * 4 = 8 KiB */
+/* Floats of a work-item in local memory, exchanged at a time: a whole group (16 KiB of a work-group), or half
+ * of one. */
+#if defined(AKV_MAP) || defined(AKV_ENCODE) || defined(AKV_DECODE) || defined(AKV_SHIFT)
+#define SWAP 32
+#else
+#define SWAP 16
+#endif
 
 typedef struct place {
     akv_u32 item;   /* local id */
@@ -269,11 +281,14 @@ static inline void rotate_groups(float *x, const place *at, akv_u32 dim, __local
         akv_rotate_stage(x, 32u, 16u);
     for (stride = 1u; stride < n / 32u; stride *= 2u) {
         akv_u32 other = at->active ? at->item - at->group + (at->group ^ stride) : at->item;
-        for (part = 0u; part < 32u; part += EXCHANGE) {
-            for (i = 0u; i < EXCHANGE; i++)
+        AKV_UNROLL
+        for (part = 0u; part < 32u; part += SWAP) {
+            AKV_UNROLL
+            for (i = 0u; i < SWAP; i++)
                 swap[i * WG + at->item] = x[part + i];
             barrier(CLK_LOCAL_MEM_FENCE);
-            for (i = 0u; i < EXCHANGE; i++)
+            AKV_UNROLL
+            for (i = 0u; i < SWAP; i++)
                 x[part + i] = akv_rotate_pair(x[part + i], swap[i * WG + other], at->group, stride);
             barrier(CLK_LOCAL_MEM_FENCE);
         }
@@ -299,18 +314,216 @@ static inline void scrub(__local float *swap, akv_u32 item)
 #ifdef AKV_SCRUB
     akv_u32 i;
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (i = 0u; i < EXCHANGE; i++)
+    AKV_UNROLL
+    for (i = 0u; i < SWAP; i++)
         swap[i * WG + item] = 0.0f;
 #endif
 }
+/* Bits of an f16 as bits of an f32, without branches; a NaN stays one.  A subnormal half a * 2^-24 is the exact
+ * difference of two normal floats. */
+static inline akv_u32 half_bits(akv_u32 h)
+{
+#ifdef __NV_CL_C_VERSION
+    float x;
+    ushort bits = (ushort)h;
+    __asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return akv_as_u32(x);
+#else
+    akv_u32 a = h & 0x7FFFu, bits = (a << 13) + 0x38000000u;
+    akv_u32 small = akv_as_u32(akv_as_f32((a << 13) + 0x38800000u) - 0x1p-14f);
+    bits = a >= 0x7C00u ? bits + 0x38000000u : bits;
+    return (a < 0x400u ? small : bits) | (h & 0x8000u) << 16;
+#endif
+}
+static inline akv_u32 tiny_to_zero(akv_u32 bits)
+{
+    return (bits & 0x7FFFFFFFu) < AKV_TINY_BITS ? 0u : bits;
+}
+/* ---- the 128 groups of a work-group by way of local memory, so that neighbours touch neighbouring bytes of
+ * global memory.  Piece c (16 bytes) of group g stands at g * 8 + (c ^ g % 8): eight neighbours, with one group or
+ * with one piece of eight groups, use all banks. ---- */
+static inline akv_u32 piece_at(akv_u32 group, akv_u32 piece)
+{
+    return group * 8u + (piece ^ (group & 7u));
+}
+/* Have all rows of the work-group whole groups, in memory that takes wide loads?  first: its first row. */
+static inline bool all_there(const place *at, akv_u32 first, akv_u32 count, akv_u32 dim, akv_u32 wide)
+{
+    return wide && dim == at->groups * 32u && first + at->rows <= count;
+}
+/* Four elements of group `group` of the work-group: their index in the caller's rows. */
+static inline akv_u64 fours_at(const place *at, const akv_rows *rows, akv_u32 first, akv_u32 group)
+{
+    akv_u32 r = first + group / at->groups, e = group % at->groups * 32u + (at->item & 7u) * 4u;
+    if (rows->token_stride == rows->heads * rows->head_stride)
+        return r * rows->head_stride + e;
+    return akv_page_source(rows, r / rows->heads, r % rows->heads) + e;
+}
+/* All groups into local memory, as sane values; returns what was seen of any group. */
+static inline akv_u32 stage_all(const place *at, __global const uchar *base, const akv_rows *rows, akv_u32 first,
+                                __local uint4 *pieces)
+{
+    akv_u32 saw = 0u, top = 0u, group = at->item / 8u, piece = at->item & 7u, k;
+    uint4 v[8];
+    AKV_UNROLL
+    for (k = 0u; k < 8u; k++) { /* groups beyond the last row: the last one once more */
+        akv_u64 from = fours_at(at, rows, first, AKV_MIN(k * (WG / 8u) + group, at->rows * at->groups - 1u));
+        if (rows->dtype == AKV_F32)
+            v[k] = *(__global const uint4 *)(base + from * 4u);
+        else
+            v[k].xy = *(__global const uint2 *)(base + from * 2u);
+    }
+    if (rows->dtype != AKV_F32) {
+        AKV_UNROLL
+        for (k = 0u; k < 8u; k++) {
+            uint2 two = v[k].xy;
+            v[k] = (uint4)(two.x << 16, two.x & 0xFFFF0000u, two.y << 16, two.y & 0xFFFF0000u);
+            if (rows->dtype == AKV_F16)
+                v[k] = (uint4)(half_bits(v[k].x >> 16), half_bits(v[k].y >> 16), half_bits(v[k].z >> 16),
+                               half_bits(v[k].w >> 16));
+        }
+    }
+    AKV_UNROLL
+    for (k = 0u; k < 8u; k++) {
+        uint4 a = v[k] & 0x7FFFFFFFu;
+        top = max(top, max(max(a.x, a.y), max(a.z, a.w)));
+        pieces[piece_at(k * (WG / 8u) + group, piece)] =
+            (uint4)(tiny_to_zero(v[k].x), tiny_to_zero(v[k].y), tiny_to_zero(v[k].z), tiny_to_zero(v[k].w));
+    }
+    if (top > AKV_HUGE_BITS) /* rare */
+        for (k = 0u; k < 8u; k++) {
+            __local uint4 *mine = pieces + piece_at(k * (WG / 8u) + group, piece);
+            uint4 w = *mine;
+            saw |= akv_saw(w.x) | akv_saw(w.y) | akv_saw(w.z) | akv_saw(w.w);
+            *mine = (uint4)(akv_sane(w.x), akv_sane(w.y), akv_sane(w.z), akv_sane(w.w));
+        }
+    return saw;
+}
+/* Element i of my group in local memory. */
+#define STAGED(i) ((__local akv_u32 *)pieces)[piece_at(at->item, (i) >> 2) * 4u + ((i) & 3u)]
+/* My group of a row as sane values, zeros behind them.  at_row: where the row begins. */
+static inline akv_u32 load_rows(float *x, const place *at, bool mine, bool all, __global const uchar *base,
+                                const akv_rows *rows, akv_u32 first, akv_u64 at_row, akv_u32 dim,
+                                __local float *swap)
+{
+    __local uint4 *pieces = (__local uint4 *)swap;
+    akv_u32 saw = 0u, i, begin = at->group * 32u;
+    if (all)
+        saw = stage_all(at, base, rows, first, pieces);
+    else
+        for (i = 0u; i < 32u; i++) {
+            akv_u32 bits = 0u;
+            if (mine && begin + i < dim)
+                bits = akv_load_bits(base, at_row + begin + i, rows->dtype);
+            saw |= akv_saw(bits);
+            STAGED(i) = akv_sane(bits);
+        }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    AKV_UNROLL
+    for (i = 0u; i < 8u; i++) {
+        uint4 w = pieces[piece_at(at->item, i)];
+        x[i * 4u] = akv_as_f32(w.x);
+        x[i * 4u + 1u] = akv_as_f32(w.y);
+        x[i * 4u + 2u] = akv_as_f32(w.z);
+        x[i * 4u + 3u] = akv_as_f32(w.w);
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    return saw;
+}
+/* My group of a row back. */
+static inline void store_rows(const float *x, const place *at, bool mine, bool all, __global uchar *base,
+                              const akv_rows *rows, akv_u32 first, akv_u64 at_row, akv_u32 dim,
+                              __local float *swap)
+{
+    __local uint4 *pieces = (__local uint4 *)swap;
+    akv_u32 group = at->item / 8u, piece = at->item & 7u, begin = at->group * 32u, k;
+    AKV_UNROLL
+    for (k = 0u; k < 8u; k++)
+        pieces[piece_at(at->item, k)] = (uint4)(akv_as_u32(x[k * 4u]), akv_as_u32(x[k * 4u + 1u]),
+                                                akv_as_u32(x[k * 4u + 2u]), akv_as_u32(x[k * 4u + 3u]));
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (!all && mine)
+        for (k = 0u; k < AKV_MIN(32u, dim - begin); k++)
+            akv_store_bits(base, at_row + begin + k, rows->dtype, STAGED(k));
+    for (; all && group < at->rows * at->groups; group += WG / 8u) {
+        uint4 v = pieces[piece_at(group, piece)];
+        akv_u64 to = fours_at(at, rows, first, group);
+        if (rows->dtype == AKV_F32)
+            *(__global uint4 *)(base + to * 4u) = v;
+        else if (rows->dtype == AKV_F16)
+            *(__global uint2 *)(base + to * 2u) =
+                (uint2)(akv_f16_from_f32(v.x) | akv_f16_from_f32(v.y) << 16,
+                        akv_f16_from_f32(v.z) | akv_f16_from_f32(v.w) << 16);
+        else
+            *(__global uint2 *)(base + to * 2u) =
+                (uint2)(akv_bf16_from_f32(v.x) | akv_bf16_from_f32(v.y) << 16,
+                        akv_bf16_from_f32(v.z) | akv_bf16_from_f32(v.w) << 16);
+    }
+}
+/* A plane of the work-group's codes in a ROW tile.  all: its rows, consecutive from `first` on, hence
+ * consecutive words; else my own row. */
+static inline void put_plane(__global uchar *plane, akv_u32 bits, akv_u32 shift, akv_u32 dim, akv_u32 first,
+                             const place *at, bool mine, bool all, const akv_u8 *code, __local float *swap)
+{
+    __local akv_u32 *words = (__local akv_u32 *)swap;
+    __local uint4 *pieces = (__local uint4 *)swap;
+    akv_u32 begin = akv_row_word(bits, dim, first, 0u), total = at->rows * at->groups * bits, w;
+    akv_u32 own = akv_row_word(bits, dim, at->row, at->group), step = akv_row_step(bits, dim);
+    barrier(CLK_LOCAL_MEM_FENCE); /* local memory is read out */
+    if (at->active) {
+        if (bits == 8u) {
+            pieces[own / 4u] = (uint4)(akv_plane_word(code, 8u, 0u, 0u), akv_plane_word(code, 8u, 0u, 1u),
+                                       akv_plane_word(code, 8u, 0u, 2u), akv_plane_word(code, 8u, 0u, 3u));
+            pieces[own / 4u + 1u] =
+                (uint4)(akv_plane_word(code, 8u, 0u, 4u), akv_plane_word(code, 8u, 0u, 5u),
+                        akv_plane_word(code, 8u, 0u, 6u), akv_plane_word(code, 8u, 0u, 7u));
+        } else {
+            AKV_UNROLL
+            for (w = 0u; w < bits; w++)
+                words[own + w * step] = akv_plane_word(code, bits, shift, w);
+        }
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (all && ((begin | total) & 3u) == 0u) {
+        __global uint4 *to = (__global uint4 *)plane + begin / 4u;
+        for (w = at->item; w < total / 4u; w += WG)
+            to[w] = pieces[w];
+    } else if (mine && bits == 8u) {
+        __global uint4 *to = (__global uint4 *)(plane + 4u * (begin + own));
+        to[0] = pieces[own / 4u];
+        to[1] = pieces[own / 4u + 1u];
+    } else if (mine) {
+        for (w = 0u; w < bits; w++)
+            akv_store_u32(plane + 4u * (begin + own + w * step), words[own + w * step]);
+    }
+}
+/* A work-item's column of local memory: loops over it may be loops, where a private array must be unrolled. */
+#define COLUMN(i) swap[(i) * WG + item]
+#if SWAP == 32
+static inline void park(const float *x, __local float *swap, akv_u32 item)
+{
+    akv_u32 i;
+    AKV_UNROLL
+    for (i = 0u; i < 32u; i++)
+        COLUMN(i) = x[i];
+}
+static inline void fetch(float *x, __local const float *swap, akv_u32 item)
+{
+    akv_u32 i;
+    AKV_UNROLL
+    for (i = 0u; i < 32u; i++)
+        x[i] = COLUMN(i);
+}
+#endif
 /* Elements of my group that exist (the last group of a row may be short), as sane values; zeros
  * behind them.  wide: rows and their groups begin at multiples of 16 bytes. */
 static inline akv_u32 load_mine(float *x, __global const uchar *base, akv_u64 first, akv_u32 dtype,
-                                akv_u32 count, akv_u32 wide)
+                                akv_u32 count, akv_u32 wide, __local float *swap, akv_u32 item)
 {
     akv_u32 saw = 0u, i, j;
     if (count == 32u && wide && dtype == AKV_F32) {
         __global const uint4 *from = (__global const uint4 *)(base + first * 4u);
+        AKV_UNROLL
         for (i = 0u; i < 8u; i++) {
             uint4 v = from[i];
             saw |= akv_saw(v.x) | akv_saw(v.y) | akv_saw(v.z) | akv_saw(v.w);
@@ -323,6 +536,7 @@ static inline akv_u32 load_mine(float *x, __global const uchar *base, akv_u64 fi
     }
     if (count == 32u && wide) {
         __global const uint4 *from = (__global const uint4 *)(base + first * 2u);
+        AKV_UNROLL
         for (i = 0u; i < 4u; i++) {
             uint4 v = from[i];
             akv_u32 w[4];
@@ -330,10 +544,11 @@ static inline akv_u32 load_mine(float *x, __global const uchar *base, akv_u64 fi
             w[1] = v.y;
             w[2] = v.z;
             w[3] = v.w;
+            AKV_UNROLL
             for (j = 0u; j < 4u; j++) {
                 akv_u32 low = w[j] & 0xFFFFu, high = w[j] >> 16;
-                low = dtype == AKV_F16 ? akv_f32_from_f16(low) : akv_f32_from_bf16(low);
-                high = dtype == AKV_F16 ? akv_f32_from_f16(high) : akv_f32_from_bf16(high);
+                low = dtype == AKV_F16 ? half_bits(low) : akv_f32_from_bf16(low);
+                high = dtype == AKV_F16 ? half_bits(high) : akv_f32_from_bf16(high);
                 saw |= akv_saw(low) | akv_saw(high);
                 x[i * 8u + j * 2u] = akv_as_f32(akv_sane(low));
                 x[i * 8u + j * 2u + 1u] = akv_as_f32(akv_sane(high));
@@ -341,34 +556,30 @@ static inline akv_u32 load_mine(float *x, __global const uchar *base, akv_u64 fi
         }
         return saw;
     }
+#if SWAP == 32
+    for (i = 0u; i < 32u; i++) {
+        akv_u32 bits = i < count ? akv_load_bits(base, first + i, dtype) : 0u;
+        saw |= akv_saw(bits);
+        COLUMN(i) = akv_as_f32(akv_sane(bits));
+    }
+    fetch(x, swap, item);
+#else
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++) {
         akv_u32 bits = i < count ? akv_load_bits(base, first + i, dtype) : 0u;
         saw |= akv_saw(bits);
         x[i] = akv_as_f32(akv_sane(bits));
     }
+#endif
     return saw;
 }
-/* Codes of my group of a ROW tile; bytes in two wide stores. */
-static inline void put_mine(__global uchar *tile, akv_u32 format, akv_u32 tokens, akv_u32 dim, akv_u32 t,
-                            akv_u32 g, const akv_u8 *code)
-{
-    akv_u32 i, w[8];
-    __global uint4 *to = (__global uint4 *)(tile + t * akv_padded_dim(dim) + g * 32u);
-    if (akv_format_plane0(format) != 8u) {
-        akv_row_put(tile, format, tokens, dim, t, g, code);
-        return;
-    }
-    for (i = 0u; i < 8u; i++)
-        w[i] = akv_plane_word(code, 8u, 0u, i);
-    to[0] = (uint4)(w[0], w[1], w[2], w[3]);
-    to[1] = (uint4)(w[4], w[5], w[6], w[7]);
-}
 static inline void store_mine(const float *x, __global uchar *base, akv_u64 first, akv_u32 dtype,
-                              akv_u32 count, akv_u32 wide)
+                              akv_u32 count, akv_u32 wide, __local float *swap, akv_u32 item)
 {
     akv_u32 i, j;
     if (count == 32u && wide && dtype == AKV_F32) {
         __global uint4 *to = (__global uint4 *)(base + first * 4u);
+        AKV_UNROLL
         for (i = 0u; i < 8u; i++)
             to[i] = (uint4)(akv_as_u32(x[i * 4u]), akv_as_u32(x[i * 4u + 1u]),
                             akv_as_u32(x[i * 4u + 2u]), akv_as_u32(x[i * 4u + 3u]));
@@ -376,8 +587,10 @@ static inline void store_mine(const float *x, __global uchar *base, akv_u64 firs
     }
     if (count == 32u && wide) {
         __global uint4 *to = (__global uint4 *)(base + first * 2u);
+        AKV_UNROLL
         for (i = 0u; i < 4u; i++) {
             akv_u32 w[4];
+            AKV_UNROLL
             for (j = 0u; j < 4u; j++) {
                 akv_u32 low = akv_as_u32(x[i * 8u + j * 2u]), high = akv_as_u32(x[i * 8u + j * 2u + 1u]);
                 low = dtype == AKV_F16 ? akv_f16_from_f32(low) : akv_bf16_from_f32(low);
@@ -388,8 +601,15 @@ static inline void store_mine(const float *x, __global uchar *base, akv_u64 firs
         }
         return;
     }
+#if SWAP == 32
+    park(x, swap, item);
+    for (i = 0u; i < count; i++)
+        akv_store_bits(base, first + i, dtype, akv_as_u32(COLUMN(i)));
+#else
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         if (i < count)
             akv_store_bits(base, first + i, dtype, akv_as_u32(x[i]));
+#endif
 }
 #endif

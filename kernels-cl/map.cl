@@ -106,20 +106,25 @@ static inline void multiply_groups(float *y, const float *x, const place *at, bo
 {
     __global const akv_map *map = akv_map_at(o->maps, o->map);
     akv_u32 begin = at->group * 32u, count = AKV_MIN(32u, dim - begin), i, k;
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         swap[i * WG + at->item] = x[i];
     barrier(CLK_LOCAL_MEM_FENCE);
     if (wanted) {
+        AKV_UNROLL
         for (i = 0u; i < 32u; i++)
             y[i] = 0.0f;
         for (k = 0u; k < dim; k++) {
             float v = swap[(k & 31u) * WG + at->item - at->group + (k >> 5)];
             akv_u32 row = storing ? akv_map_matrix_row(map, o->head, dim, k) : 0u;
-            for (i = 0u; i < count; i++)
-                y[i] = AKV_FMA(v,
-                               storing ? akv_map_f16(o->maps, row, begin + i)
-                                       : inverse_at(o, dim, k, begin + i),
-                               y[i]);
+            AKV_UNROLL
+            for (i = 0u; i < 32u; i++)
+                if (i < count)
+                    y[i] = AKV_FMA(
+                        v,
+                        storing ? akv_as_f32(half_bits(akv_load_u16(o->maps + row + (begin + i) * 2u)))
+                                : inverse_at(o, dim, k, begin + i),
+                        y[i]);
         }
     }
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -132,12 +137,15 @@ static inline void linear_group_store(float *x, const place *at, bool mine, akv_
     akv_u32 i;
     bool matrix = mine && map->transform == AKV_TRANSFORM_MATRIX, rotates = mine && akv_map_rotates(map);
     float y[32], factor = akv_rotate_store_factor(dim);
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         y[i] = x[i];
     rotate_groups(y, at, dim, swap);
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         y[i] = y[i] * factor;
     multiply_groups(y, x, at, matrix, true, dim, o, swap);
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         x[i] = matrix || rotates ? akv_as_f32(akv_sane(akv_as_u32(y[i]))) : x[i];
 }
@@ -148,12 +156,15 @@ static inline void linear_group_back(float *x, const place *at, bool mine, akv_u
     akv_u32 i;
     bool matrix = mine && map->transform == AKV_TRANSFORM_MATRIX, rotates = mine && akv_map_rotates(map);
     float y[32], factor = akv_rotate_read_factor(dim);
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         y[i] = x[i];
     rotate_groups(y, at, dim, swap);
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         y[i] = y[i] * factor;
     multiply_groups(y, x, at, matrix, false, dim, o, swap);
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         x[i] = matrix || rotates ? y[i] : x[i];
 }
@@ -162,13 +173,17 @@ static inline void map_group_store(float *x, const place *at, bool mine, akv_u32
                                    __local float *swap)
 {
     __global const akv_map *map = akv_map_at(o->maps, o->map);
+    const akv_u32 item = at->item;
     akv_u32 begin = at->group * 32u, count = AKV_MIN(32u, dim - begin), i;
-    if (mine && map->mean)
-        for (i = 0u; i < count; i++)
-            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] - mean_of(o, dim, begin + i))));
-    if (mine && map->scales)
-        for (i = 0u; i < count; i++)
-            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * scale_of(o, 0u))));
+    if (mine && (map->mean || map->scales)) {
+        park(x, swap, item);
+        for (i = 0u; i < count; i++) {
+            float v = COLUMN(i);
+            v = map->mean ? akv_as_f32(akv_sane(akv_as_u32(v - mean_of(o, dim, begin + i)))) : v;
+            COLUMN(i) = map->scales ? akv_as_f32(akv_sane(akv_as_u32(v * scale_of(o, 0u)))) : v;
+        }
+        fetch(x, swap, item);
+    }
     linear_group_store(x, at, mine, dim, o, swap);
 }
 /* My group of a decoded row as it was, in place. */
@@ -176,17 +191,17 @@ static inline void map_group_back(float *x, const place *at, bool mine, akv_u32 
                                   __local float *swap)
 {
     __global const akv_map *map = akv_map_at(o->maps, o->map);
+    const akv_u32 item = at->item;
     akv_u32 begin = at->group * 32u, count = AKV_MIN(32u, dim - begin), i;
     linear_group_back(x, at, mine, dim, o, swap);
-    if (mine && map->scales)
-        for (i = 0u; i < count; i++)
-            x[i] = x[i] * scale_of(o, 1u);
-    if (mine && map->mean)
-        for (i = 0u; i < count; i++)
-            x[i] = x[i] + mean_of(o, dim, begin + i);
+    if (mine && (map->mean || map->scales)) {
+        park(x, swap, item);
+        for (i = 0u; i < count; i++) {
+            float v = map->scales ? COLUMN(i) * scale_of(o, 1u) : COLUMN(i);
+            COLUMN(i) = map->mean ? v + mean_of(o, dim, begin + i) : v;
+        }
+        fetch(x, swap, item);
+    }
 }
 #endif
-#define SWAP 32
-#else
-#define SWAP EXCHANGE
 #endif

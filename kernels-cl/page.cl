@@ -124,6 +124,7 @@ __kernel SHAPE void akv_k_gather(__global const uchar *table, ulong table_at, __
     bool mine = at.active && r < count, stored = false;
     float x[32];
     gather_row row = find_row(&p, table, AKV_MIN(r, count - 1u), &entry);
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         x[i] = 0.0f;
     if (mine && row.format != 0u) {
@@ -146,7 +147,9 @@ __kernel SHAPE void akv_k_gather(__global const uchar *table, ulong table_at, __
             load_group(x, tile, FORMAT_OR(row.format), ORDER, p.block_tokens, dim, row.t, at.group);
 #endif
     }
-#ifndef AKV_RAW_ONLY
+#ifdef AKV_RAW_ONLY
+    __local float swap[1]; /* not used */
+#else
     __local float swap[SWAP * WG];
 #ifdef AKV_MAP
     const origin o = origin_of(maps + maps_at, p.map, row.head, p.position + p.first_row + row.number);
@@ -155,13 +158,16 @@ __kernel SHAPE void akv_k_gather(__global const uchar *table, ulong table_at, __
     if (p.flags & AKV_FLAG_ROTATE) {
         float factor = akv_rotate_read_factor(dim);
         rotate_groups(x, &at, dim, swap);
+        AKV_UNROLL
         for (i = 0u; i < 32u; i++)
             x[i] = x[i] * factor;
     }
-    scrub(swap, at.item);
 #endif
     if (mine && !stored)
-        store_mine(x, rows, row.to + begin, p.rows.dtype, length, wide);
+        store_mine(x, rows, row.to + begin, p.rows.dtype, length, wide, swap, at.item);
+#ifndef AKV_RAW_ONLY
+    scrub(swap, at.item);
+#endif
 #endif
 }
 #endif

@@ -75,31 +75,40 @@ static inline void put_unit(__global uchar *tile, akv_u32 format, akv_u32 tokens
     akv_quad_put(tile, format, tokens, dim, q, u, unit);
 }
 #else
+/* My group of a sane row, rotated or not, in place. */
+static inline void turn_group(float *x, const place *at, akv_u32 dim, akv_u32 flags, __local float *swap)
+{
+    akv_u32 i;
+    if (flags & AKV_FLAG_ROTATE) {
+        float factor = akv_rotate_store_factor(dim);
+        rotate_groups(x, at, dim, swap);
+        AKV_UNROLL
+        for (i = 0u; i < 32u; i++)
+            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * factor)));
+    }
+}
 /* My group of a row that is to be stored, rotated or not. */
 static inline akv_u32 read_group(float *x, const place *at, bool mine, __global const uchar *base,
                                  akv_u64 first, akv_u32 dtype, akv_u32 dim, akv_u32 flags, akv_u32 wide,
                                  __local float *swap ORIGIN)
 {
     akv_u32 saw = 0u, i, begin = at->group * 32u, count = AKV_MIN(32u, dim - begin);
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         x[i] = 0.0f;
     if (mine)
-        saw = load_mine(x, base, first + begin, dtype, count, wide);
+        saw = load_mine(x, base, first + begin, dtype, count, wide, swap, at->item);
 #ifdef AKV_MAP
     map_group_store(x, at, mine, dim, o, swap);
 #else
-    if (flags & AKV_FLAG_ROTATE) {
-        float factor = akv_rotate_store_factor(dim);
-        rotate_groups(x, at, dim, swap);
-        for (i = 0u; i < 32u; i++)
-            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * factor)));
-    }
+    turn_group(x, at, dim, flags, swap);
 #endif
     return saw;
 }
-/* My group of row t of a tile, encoded in its order. */
-static inline void write_group(const float *x, const place *at, bool mine, akv_u32 format, akv_u32 tokens,
-                               akv_u32 dim, akv_u32 t, __global uchar *tile, __local float *swap)
+/* My group of row t of a tile, encoded in its order.  all: all_there, of rows that are consecutive in a ROW tile at a multiple of 16 bytes. */
+static inline void write_group(const float *x, const place *at, bool mine, bool all, akv_u32 format,
+                               akv_u32 tokens, akv_u32 dim, akv_u32 t, __global uchar *tile,
+                               __local float *swap)
 {
     akv_u8 code[32];
     akv_u32 width = akv_scale_width(format), begin = at->group * 32u;
@@ -119,17 +128,22 @@ static inline void write_group(const float *x, const place *at, bool mine, akv_u
     /* Four rows of a quad have 4 * groups work-items, and as many units of 8 dimensions. */
     __local uchar *swap_code = (__local uchar *)swap;
     akv_u32 i, u = (at->row & 3u) * at->groups + at->group, quad = at->item - u;
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         swap_code[at->item * 32u + i] = code[i];
     barrier(CLK_LOCAL_MEM_FENCE);
     if (mine) {
+        AKV_UNROLL
         for (i = 0u; i < 32u; i++)
             code[i] = swap_code[(quad + (i & 3u) * at->groups) * 32u + u * 8u + (i >> 2)];
         akv_quad_put(tile, format, tokens, dim, t >> 2, u, code);
     }
 #else
-    if (mine)
-        put_mine(tile, format, tokens, dim, t, at->group, code);
+    akv_u32 b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
+    put_plane(tile, b0, 0u, dim, t - at->row, at, mine, all, code, swap);
+    if (b1)
+        put_plane(tile + akv_plane1_offset(format, tokens, dim), b1, b0, dim, t - at->row, at, mine, all, code,
+                  swap);
 #endif
     scrub(swap, at->item);
 }
@@ -155,11 +169,11 @@ __kernel SHAPE void akv_k_encode(__global const uchar *rows, ulong rows_at, __gl
                          r, p.flags, packed PASS(&o));
     }
 #else
-    __local float swap[SWAP * WG];
+    __local float swap[SWAP * WG] __attribute__((aligned(16)));
     const place at = place_of(dim, false);
     float x[32];
-    akv_u32 r = (akv_u32)get_group_id(0) * at.rows + at.row;
-    bool mine = at.active && r < count;
+    akv_u32 first = (akv_u32)get_group_id(0) * at.rows, r = first + at.row;
+    bool mine = at.active && r < count, all = false;
     akv_u64 from = mine ? akv_page_source(&p.rows, r / heads, r % heads) : 0u;
     if (akv_format_raw(format)) {
         if (mine)
@@ -169,8 +183,14 @@ __kernel SHAPE void akv_k_encode(__global const uchar *rows, ulong rows_at, __gl
 #ifdef AKV_MAP
         const origin o = origin_of(maps + maps_at, p.map, r % heads, p.position + r / heads);
 #endif
-        saw = read_group(x, &at, mine, rows, from, p.rows.dtype, dim, p.flags, wide, swap PASS(&o));
-        write_group(x, &at, mine, format, count, dim, r, packed, swap);
+        all = all_there(&at, first, count, dim, wide);
+        saw = load_rows(x, &at, mine, all, rows, &p.rows, first, from, dim, swap);
+#ifdef AKV_MAP
+        map_group_store(x, &at, mine, dim, &o, swap);
+#else
+        turn_group(x, &at, dim, p.flags, swap);
+#endif
+        write_group(x, &at, mine, all, format, count, dim, r, packed, swap);
     }
     if (mine && r + 1u == count && at.group == 0u)
         akv_tile_padding(packed, format, count, dim);
@@ -209,10 +229,10 @@ __kernel SHAPE void akv_k_decode(__global const uchar *packed, ulong packed_at, 
         store_row(x, rows, to, p.rows.dtype, dim);
     }
 #else
-    __local float swap[SWAP * WG];
+    __local float swap[SWAP * WG] __attribute__((aligned(16)));
     const place at = place_of(dim, false);
     float x[32];
-    akv_u32 r = (akv_u32)get_group_id(0) * at.rows + at.row, begin = at.group * 32u, i;
+    akv_u32 first = (akv_u32)get_group_id(0) * at.rows, r = first + at.row, begin = at.group * 32u, i;
     akv_u32 length = AKV_MIN(32u, dim - begin);
     bool mine = at.active && r < count;
     akv_u64 to = mine ? akv_page_source(&p.rows, r / heads, r % heads) : 0u;
@@ -221,6 +241,7 @@ __kernel SHAPE void akv_k_decode(__global const uchar *packed, ulong packed_at, 
             copy_row(rows, to, p.rows.dtype, packed, (akv_u64)r * dim, format, begin, length);
         return;
     }
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         x[i] = 0.0f;
     if (mine)
@@ -228,15 +249,16 @@ __kernel SHAPE void akv_k_decode(__global const uchar *packed, ulong packed_at, 
 #ifdef AKV_MAP
     const origin o = origin_of(maps + maps_at, p.map, r % heads, p.position + r / heads);
     map_group_back(x, &at, mine, dim, &o, swap);
+    barrier(CLK_LOCAL_MEM_FENCE); /* local memory is read out */
 #endif
     if (p.flags & AKV_FLAG_ROTATE) {
         float factor = akv_rotate_read_factor(dim);
         rotate_groups(x, &at, dim, swap);
+        AKV_UNROLL
         for (i = 0u; i < 32u; i++)
             x[i] = x[i] * factor;
     }
-    if (mine)
-        store_mine(x, rows, to + begin, p.rows.dtype, length, wide);
+    store_rows(x, &at, mine, all_there(&at, first, count, dim, wide), rows, &p.rows, first, to, dim, swap);
     scrub(swap, at.item);
 #endif
 }
@@ -275,14 +297,16 @@ __kernel SHAPE void akv_k_rotate(__global const uchar *in, ulong in_at, __global
         read_group(x, &at, mine, in, from, AKV_F32, dim, p.flags, 0u, swap);
     } else {
         float factor = akv_rotate_read_factor(dim);
+        AKV_UNROLL
         for (i = 0u; i < 32u; i++)
             x[i] = mine && i < length ? akv_as_f32(akv_load_u32(in + (from + begin + i) * 4u)) : 0.0f;
         rotate_groups(x, &at, dim, swap);
+        AKV_UNROLL
         for (i = 0u; i < 32u; i++)
             x[i] = x[i] * factor;
     }
     if (mine)
-        store_mine(x, out, from + begin, AKV_F32, length, 0u);
+        store_mine(x, out, from + begin, AKV_F32, length, 0u, swap, at.item);
     scrub(swap, at.item);
 #endif
 }
@@ -360,7 +384,7 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
                      AKV_MIN(32u, dim - begin));
     } else {
         saw = read_group(x, &at, mine, src, (akv_u64)t * dim, p.hot_type, dim, how, wide, swap PASS(&o));
-        write_group(x, &at, mine, format, tokens, dim, t, tile, swap);
+        write_group(x, &at, mine, false, format, tokens, dim, t, tile, swap);
     }
     if (mine && t + 1u == tokens && at.group == 0u)
         akv_tile_padding(tile, format, tokens, dim);
@@ -442,19 +466,21 @@ __kernel SHAPE void akv_k_reencode(__global const uchar *layers, ulong layers_at
     float x[32];
     bool mine = at.active && first < end;
     akv_u32 begin = at.group * 32u, length = AKV_MIN(32u, dim - begin);
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         x[i] = 0.0f;
     if (mine && akv_format_raw(source)) {
-        saw = load_mine(x, src, (akv_u64)t * dim + begin, source, length, 1u);
+        saw = load_mine(x, src, (akv_u64)t * dim + begin, source, length, 1u, swap, at.item);
     } else if (mine) {
         load_group(x, src, source, ORDER, tokens, dim, t, at.group);
+        AKV_UNROLL
         for (i = 0u; i < 32u; i++) {
             akv_u32 bits = i < length ? akv_as_u32(x[i]) : 0u;
             saw |= akv_saw(bits);
             x[i] = akv_as_f32(akv_sane(bits));
         }
     }
-    write_group(x, &at, mine, format, tokens, dim, t, tile, swap);
+    write_group(x, &at, mine, false, format, tokens, dim, t, tile, swap);
     if (mine && t + 1u == tokens && at.group == 0u)
         akv_tile_padding(tile, format, tokens, dim);
 #endif
@@ -478,7 +504,7 @@ __kernel SHAPE void akv_k_shift(__global const uchar *table, ulong table_at, __g
 #ifdef AKV_CPU_SHAPE
     akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, end = AKV_MIN(first + ROWS_PER_ITEM, count);
 #else
-    __local float swap[32 * WG];
+    __local float swap[SWAP * WG];
     const place at = place_of(dim, false);
     akv_u32 first = (akv_u32)get_group_id(0) * at.rows + at.row;
 #endif
@@ -543,10 +569,11 @@ __kernel SHAPE void akv_k_shift(__global const uchar *table, ulong table_at, __g
     float x[32];
     bool mine = at.active && first < count && held;
     akv_u32 begin = at.group * 32u, length = AKV_MIN(32u, dim - begin);
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         x[i] = 0.0f;
     if (mine && akv_format_raw(format))
-        saw = load_mine(x, tile, (akv_u64)t * dim + begin, format, length, 0u);
+        saw = load_mine(x, tile, (akv_u64)t * dim + begin, format, length, 0u, swap, at.item);
     else if (mine)
         load_group(x, tile, format, AKV_ORDER_ROW, tokens, dim, t, at.group);
     if (!akv_format_raw(format)) {
@@ -556,11 +583,13 @@ __kernel SHAPE void akv_k_shift(__global const uchar *table, ulong table_at, __g
         if (p.flags & AKV_FLAG_ROTATE) {
             float factor = akv_rotate_read_factor(dim);
             rotate_groups(x, &at, dim, swap);
+            AKV_UNROLL
             for (i = 0u; i < 32u; i++)
                 x[i] = x[i] * factor;
         }
 #endif
     }
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         swap[i * WG + at.item] = x[i];
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -573,24 +602,20 @@ __kernel SHAPE void akv_k_shift(__global const uchar *table, ulong table_at, __g
         }
     }
     barrier(CLK_LOCAL_MEM_FENCE);
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         x[i] = i < length ? akv_as_f32(akv_sane(akv_as_u32(x[i]))) : 0.0f;
     if (akv_format_raw(format)) {
         if (mine)
-            store_mine(x, tile, (akv_u64)t * dim + begin, format, length, 0u);
+            store_mine(x, tile, (akv_u64)t * dim + begin, format, length, 0u, swap, at.item);
         scrub(swap, at.item);
     } else {
 #ifdef AKV_MAP
         linear_group_store(x, &at, mine, dim, &o, swap);
 #else
-        if (p.flags & AKV_FLAG_ROTATE) {
-            float factor = akv_rotate_store_factor(dim);
-            rotate_groups(x, &at, dim, swap);
-            for (i = 0u; i < 32u; i++)
-                x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * factor)));
-        }
+        turn_group(x, &at, dim, p.flags, swap);
 #endif
-        write_group(x, &at, mine, format, tokens, dim, t, tile, swap);
+        write_group(x, &at, mine, false, format, tokens, dim, t, tile, swap);
     }
 #endif
     if (saw)

@@ -24,10 +24,10 @@ fi
 mkdir "$work/cache"
 export ANYKV_OPENCL_LIBRARY="$runtime" XDG_CACHE_HOME="$work/cache" OCLGRIND_DATA_RACES=1 \
     OCLGRIND_MAX_ERRORS=4 OCLGRIND_GLOBAL_MEM_SIZE=268435456 OCLGRIND_LOG="$work/log"
-# one SHAPE CASE: nothing differs and the simulator says nothing.
+# one SHAPE CASE [ELEMENTS]: nothing differs and the simulator says nothing.
 one() {
     rm -f "$work/log"
-    ANYKV_OPENCL_SHAPE=$1 "$ANYKV" verify --device opencl --require opencl --elements 10 \
+    ANYKV_OPENCL_SHAPE=$1 "$ANYKV" verify --device opencl --require opencl --elements "${3-10}" \
         --kernel "${2%%/*}" --case "$2" >"$work/out" 2>&1
     status=$?
     if [ "$status" -ne 0 ]; then
@@ -70,7 +70,11 @@ for shape in gpu cpu; do
     one "$shape" multiply/-/9x17x33-3
     one "$shape" attend/N4/N4/d80-d80-mask-g2-t16-F16-precise-35
 done
-# Kernels that only the GPU shape has.
+# Kernels that only the GPU shape has; work-groups whose rows are all there.
 one gpu attend/F16/F16/d128-d128-decode-g4-t16-F16-precise-30
 one gpu attend/N4/N4/d64-d64-decode-g4-t16-F16-precise-30
+one gpu encode/I8/d128-F32-1 400000
+one gpu encode/N5/d192-F16-rotate-1 400000
+one gpu decode/I8/d128-F32-rotate-random-1 400000
+one gpu decode/N4/d192-F16-encoded-1 400000
 finish

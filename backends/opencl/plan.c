@@ -5,8 +5,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-/* Head sizes that get programs of their own; the others share one that reads its size at run time.
- */
+/* Head sizes that get programs of their own where that pays; the others share one that reads its
+ * size at run time. */
 static bool common_dim(uint32_t dim)
 {
     return dim == 64 || dim == 128 || dim == 256;
@@ -40,12 +40,18 @@ static void add_dim(struct akv_cl_plan *plan, uint32_t dim)
         add(plan, " -DAKV_DIM=%u", dim);
 }
 
-static void add_format(struct akv_cl_plan *plan, uint32_t format, uint32_t dim, uint32_t flags)
+/* A driver takes about a second for a program of this family, so there are few: the GPU shape,
+ * whose loops are over groups of 32, gains nothing from a fixed head size, the CPU shape a tenth;
+ * launches with maps and block formats are rare. */
+static void add_format(const struct akv_cl_device *device, struct akv_cl_plan *plan,
+                       uint32_t format, uint32_t dim, uint32_t flags)
 {
     add(plan, " -DAKV_FORMAT=%u", format);
     if (akv_format_raw(format))
         return;
-    add_dim(plan, dim);
+    if (device->shape == AKV_CL_SHAPE_CPU && dim <= 128 && !(flags & AKV_FLAG_MAP) &&
+        !akv_format_blocks(format))
+        add_dim(plan, dim);
     if (akv_format_codebook(format) && (flags & AKV_FLAG_SEARCH))
         add(plan, " -DAKV_SEARCH");
 }
@@ -81,10 +87,11 @@ static void add_map(struct akv_cl_plan *plan, uint32_t flags)
         add(plan, " -DAKV_MAP");
 }
 
-static void plan_seal(const akv_seal_params *p, uint32_t side, struct akv_cl_plan *plan)
+static void plan_seal(const struct akv_cl_device *device, const akv_seal_params *p, uint32_t side,
+                      struct akv_cl_plan *plan)
 {
     begin(plan, "quant", "akv_k_seal", "AKV_SEAL");
-    add_format(plan, side ? p->v_format : p->k_format, side ? p->v_dim : p->k_dim,
+    add_format(device, plan, side ? p->v_format : p->k_format, side ? p->v_dim : p->k_dim,
                side ? p->v_flags : p->k_flags);
     if (side) {
         plan->pass = AKV_CL_PASS_VALUES;
@@ -94,8 +101,8 @@ static void plan_seal(const akv_seal_params *p, uint32_t side, struct akv_cl_pla
     add_pool(plan, &p->pool);
 }
 
-/* One program serves all sources and head sizes: there would be too many, and it runs rarely.  Without
- * AKV_FORMAT it copies. */
+/* One program serves all sources and head sizes: there would be too many, and it runs rarely.
+ * Without AKV_FORMAT it copies. */
 static void plan_reencode(const akv_reencode_params *p, uint32_t side, struct akv_cl_plan *plan)
 {
     const uint32_t format = side ? p->v_format : p->k_format;
@@ -125,7 +132,8 @@ static void plan_gather(const akv_gather_params *p, struct akv_cl_plan *plan)
         add(plan, " -DAKV_QUAD");
     if (two_kinds(p->format))
         add(plan, " -DAKV_TWO_KINDS");
-    add_map(plan, p->flags);
+    if (only != 0)
+        add_map(plan, p->flags);
     add_pool(plan, &p->pool);
 }
 
@@ -141,7 +149,8 @@ static uint32_t one_rows(const akv_attend_params *p)
 {
     const akv_tile_map *t = &p->tiles;
     if (!common_dim(p->k_dim) || !common_dim(p->v_dim) || !two_kinds(t->k_format) ||
-        !two_kinds(t->v_format) || (p->flags & AKV_ATTEND_MASK) || ((p->k_flags | p->v_flags) & AKV_FLAG_MAP))
+        !two_kinds(t->v_format) || (p->flags & AKV_ATTEND_MASK) ||
+        ((p->k_flags | p->v_flags) & AKV_FLAG_MAP))
         return 0;
     for (unsigned kind = 0; kind < 2; kind++)
         if (t->k_format[kind] == AKV_F32 || t->v_format[kind] == AKV_F32 ||
@@ -228,24 +237,24 @@ uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id ker
     switch (kernel) {
     case AKV_K_ENCODE:
         begin(plans, "quant", "akv_k_encode", "AKV_ENCODE");
-        add_format(plans, encode->format, encode->dim, encode->flags);
+        add_format(device, plans, encode->format, encode->dim, encode->flags);
         add_map(plans, encode->flags);
         return 1;
     case AKV_K_DECODE:
         begin(plans, "quant", "akv_k_decode", "AKV_DECODE");
-        add_format(plans, encode->format, encode->dim, 0);
+        add_format(device, plans, encode->format, encode->dim, encode->flags & AKV_FLAG_MAP);
         add_map(plans, encode->flags);
         return 1;
     case AKV_K_ROTATE:
         begin(plans, "quant", "akv_k_rotate", "AKV_ROTATION");
         return 1;
     case AKV_K_SEAL:
-        plan_seal(params, 0, &plans[0]);
-        plan_seal(params, 1, &plans[1]);
+        plan_seal(device, params, 0, &plans[0]);
+        plan_seal(device, params, 1, &plans[1]);
         return 2;
     case AKV_K_SHIFT:
         begin(plans, "quant", "akv_k_shift", "AKV_SHIFT");
-        add_format(plans, shift->format, shift->dim, shift->flags);
+        add_format(device, plans, shift->format, shift->dim, shift->flags);
         add_map(plans, shift->flags);
         add_pool(plans, &shift->pool);
         return 1;

@@ -159,7 +159,8 @@ anykv_status akv_cl_program(struct akv_cl_device *device, const char *source_nam
     const struct akv_cl_source *source = find_source(source_name);
     assert(source);
     int length = snprintf(all, sizeof all, COMMON_OPTIONS " %s%s%s%s",
-                          device->shape != AKV_CL_SHAPE_CPU ? ""
+                          device->shape != AKV_CL_SHAPE_CPU
+                              ? device->vectors ? "-DAKV_UNROLL= " : "" /* for tests: quick to build */
                           : device->vectors                 ? "-DAKV_CPU_SHAPE -DAKV_VECTORS "
                                                             : "-DAKV_CPU_SHAPE ",
                           device->scrub ? "-DAKV_SCRUB " : "",

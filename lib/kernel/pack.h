@@ -14,6 +14,7 @@
 AKV_FN akv_u32 akv_plane_word(const akv_u8 *code, akv_u32 bits, akv_u32 shift, akv_u32 w)
 {
     akv_u32 per = 32u / bits, mask = (1u << bits) - 1u, word = 0u, i;
+    AKV_UNROLL
     for (i = 0u; i < per; i++)
         word |= (((akv_u32)code[w * per + i] >> shift) & mask) << (i * bits);
     return word;
@@ -22,6 +23,7 @@ AKV_FN akv_u32 akv_plane_word(const akv_u8 *code, akv_u32 bits, akv_u32 shift, a
 AKV_FN void akv_plane_spread(akv_u8 *code, akv_u32 bits, akv_u32 shift, akv_u32 w, akv_u32 word)
 {
     akv_u32 per = 32u / bits, mask = (1u << bits) - 1u, i;
+    AKV_UNROLL
     for (i = 0u; i < per; i++)
         code[w * per + i] = (akv_u8)(code[w * per + i] | (((word >> (i * bits)) & mask) << shift));
 }
@@ -46,6 +48,7 @@ AKV_FN void akv_plane_put(AKV_GLOBAL akv_u8 *plane, akv_u32 bits, akv_u32 shift,
                           akv_u32 step, const akv_u8 *code)
 {
     akv_u32 w;
+    AKV_UNROLL
     for (w = 0u; w < bits; w++)
         akv_store_u32(plane + 4u * (word + w * step), akv_plane_word(code, bits, shift, w));
 }
@@ -53,6 +56,7 @@ AKV_FN void akv_plane_get(const AKV_GLOBAL akv_u8 *plane, akv_u32 bits, akv_u32 
                           akv_u32 step, akv_u8 *code)
 {
     akv_u32 w;
+    AKV_UNROLL
     for (w = 0u; w < bits; w++)
         akv_plane_spread(code, bits, shift, w, akv_load_u32(plane + 4u * (word + w * step)));
 }
@@ -71,6 +75,7 @@ AKV_FN void akv_row_get(const AKV_GLOBAL akv_u8 *tile, akv_u32 format, akv_u32 t
                         akv_u32 t, akv_u32 g, akv_u8 *code)
 {
     akv_u32 b0 = akv_format_plane0(format), b1 = akv_format_plane1(format), i;
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         code[i] = 0;
     akv_plane_get(tile, b0, 0u, akv_row_word(b0, dim, t, g), akv_row_step(b0, dim), code);
@@ -92,6 +97,7 @@ AKV_FN void akv_quad_get(const AKV_GLOBAL akv_u8 *tile, akv_u32 format, akv_u32 
                          akv_u32 q, akv_u32 u, akv_u8 *code)
 {
     akv_u32 b0 = akv_format_plane0(format), b1 = akv_format_plane1(format), i;
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         code[i] = 0;
     akv_plane_get(tile, b0, 0u, akv_quad_word(b0, tokens, q, u), 1u, code);

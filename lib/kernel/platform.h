@@ -29,6 +29,9 @@ typedef long akv_i64;
 #define AKV_FMA(a, b, c) fma((a), (b), (c))
 #define AKV_RINT(x)      convert_int_rte(x) /* to int, nearest even; |x| < 2^31 */
 #define AKV_CLZ(u)       clz((akv_u32)(u))  /* u != 0 */
+#if !defined(AKV_CPU_SHAPE) && !defined(AKV_UNROLL)
+#define AKV_UNROLL _Pragma("unroll")
+#endif
 
 #elif defined(__CUDACC__)
 /* ---- CUDA C++ (device code only) ---- */
@@ -93,6 +96,12 @@ static inline float akv_as_f32(akv_u32 u)
 #define AKV_FMA(a, b, c) fmaf((a), (b), (c))
 #define AKV_RINT(x)      ((akv_i32)rintf(x))
 #define AKV_CLZ(u)       ((akv_u32)__builtin_clz((akv_u32)(u)))
+#endif
+
+/* Stands before a loop over a small private array, which a GPU keeps in registers only where every index
+ * is a constant. */
+#ifndef AKV_UNROLL
+#define AKV_UNROLL
 #endif
 
 #define AKV_MIN(a, b) ((a) < (b) ? (a) : (b))

@@ -69,6 +69,7 @@ AKV_FN akv_i32 akv_codebook_entry(akv_u32 format, akv_u32 index)
 AKV_FN akv_u32 akv_amax(const float *x, akv_u32 count, akv_u32 amax)
 {
     akv_u32 i, a;
+    AKV_UNROLL
     for (i = 0u; i < count; i++) {
         a = akv_as_u32(x[i]) & 0x7FFFFFFFu;
         amax = a > amax ? a : amax;
@@ -149,6 +150,7 @@ AKV_FN akv_u32 akv_search_scale(const float *x, akv_u32 amax, akv_u32 format)
     float unit = akv_as_f32((266u - exponent) << 23); /* 2^(12-e) */
     if (amax == 0u)
         return 0u;
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         n[i] = AKV_RINT(akv_as_f32(akv_as_u32(x[i]) & 0x7FFFFFFFu) * unit);
     for (m = 0u; m < AKV_CANDIDATES; m++) {
@@ -157,10 +159,13 @@ AKV_FN akv_u32 akv_search_scale(const float *x, akv_u32 amax, akv_u32 format)
         if (s == previous) /* the same scale has the same error, which is not less */
             continue;
         previous = s;
+        AKV_UNROLL
         for (j = 0u; j < levels; j++)
             r[j] = akv_search_level(s, akv_codebook[levels - 2u + j], exponent);
+        AKV_UNROLL
         for (i = 0u; i < 32u; i++) {
             akv_i32 least = 0x7FFFFFFF;
+            AKV_UNROLL
             for (j = 0u; j < levels; j++) {
                 akv_i32 distance = n[i] > r[j] ? n[i] - r[j] : r[j] - n[i];
                 least = distance < least ? distance : least;
@@ -181,12 +186,15 @@ AKV_FN void akv_codebook_codes(const float *x, akv_u32 s, akv_u32 format, akv_u8
 {
     akv_u32 levels = akv_levels(format), i, j, t[16];
     float unit = akv_f32_from_ue5m3(s) * 0x1p-8f;
+    AKV_UNROLL
     for (j = 0u; j + 1u < levels; j++)
         t[j] = akv_as_u32(
             (float)(akv_i32)(akv_codebook[levels - 2u + j] + akv_codebook[levels - 1u + j]) * unit);
+    AKV_UNROLL
     for (i = 0u; i < 32u; i++) {
         akv_u32 bits = akv_as_u32(x[i]), a = bits & 0x7FFFFFFFu, negative = bits >> 31, p = 0u;
         akv_u32 even = a + negative, odd = a + 1u - negative;
+        AKV_UNROLL
         for (j = 0u; j + 1u < levels; j++)
             p += ((j & 1u) ? odd : even) > t[j] ? 1u : 0u;
         code[i] = (akv_u8)(s == 0u ? levels : negative ? levels - 1u - p : levels + p);
@@ -216,12 +224,14 @@ AKV_FN void akv_group_codes(const float *x, akv_u32 scale, akv_u32 format, akv_u
     } else {
         akv_reciprocal r = akv_reciprocal_of(akv_scale_value(format, scale));
         if (akv_format_e4m3(format)) {
+            AKV_UNROLL
             for (i = 0u; i < 32u; i++)
                 code[i] = (akv_u8)akv_e4m3_code(x[i], r);
             return;
         }
         float limit = format == AKV_I8 ? 127.0f : 31.0f;
         akv_i32 bias = format == AKV_I8 ? 0 : 32;
+        AKV_UNROLL
         for (i = 0u; i < 32u; i++)
             code[i] = (akv_u8)(akv_uniform_code(x[i], r, limit) + bias);
     }

@@ -32,12 +32,14 @@ AKV_FN float akv_rotate_read_factor(akv_u32 dim)
 AKV_FN void akv_rotate_stage(float *x, akv_u32 count, akv_u32 stride)
 {
     akv_u32 i, j;
+    AKV_UNROLL
     for (i = 0u; i < count; i += 2u * stride)
-        for (j = i; j < i + stride; j++) {
-            float a = x[j], b = x[j + stride];
-            x[j] = a + b;
-            x[j + stride] = a - b;
-        }
+        AKV_UNROLL
+    for (j = i; j < i + stride; j++) {
+        float a = x[j], b = x[j + stride];
+        x[j] = a + b;
+        x[j + stride] = a - b;
+    }
 }
 /* For threads that own one element each (or one part of a row each) and exchange them: my value
  * after a stage, from mine and my partner's (position ^ stride). */
