@@ -224,7 +224,14 @@ void akv_cl_dense_close(struct akv_cl_device *device);
 anykv_status akv_cl_known_answers(struct akv_cl_device *device);
 /* Bits of the 8 rows of 64 that it encodes. */
 void akv_cl_known_rows(uint32_t rows[8 * 64]);
-/* Hexadecimal SHA-256 of tile and decoded rows, "" for a format without an answer. */
-const char *akv_cl_known_digest(uint32_t format);
+/* The maps of its cases with AKV_FLAG_MAP. */
+#define AKV_CL_KNOWN_MAPS 49808u
+void akv_cl_known_maps(uint8_t maps[AKV_CL_KNOWN_MAPS]);
+/* Case `number`; false behind the last. */
+struct akv_cl_known {
+    const char *name, *digest; /* hexadecimal SHA-256 of tile and decoded rows */
+    akv_encode_params params;
+};
+bool akv_cl_known_case(uint32_t number, struct akv_cl_known *known_out);
 
 #endif

@@ -1,19 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Known-answer test of an OpenCL device, run when it is opened: it encodes and decodes rows whose
  * bytes are known.  A compiler that contracts, reorders or flushes what it must not is refused
- * here. */
+ * here, and one that loses its way in the loops over means and matrices. */
 #include "cl.h"
 #include <stdio.h>
 
-enum { ROWS = 8, DIM = 64, COUNT = ROWS * DIM, TILE_MAX = COUNT * 4 };
+enum {
+    DIM = 64,
+    HEADS = 2, /* of the cases with maps */
+    ROWS = 8,
+    COUNT = ROWS * DIM,
+    TILE_MAX = COUNT * 4,
+    /* Offsets in the maps: two records, then what they name. */
+    MEAN = 2 * sizeof(akv_map),
+    TURNS = MEAN + HEADS * DIM * 2,
+    SCALES = TURNS + DIM / 2 * 8,
+    MATRIX = SCALES + HEADS * 8,
+    INVERSE = MATRIX + HEADS * DIM * DIM * 2,
+    MAPS_END = INVERSE + HEADS * DIM * DIM * 4
+};
+_Static_assert(MAPS_END == AKV_CL_KNOWN_MAPS, "cl.h has another size of the maps");
 
 /* SHA-256 of the tile, then of the decoded rows; tests/test_opencl.c derives them from the CPU. */
 static const struct {
-    uint32_t format;
+    const char *name;
+    uint32_t format, map; /* 0: rotated, no map; else its record's number and 1 */
     const char *digest;
 } answers[] = {
-    {AKV_I8, "24c92bbfed83100c86588294ae2357ebcc5206b61ae178c15d7591b640d168db"},
-    {AKV_N4, "3293a1f348ea3010336c16a5bce9c70f3e1fb4b5d36e767cfd003520590590f0"},
+    {"I8", AKV_I8, 0, "24c92bbfed83100c86588294ae2357ebcc5206b61ae178c15d7591b640d168db"},
+    {"N4", AKV_N4, 0, "3293a1f348ea3010336c16a5bce9c70f3e1fb4b5d36e767cfd003520590590f0"},
+    {"I8 by mean and matrix", AKV_I8, 1,
+     "50fd62288dd908ca6277a7f9f4f1c047332e99803e8ab117d006e9f8d1397c05"},
+    {"I8 by matrix and scale", AKV_I8, 2,
+     "2512089ee59f192f2578f836d9c7376c4577b9d051cff00f813da5ca820bb88e"},
 };
 
 /* Bits of the rows, from a fixed generator: 16 magnitudes, then what conversions trip over, then
@@ -35,25 +54,68 @@ void akv_cl_known_rows(uint32_t rows[ROWS * DIM])
     }
 }
 
-const char *akv_cl_known_digest(uint32_t format)
+/* Two maps: of keys, a mean that turns and a matrix; of values, a scale and a matrix.  The inverse
+ * is none, any numbers do. */
+void akv_cl_known_maps(uint8_t maps[AKV_CL_KNOWN_MAPS])
 {
-    for (size_t i = 0; i < sizeof answers / sizeof *answers; i++)
-        if (answers[i].format == format)
-            return answers[i].digest;
-    return "";
+    const akv_map record[2] = {{.transform = AKV_TRANSFORM_MATRIX,
+                                .mean = MEAN,
+                                .matrix = MATRIX,
+                                .inverse = INVERSE,
+                                .pairs = DIM / 2,
+                                .rope = AKV_ROPE_HALF,
+                                .turns = TURNS},
+                               {.transform = AKV_TRANSFORM_MATRIX,
+                                .matrix = MATRIX,
+                                .inverse = INVERSE,
+                                .scales = SCALES}};
+    const float scale[HEADS * 2] = {0.75f, 1.25f, 1.5f, 0.625f};
+    uint32_t state = 0x9E3779B9u;
+    memcpy(maps, record, sizeof record);
+    memcpy(maps + SCALES, scale, sizeof scale);
+    for (unsigned at = MEAN; at < MAPS_END;
+         at += at < INVERSE && (at < TURNS || at >= MATRIX) ? 2 : 4) {
+        state = state * 1664525u + 1013904223u;
+        uint32_t bits = state >> 8; /* the low bits of the generator hardly change */
+        const uint16_t half = (uint16_t)((bits & 0x83FFu) | (14u - (bits >> 21)) << 10);
+        const uint32_t word = (bits & 0x7FFFFFu) | (bits >> 23 ? 0xBD000000u : 0x3D000000u);
+        if (at < TURNS || (at >= MATRIX && at < INVERSE))
+            memcpy(maps + at, &half, sizeof half);
+        else if (at < SCALES || at >= INVERSE)
+            memcpy(maps + at, &word, sizeof word);
+    }
+}
+
+bool akv_cl_known_case(uint32_t number, struct akv_cl_known *known_out)
+{
+    if (number >= sizeof answers / sizeof *answers)
+        return false;
+    const uint32_t map = answers[number].map, heads = map ? HEADS : 1;
+    known_out->name = answers[number].name;
+    known_out->digest = answers[number].digest;
+    known_out->params =
+        (akv_encode_params){.rows = {heads * DIM, DIM, AKV_F32, heads},
+                            .tokens = ROWS / heads,
+                            .dim = DIM,
+                            .format = answers[number].format,
+                            .flags = map ? AKV_FLAG_MAP : AKV_FLAG_ROTATE | AKV_FLAG_SEARCH,
+                            .map = map ? (map - 1u) * (uint32_t)sizeof(akv_map) : 0,
+                            .position = 1000};
+    return true;
 }
 
 /* What comes back: outlives the queue, which may still write when a wait has failed. */
 struct results {
     uint32_t rows[COUNT];
     uint8_t tile[TILE_MAX];
+    uint8_t maps[AKV_CL_KNOWN_MAPS]; /* what goes there */
 };
 
 struct bench {
     struct akv_cl_device *device;
     struct results *results;
     struct akv_queue *queue;
-    struct akv_mem *rows, *tile, *flags;
+    struct akv_mem *rows, *tile, *flags, *maps;
 };
 
 static struct akv_span whole(struct akv_mem *mem)
@@ -62,23 +124,21 @@ static struct akv_span whole(struct akv_mem *mem)
 }
 
 /* Encodes and decodes on the device; the digest is of what came back. */
-static anykv_status answer(const struct bench *bench, uint32_t format, akv_digest *digest_out)
+static anykv_status answer(const struct bench *bench, const akv_encode_params *params,
+                           akv_digest *digest_out)
 {
     uint32_t *rows = bench->results->rows, zero = 0;
     uint8_t *tile = bench->results->tile;
     akv_cl_known_rows(rows);
-    akv_encode_params params = {.rows = {DIM, DIM, AKV_F32, 1},
-                                .tokens = ROWS,
-                                .dim = DIM,
-                                .format = format,
-                                .flags = AKV_FLAG_ROTATE | AKV_FLAG_SEARCH};
     struct akv_launch encode = {
         .kernel = AKV_K_ENCODE,
-        .params = &params,
-        .arg = {whole(bench->rows), whole(bench->tile), whole(bench->flags)}};
+        .params = params,
+        .arg = {whole(bench->rows), whole(bench->tile), whole(bench->flags), whole(bench->maps)}};
     struct akv_launch decode = {
-        .kernel = AKV_K_DECODE, .params = &params, .arg = {whole(bench->tile), whole(bench->rows)}};
-    struct akv_span used = {bench->tile, 0, akv_tile_bytes(format, ROWS, DIM)};
+        .kernel = AKV_K_DECODE,
+        .params = params,
+        .arg = {whole(bench->tile), whole(bench->rows), whole(bench->maps)}};
+    struct akv_span used = {bench->tile, 0, akv_tile_bytes(params->format, ROWS, DIM)};
     anykv_status status = akv_cl_queue_put(bench->queue, whole(bench->rows), rows);
     if (status == ANYKV_OK)
         status = akv_cl_queue_put(bench->queue, whole(bench->flags), &zero);
@@ -104,27 +164,29 @@ static anykv_status answer(const struct bench *bench, uint32_t format, akv_diges
 
 static anykv_status compare(const struct bench *bench)
 {
-    for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
+    struct akv_cl_known known;
+    akv_cl_known_maps(bench->results->maps);
+    anykv_status status = akv_cl_queue_put(bench->queue, whole(bench->maps), bench->results->maps);
+    for (uint32_t i = 0; status == ANYKV_OK && akv_cl_known_case(i, &known); i++) {
         akv_digest digest;
         char text[65];
-        anykv_status status = answer(bench, answers[i].format, &digest);
+        status = answer(bench, &known.params, &digest);
         if (status != ANYKV_OK)
             return status;
         for (size_t b = 0; b < sizeof digest.byte; b++)
             snprintf(text + 2 * b, 3, "%02x", digest.byte[b]);
-        if (strcmp(text, answers[i].digest) != 0) {
-            const char *name = anykv_format_name((anykv_format)answers[i].format);
+        if (strcmp(text, known.digest) != 0) {
             akv_log(bench->device->base.context, ANYKV_LOG_ERROR,
-                    "opencl: %s is refused: its %s bytes are wrong (%.16s, not %.16s)",
-                    bench->device->base.info.name, name, text, answers[i].digest);
+                    "opencl: %s is refused: its bytes of %s are wrong (%.16s, not %.16s)",
+                    bench->device->base.info.name, known.name, text, known.digest);
             return akv_fail(
                 bench->device->base.context, ANYKV_E_DEVICE,
                 "device: %s fails the known-answer test of %s: its bytes differ from every "
                 "other device's (%.16s, not %.16s)",
-                bench->device->base.info.name, name, text, answers[i].digest);
+                bench->device->base.info.name, known.name, text, known.digest);
         }
     }
-    return ANYKV_OK;
+    return status;
 }
 
 anykv_status akv_cl_known_answers(struct akv_cl_device *device)
@@ -146,7 +208,12 @@ anykv_status akv_cl_known_answers(struct akv_cl_device *device)
     status = akv_cl_mem_alloc(base, 4, AKV_MEM_DEVICE, &bench.flags);
     if (status != ANYKV_OK)
         goto free_tile;
+    status = akv_cl_mem_alloc(base, AKV_CL_KNOWN_MAPS, AKV_MEM_DEVICE, &bench.maps);
+    if (status != ANYKV_OK)
+        goto free_flags;
     status = compare(&bench);
+    akv_cl_mem_free(bench.maps);
+free_flags:
     akv_cl_mem_free(bench.flags);
 free_tile:
     akv_cl_mem_free(bench.tile);
