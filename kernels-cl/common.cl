@@ -5,7 +5,11 @@
  * AKV_TWO_KINDS where no other kind than 0 and 1 has a format; AKV_SCRUB. */
 
 #define WG            AKV_CL_WG /* one work-item for each 32 elements of a few rows */
+#ifdef AKV_MAP
+#define ROWS_PER_ITEM ((akv_u32)AKV_CL_MAP_ROWS)
+#else
 #define ROWS_PER_ITEM ((akv_u32)AKV_CL_ROWS)
+#endif
 #define COPY_PIECE    ((akv_u32)AKV_CL_PIECE)
 
 #ifdef AKV_DIM
@@ -199,7 +203,17 @@ static inline void load_group(float *x, __global const uchar *tile, akv_u32 form
 }
 
 #ifdef AKV_CPU_SHAPE
-/* ---- CPU shape: the rotation of rotate.h in vectors of 16 ---- */
+/* ---- CPU shape: conversion of f16 and the rotation of rotate.h in vectors of 16 ---- */
+/* Bits of f32 lanes; a NaN stays one, zeros keep their sign.  A subnormal half
+ * a * 2^-24 is the exact difference of two normal floats. */
+static inline uint16 half_lanes(uint16 h)
+{
+    uint16 a = h & 0x7FFFu, bits = (a << 13) + 0x38000000u;
+    uint16 small = as_uint16(as_float16((a << 13) + 0x38800000u) - 0x1p-14f);
+    bits = select(bits, bits + 0x38000000u, a >= 0x7C00u);
+    bits = select(bits, small, a < 0x400u);
+    return bits | (h & 0x8000u) << 16;
+}
 /* Stages 1, 2, 4, 8 within a vector: the other lane of each pair, plus or minus mine. */
 static inline float16 stages_inside(float16 v)
 {

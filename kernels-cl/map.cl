@@ -30,6 +30,11 @@ static inline float inverse_at(const origin *o, akv_u32 dim, akv_u32 j, akv_u32 
 }
 
 #ifdef AKV_CPU_SHAPE
+/* 16 numbers of a row of the storing side's matrix. */
+static inline float16 matrix_lanes(__global const uchar *at)
+{
+    return as_float16(half_lanes(convert_uint16(vload16(0, (__global const ushort *)at))));
+}
 /* A row through the matrix, or rotated, or as it is, to y; and back, in place. */
 static inline void linear_store(float *y, const float *x, akv_u32 dim, const origin *o)
 {
@@ -42,12 +47,16 @@ static inline void linear_store(float *y, const float *x, akv_u32 dim, const ori
             akv_rotate_store(y, dim);
         return;
     }
-    for (j = 0u; j < dim; j++)
-        y[j] = 0.0f;
-    for (i = 0u; i < dim; i++) {
-        akv_u32 row = akv_map_matrix_row(map, o->head, dim, i);
-        for (j = 0u; j < dim; j++)
-            y[j] = AKV_FMA(x[i], akv_map_f16(o->maps, row, j), y[j]);
+    for (j = 0u; j < dim; j += 16u) { /* head sizes are multiples of 16 */
+        __global const uchar *at = o->maps + akv_map_matrix_row(map, o->head, dim, 0u) + j * 2u;
+        float16 sum = 0.0f;
+        for (i = 0u; i < dim; i += 4u, at += dim * 8u) {
+            sum = fma((float16)x[i], matrix_lanes(at), sum);
+            sum = fma((float16)x[i + 1u], matrix_lanes(at + dim * 2u), sum);
+            sum = fma((float16)x[i + 2u], matrix_lanes(at + dim * 4u), sum);
+            sum = fma((float16)x[i + 3u], matrix_lanes(at + dim * 6u), sum);
+        }
+        vstore16(sum, 0, y + j);
     }
     for (j = 0u; j < dim; j++)
         y[j] = akv_as_f32(akv_sane(akv_as_u32(y[j])));
@@ -60,13 +69,20 @@ static inline void linear_back(float *x, akv_u32 dim, const origin *o)
         akv_rotate_read(x, dim);
     if (map->transform == AKV_TRANSFORM_MATRIX) {
         float y[ROW_MAX];
-        for (i = 0u; i < dim; i++) {
+        for (i = 0u; i < dim; i++)
             y[i] = x[i];
-            x[i] = 0.0f;
+        for (i = 0u; i < dim; i += 16u) {
+            __global const float *at =
+                (__global const float *)(o->maps + akv_map_inverse_row(map, o->head, dim, 0u)) + i;
+            float16 sum = 0.0f;
+            for (j = 0u; j < dim; j += 4u, at += dim * 4u) {
+                sum = fma((float16)y[j], vload16(0, at), sum);
+                sum = fma((float16)y[j + 1u], vload16(0, at + dim), sum);
+                sum = fma((float16)y[j + 2u], vload16(0, at + dim * 2u), sum);
+                sum = fma((float16)y[j + 3u], vload16(0, at + dim * 3u), sum);
+            }
+            vstore16(sum, 0, x + i);
         }
-        for (j = 0u; j < dim; j++)
-            for (i = 0u; i < dim; i++)
-                x[i] = AKV_FMA(y[j], inverse_at(o, dim, j, i), x[i]);
     }
 }
 /* A row of the caller as it is quantised. */

@@ -20,16 +20,6 @@ static inline float16 sane_lanes(uint16 bits, seen *saw)
     bits = (bits & 0x80000000u) | min(a, (uint16)AKV_HUGE_BITS);
     return as_float16(bits & ~as_uint16(nan | tiny));
 }
-/* Bits of f32 lanes; a NaN stays one, zeros lose their sign (they become +0 anyway).  A subnormal half
- * a * 2^-24 is the exact difference of two normal floats. */
-static inline uint16 half_lanes(uint16 h)
-{
-    uint16 a = h & 0x7FFFu, bits = (a << 13) + 0x38000000u;
-    uint16 small = as_uint16(as_float16((a << 13) + 0x38800000u) - 0x1p-14f);
-    bits = select(bits, bits + 0x38000000u, a >= 0x7C00u);
-    bits = select(bits, small, a < 0x400u);
-    return bits | (h & 0x8000u) << 16;
-}
 /* Sane values of a row, rotated or not, padded with zeros. */
 static inline akv_u32 read_row(float16 *x, __global const uchar *base, akv_u64 first, akv_u32 dtype,
                                akv_u32 dim, akv_u32 flags)

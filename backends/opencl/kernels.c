@@ -123,9 +123,9 @@ struct grid {
 };
 
 static uint64_t row_groups(const struct akv_cl_device *device, uint64_t rows, uint32_t dim,
-                           bool quad)
+                           uint32_t flags, bool quad)
 {
-    uint32_t each = AKV_CL_ROWS;
+    uint32_t each = flags & AKV_FLAG_MAP ? AKV_CL_MAP_ROWS : AKV_CL_ROWS;
     if (device->shape == AKV_CL_SHAPE_GPU) {
         each = AKV_CL_WG / (akv_padded_dim(dim) / 32u);
         each = quad ? each & ~3u : each;
@@ -165,12 +165,12 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
     case AKV_K_DECODE: {
         const akv_encode_params *p = launch->params;
         bind_u32(binder, wide(&arg[launch->kernel == AKV_K_DECODE], &p->rows));
-        grid->groups[0] = row_groups(device, (uint64_t)p->tokens * p->rows.heads, p->dim, false);
+        grid->groups[0] = row_groups(device, (uint64_t)p->tokens * p->rows.heads, p->dim, p->flags, false);
         return ANYKV_OK;
     }
     case AKV_K_ROTATE: {
         const akv_rotate_params *p = launch->params;
-        grid->groups[0] = row_groups(device, p->rows, p->dim, false);
+        grid->groups[0] = row_groups(device, p->rows, p->dim, 0, false);
         return ANYKV_OK;
     }
     case AKV_K_SEAL: {
@@ -180,6 +180,7 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
         grid->groups[0] =
             row_groups(device, (uint64_t)p->moves * p->layers * p->kv_heads * p->block_tokens,
                        pass == AKV_CL_PASS_VALUES ? p->v_dim : p->k_dim,
+                       pass == AKV_CL_PASS_VALUES ? p->v_flags : p->k_flags,
                        pass == AKV_CL_PASS_VALUES);
         bind_slabs(binder, launch, &p->pool);
         return ANYKV_OK;
@@ -189,7 +190,7 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
         bind_u32(binder, pass == AKV_CL_PASS_VALUES);
         grid->groups[0] =
             row_groups(device, (uint64_t)p->moves * p->layers * p->kv_heads * p->block_tokens,
-                       pass == AKV_CL_PASS_VALUES ? p->v_dim : p->k_dim,
+                       pass == AKV_CL_PASS_VALUES ? p->v_dim : p->k_dim, 0,
                        pass == AKV_CL_PASS_VALUES);
         bind_slabs(binder, launch, &p->pool);
         return ANYKV_OK;
@@ -197,7 +198,7 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
     case AKV_K_SHIFT: {
         const akv_shift_params *p = launch->params;
         grid->groups[0] =
-            row_groups(device, (uint64_t)p->blocks * p->kv_heads * p->block_tokens, p->dim, false);
+            row_groups(device, (uint64_t)p->blocks * p->kv_heads * p->block_tokens, p->dim, p->flags, false);
         bind_slabs(binder, launch, &p->pool);
         return ANYKV_OK;
     }
@@ -211,7 +212,7 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
     case AKV_K_GATHER: {
         const akv_gather_params *p = launch->params;
         bind_u32(binder, wide(&arg[1], &p->rows));
-        grid->groups[0] = row_groups(device, (uint64_t)p->tokens * p->rows.heads, p->dim, false);
+        grid->groups[0] = row_groups(device, (uint64_t)p->tokens * p->rows.heads, p->dim, p->flags, false);
         bind_slabs(binder, launch, &p->pool);
         return ANYKV_OK;
     }
