@@ -152,7 +152,7 @@ void akv_cache_evict(anykv_cache *cache, uint32_t node)
         akv_cache_event(cache, ANYKV_BLOCK_REMOVED, node, 0, NULL);
     akv_prefix_remove(&cache->prefix, node);
     akv_explain(cache, "evicted the cached block that policy %s puts first",
-                cache->prefix.evict.policy->name);
+                akv_evict_reason(&cache->prefix.evict, node));
 }
 
 /* Evicts one loose block, or the policy's next node; false: everything is in use. */

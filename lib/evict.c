@@ -564,3 +564,8 @@ double akv_evict_heat(const struct akv_evict *evict, uint32_t id)
     /* Bands are far apart, and the line lies below all heats of its band. */
     return e->band * 1e30 + (e->flags & AKV_EVICT_LINE ? -4e29 : heat);
 }
+
+const char *akv_evict_reason(const struct akv_evict *evict, uint32_t id)
+{
+    return evict->policy->rule ? evict->policy->rule(part_of(evict, id)) : evict->policy->name;
+}

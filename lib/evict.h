@@ -125,6 +125,8 @@ struct akv_policy {
                         uint32_t most, uint32_t *ids);
     /* Seconds for which a block stays warm after its use.  NULL: no such time. */
     double (*horizon)(const struct akv_evict_part *part);
+    /* The rule that the part goes by at present, if there are several.  NULL: there is one. */
+    const char *(*rule)(const struct akv_evict_part *part);
     /* How hot: comparable between parts. */
     double (*heat)(const struct akv_evict *evict, const struct akv_evict_part *part, uint32_t id);
 };
@@ -197,6 +199,8 @@ uint32_t akv_evict_victim(struct akv_evict *evict, uint64_t spared);
  * how many. */
 #define AKV_COLDEST 256u
 uint32_t akv_evict_coldest(struct akv_evict *evict, uint32_t part, uint32_t most, uint32_t *ids);
+/* Why a block of the id's part goes: the policy's name, or its rule's. */
+const char *akv_evict_reason(const struct akv_evict *evict, uint32_t id);
 /* How hot the policy holds an id, whether or not it is a candidate: band, line and policy. */
 double akv_evict_heat(const struct akv_evict *evict, uint32_t id);
 

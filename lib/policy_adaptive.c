@@ -132,6 +132,14 @@ static double adaptive_heat(const struct akv_evict *evict, const struct akv_evic
     return score(evict, part, id, 1.0 / a->half) - (evict->now - evict->epoch) / a->half;
 }
 
+static const char *adaptive_rule(const struct akv_evict_part *part)
+{
+    static const char *const rules[AKV_RULES] = {"adaptive", "adaptive (recent)",
+                                                 "adaptive (learned)"};
+    const struct adaptive *a = part->state;
+    return rules[a->rule];
+}
+
 static double adaptive_horizon(const struct akv_evict_part *part)
 {
     const struct adaptive *a = part->state;
@@ -248,6 +256,7 @@ const struct akv_policy akv_policy_adaptive = {
     .coldest = akv_gittins_coldest,
     .gap = adaptive_gap,
     .request = adaptive_request,
+    .rule = adaptive_rule,
     .horizon = adaptive_horizon,
     .heat = adaptive_heat,
 };

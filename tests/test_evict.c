@@ -28,8 +28,8 @@ Test(evict, least_recent_first)
         akv_evict_enter(&evict, id);
     }
     akv_evict_touch(&evict, 0, 1);
-    akv_evict_demote(&evict, 50, 50);
-    akv_evict_demote(&evict, 20, 20);
+    akv_evict_demote(&evict, 50, 51);
+    akv_evict_demote(&evict, 20, 21);
     akv_evict_leave(&evict, 1);
     const uint32_t first[] = {50, 20, 2, 3};
     for (uint32_t i = 0; i < 4; i++) {
@@ -37,7 +37,7 @@ Test(evict, least_recent_first)
                   akv_evict_victim(&evict, 0));
         akv_evict_leave(&evict, first[i]);
     }
-    akv_evict_demote(&evict, 60, 60);
+    akv_evict_demote(&evict, 60, 61);
     akv_evict_touch(&evict, 60, 61); /* undoes it */
     uint32_t last = 0;
     while (evict.count)
@@ -74,7 +74,7 @@ static void random_against_a_search(anykv_policy policy)
             break;
         case 3:
             if (house_random(&random) % 8 == 0)
-                akv_evict_demote(&evict, id, id);
+                akv_evict_demote(&evict, id, id + 1);
             else
                 akv_evict_renew(&evict, id);
             break;
@@ -350,4 +350,83 @@ Test(evict, failed_allocations)
         scenario_policy = all_policies[i];
         house_fail_allocations(akv_policy_find(scenario_policy)->name, grow_and_use);
     }
+}
+
+/* ---- ADAPTIVE's rules ---- */
+
+static struct akv_evict ruled;
+
+/* One block is asked for; true: it was there. */
+static bool ask(uint32_t *id_of, uint32_t *held, uint32_t room, uint32_t key)
+{
+    const uint64_t tag = (key + 1) * UINT64_C(0x9E3779B97F4A7C15);
+    const bool there = id_of[key] != AKV_NO_ID;
+    akv_evict_clock(&ruled, ruled.now + 1.0);
+    if (!there) {
+        uint32_t id = 0;
+        while (id < room && held[id] != AKV_NO_ID)
+            id++;
+        if (id == room) {
+            id = akv_evict_victim(&ruled, 0);
+            cr_assert(id < room && ruled.place[id], "the victim is no candidate");
+            akv_evict_gone(&ruled, id, (held[id] + 1) * UINT64_C(0x9E3779B97F4A7C15), true);
+            id_of[held[id]] = AKV_NO_ID;
+        }
+        akv_evict_born(&ruled, id, 0, tag, false);
+        held[id] = key;
+        id_of[key] = id;
+    }
+    akv_evict_touch(&ruled, id_of[key], tag);
+    akv_evict_enter(&ruled, id_of[key]);
+    akv_evict_request(&ruled, 0);
+    return there;
+}
+
+static void check_candidates(uint32_t room)
+{
+    uint32_t ids[AKV_COLDEST];
+    bool seen[512] = {false};
+    cr_assert(ruled.count == room && ruled.part[0]->live == room);
+    cr_assert(akv_evict_coldest(&ruled, 0, AKV_COLDEST, ids) == AKV_COLDEST);
+    for (uint32_t i = 0; i < AKV_COLDEST; i++) {
+        cr_assert(ids[i] < room && !seen[ids[i]], "%u twice, or no candidate", ids[i]);
+        seen[ids[i]] = true;
+    }
+}
+
+/* Blocks that come back at a beat, a few more than there is room for: by recency none is ever there
+ * when it comes.  Then others, of which few are popular, and the beat is forgotten. */
+Test(evict, adaptive_changes_its_rule)
+{
+    enum { ROOM = 300, BEAT = 340, KEYS = 4000 };
+    static uint32_t id_of[KEYS], held[ROOM];
+    uint64_t random = 5, hits = 0, changes;
+    memset(id_of, 0xFF, sizeof id_of);
+    memset(held, 0xFF, sizeof held);
+    OK(akv_evict_init(&ruled, NULL, ANYKV_POLICY_ADAPTIVE));
+    OK(akv_evict_reserve(&ruled, ROOM));
+    for (uint32_t i = 0; i < 20000; i++) {
+        hits += ask(id_of, held, ROOM, i % BEAT) && i >= 10000;
+        if (i == 9000) { /* bands and the line stay what they are */
+            akv_evict_band(&ruled, 7, 90);
+            akv_evict_demote(&ruled, 9, (held[9] + 1) * UINT64_C(0x9E3779B97F4A7C15));
+            cr_expect(akv_evict_victim(&ruled, 0) == 9);
+        }
+        if (i >= ROOM && i % 1000 == 0)
+            check_candidates(ROOM);
+    }
+    changes = ruled.changes;
+    printf("# %llu of 10,000 hits, %llu changes of rule\n", (unsigned long long)hits,
+           (unsigned long long)changes);
+    cr_expect(changes > 0 && hits > 6000, "%llu hits", (unsigned long long)hits);
+    cr_expect(strcmp(akv_evict_reason(&ruled, 0), "adaptive (learned)") == 0);
+    for (uint32_t i = 0; i < 60000; i++) {
+        const uint32_t popular =
+            house_random(&random) % (1 + house_random(&random) % (KEYS - BEAT));
+        (void)ask(id_of, held, ROOM, BEAT + popular);
+        if (i % 1000 == 0)
+            check_candidates(ROOM);
+    }
+    printf("# then %llu changes\n", (unsigned long long)(ruled.changes - changes));
+    akv_evict_finish(&ruled);
 }

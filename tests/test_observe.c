@@ -43,7 +43,8 @@ Test(observe, events_of_blocks)
     for (uint32_t i = 0; i < 3; i++) {
         cr_expect(events[i].sequence_number == i + 1 && events[i].type == ANYKV_BLOCK_STORED);
         cr_expect(events[i].block_size == 16 && events[i].token_count == 16 &&
-                  events[i].lora_id == -1 && strcmp(events[i].medium, engine_on_processor() ? "CPU" : "GPU") == 0);
+                  events[i].lora_id == -1 &&
+                  strcmp(events[i].medium, engine_on_processor() ? "CPU" : "GPU") == 0);
         cr_expect(tokens[16 * i] == 100 + 16 * i && tokens[16 * i + 15] == 115 + 16 * i);
         cr_expect(events[i].has_parent == (i > 0));
         if (i)
@@ -198,17 +199,39 @@ Test(observe, metrics_are_what_prometheus_reads)
     OK(anykv_cache_metrics(engine.cache, text, sizeof text, &needed));
     cr_expect(strlen(text) + 1 == needed);
     size_t lines = 0, samples = 0;
+    char family[80] = "", named[90], seen[8192] = "";
+    bool typed = true;
     for (char *line = text; *line;) {
         char *end = strchr(line, '\n');
         cr_assert(end, "the last line is not closed");
         *end = '\0';
         lines++;
-        if (strncmp(line, "# HELP anykv_", 13) && strncmp(line, "# TYPE anykv_", 13)) {
+        /* A name's HELP, its TYPE, then its samples together; counters end in _total. */
+        if (strncmp(line, "# HELP ", 7) == 0) {
+            char name[80];
+            cr_expect(sscanf(line, "# HELP %79s", name) == 1 && typed, "\"%s\"", line);
+            snprintf(family, sizeof family, "%s", name);
+            typed = false;
+            snprintf(named, sizeof named, "|%s|", name);
+            cr_expect(!strstr(seen, named), "%s occurs twice", name);
+            snprintf(seen + strlen(seen), sizeof seen - strlen(seen), "%s", named);
+        } else if (strncmp(line, "# TYPE ", 7) == 0) {
+            char name[80], type[16];
+            cr_expect(sscanf(line, "# TYPE %79s %15s", name, type) == 2 &&
+                          strcmp(name, family) == 0 && !typed,
+                      "\"%s\"", line);
+            const size_t length = strlen(name);
+            const bool total = length > 6 && strcmp(name + length - 6, "_total") == 0;
+            cr_expect(strcmp(type, total ? "counter" : "gauge") == 0, "\"%s\"", line);
+            typed = true;
+        } else {
             char name[80], label[80] = "";
             unsigned long long value;
-            cr_expect(sscanf(line, "anykv_%70[a-z_]%75[^ ] %llu", name, label, &value) == 3 ||
-                          sscanf(line, "anykv_%70[a-z_] %llu", name, &value) == 2,
+            cr_expect(sscanf(line, "%70[a-z_]{%75[^}]} %llu", name, label, &value) == 3 ||
+                          sscanf(line, "%70[a-z_] %llu", name, &value) == 2,
                       "\"%s\"", line);
+            cr_expect(strncmp(name, "anykv_", 6) == 0 && strcmp(name, family) == 0 && typed,
+                      "\"%s\" stands outside of its family", line);
             samples++;
         }
         line = end + 1;

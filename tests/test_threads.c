@@ -81,8 +81,8 @@ static void evict_tokens(struct worker *worker, anykv_seq *seq)
 /* A snapshot adds up whatever goes on meanwhile. */
 static void check_stats(struct worker *worker, const anykv_stats *stats)
 {
-    const uint64_t parts = stats->fixed_bytes + stats->hot_bytes + stats->sealed_bytes +
-                           stats->fragmentation_bytes;
+    const uint64_t parts =
+        stats->fixed_bytes + stats->hot_bytes + stats->sealed_bytes + stats->fragmentation_bytes;
     if (worker->failure[0])
         return;
     if (stats->used_bytes > stats->budget_bytes || stats->used_bytes != parts)
@@ -239,4 +239,35 @@ Test(threads, gittins, .timeout = 300)
 Test(threads, caller, .timeout = 300)
 {
     mix(ANYKV_POLICY_CALLER, 60);
+}
+
+/* A lookup gets its answer while somebody else holds the cache's lock, as long as it likes. */
+static void *look_up(void *found)
+{
+    anykv_seq_options options = ANYKV_SEQ_OPTIONS_INIT;
+    uint32_t tokens[65];
+    options.flags = ANYKV_SEQ_PUBLIC;
+    for (uint32_t i = 0; i < 65; i++)
+        tokens[i] = 500 + i;
+    if (anykv_cache_lookup(engine.cache, &options, tokens, 65, found))
+        *(uint64_t *)found = 0;
+    return NULL;
+}
+
+Test(threads, lookups_wait_for_nobody, .timeout = 60)
+{
+    const anykv_layer layer = engine_layer(1, 64, 0);
+    const anykv_cache_options options = engine_options(engine_budget(2u << 20));
+    engine_start(&engine, &layer, 1, &options, 0);
+    anykv_seq *seq = engine_seq(engine.cache);
+    engine_run(seq, 500, 64);
+    akv_thread thread;
+    uint64_t found = 0;
+    akv_mutex_lock(&engine.cache->lock);
+    OK(akv_thread_start(NULL, &thread, look_up, &found));
+    akv_thread_join(&thread); /* never, if it took the lock */
+    akv_mutex_unlock(&engine.cache->lock);
+    cr_expect(found == 64, "%llu tokens found", (unsigned long long)found);
+    anykv_seq_destroy(seq);
+    engine_stop(&engine);
 }
