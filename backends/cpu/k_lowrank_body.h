@@ -13,6 +13,7 @@
 #include "dense.h"
 #include "k_rope.h"
 
+#define LOW_UNROLL _Pragma("GCC unroll 4")
 #define LOW_TOKENS 64u
 #define LOW_STRIP  1024u /* columns whose steps are at hand */
 
@@ -26,16 +27,16 @@ static inline __attribute__((always_inline)) void low_tile(const uint32_t rows, 
 {
     const low_mask first = low_lanes(n), second = low_lanes(n > LOW_LANES ? n - LOW_LANES : 0);
     low_v s0[4], s1[4];
-    for (uint32_t r = 0; r < rows; r++)
+    LOW_UNROLL for (uint32_t r = 0; r < rows; r++)
         s0[r] = s1[r] = low_zero();
     for (uint32_t l = 0; l < k; l++, b += ldb) {
         const low_v x = low_load(b, first), y = low_load(b + LOW_LANES, second);
-        for (uint32_t r = 0; r < rows; r++) {
+        LOW_UNROLL for (uint32_t r = 0; r < rows; r++) {
             s0[r] = low_fma(x, a[r * lda + l], s0[r]);
             s1[r] = low_fma(y, a[r * lda + l], s1[r]);
         }
     }
-    for (uint32_t r = 0; r < rows; r++) {
+    LOW_UNROLL for (uint32_t r = 0; r < rows; r++) {
         low_store(c + r * ldc, first, s0[r]);
         low_store(c + r * ldc + LOW_LANES, second, s1[r]);
     }
