@@ -103,6 +103,11 @@ AKV_FN float load_row(const akv_u8 *base, const akv_rows &rows, akv_u64 at)
     return akv_as_f32(akv_load_bits(base, at, rows.dtype));
 }
 
+/* The power of two not above top, moved so that what is divided by it is below 256; 1 for what has none. */
+AKV_FN float power_below(float top)
+{
+    return top > 1e-30f && top < 1e30f ? akv_as_f32((akv_as_u32(top) & 0x7F800000u) - (7u << 23)) : 1.0f;
+}
 /* Score in powers of two from a product q.k. */
 AKV_FN float finish_score(const akv_attend_params &p, float dot)
 {

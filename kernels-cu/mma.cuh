@@ -46,6 +46,12 @@ static __device__ __forceinline__ uint4 akv_lds4(unsigned a)
                  : "memory");
     return v;
 }
+static __device__ __forceinline__ uint4 akv_lds4_table(unsigned a)
+{
+    uint4 v;
+    asm("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(a));
+    return v;
+}
 static __device__ __forceinline__ void akv_ldmatrix4(unsigned *d, unsigned a)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -80,6 +86,12 @@ static __device__ __forceinline__ float akv_exp2(float x)
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+/* Of angles within -pi .. pi, to 2^-20. */
+static __device__ __forceinline__ void akv_sincos(float x, float *s, float *c)
+{
+    asm("sin.approx.ftz.f32 %0, %1;" : "=f"(*s) : "f"(x));
+    asm("cos.approx.ftz.f32 %0, %1;" : "=f"(*c) : "f"(x));
 }
 static __device__ __forceinline__ unsigned akv_hmul2(unsigned a, unsigned b)
 {

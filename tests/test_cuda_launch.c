@@ -84,6 +84,14 @@ Test(cuda_launch, shapes_of_decode)
     p = attend(16, 8192, 1, 256, AKV_F16, AKV_F16);
     OK(akv_cuda_launch(rig.queue, &launch));
     expect_shape(last_launch(rig.fake, 0), "akv_k_attend_f16_256", 1, 8, 16, 128);
+    /* Rows less their mean have kernels of their own, with warps of their own; others take the general one. */
+    p = attend(16, 8192, 1, 128, AKV_I8, AKV_N4);
+    p.k_flags = AKV_FLAG_MAP;
+    OK(akv_cuda_launch(rig.queue, &launch));
+    expect_shape(last_launch(rig.fake, 0), "akv_k_attend_map_i8_n4_128", 1, 8, 16, 12 * 32);
+    p.flags = AKV_ATTEND_PRECISE;
+    OK(akv_cuda_launch(rig.queue, &launch));
+    expect_shape(last_launch(rig.fake, 0), "akv_k_attend", 1, 8, 16, 128);
     /* A bound shrinks the grid, not the plan: results may not depend on what else is in a step. */
     struct akv_cuda_plan wide, narrow;
     p = attend(64, 131072, 4, 64, AKV_I8, AKV_N4);

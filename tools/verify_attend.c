@@ -89,6 +89,10 @@ static bool batch_create(struct verify *v, const struct attend_case *c,
                              .mask_stride = c->mask_stride,
                              .scale = c->scale,
                              .cap = c->cap};
+    if (c->map) {
+        p->k_flags = p->v_flags = AKV_FLAG_MAP;
+        p->v_map = sizeof(akv_map);
+    }
     p->q = (akv_rows){c->q_heads * c->dim[0], c->dim[0], c->q_dtype, c->q_heads};
     p->out = (akv_rows){c->q_heads * (c->dim[1] + gap) + 2u * gap, c->dim[1] + gap, c->out_dtype,
                         c->q_heads};
@@ -148,6 +152,8 @@ static anykv_status run_batch(struct verify *v, const struct attend_case *c,
     if (c->flags & AKV_ATTEND_SINKS)
         launch.span[5] = (struct verify_span){c->sinks, NULL, 4ull * c->q_heads};
     launch.span[6] = (struct verify_span){NULL, verify_any, check.scratch_bytes};
+    if (c->map)
+        launch.span[7] = (struct verify_span){c->maps, NULL, c->maps_bytes};
     verify_pool_bind(pool, &launch);
     anykv_status status = verify_launch_on(v, side, shape, &v->target[t], AKV_K_ATTEND, &launch,
                                            v->row[t].differ == 0, &differ);
@@ -442,5 +448,43 @@ void verify_attend(struct verify *v, uint32_t k_format, uint32_t v_format)
         c.length[1] = 40;
         c.count[1] = 3;
         offer_case(v, &c, &walk, "-common", variant);
+    }
+    for (uint32_t dim = 0; dim < VERIFY_DIMS && !akv_format_raw(k_format) && !akv_format_raw(v_format); dim++)
+        for (uint32_t map = 1; map < ATTEND_MAPS; map++) {
+            static const char *const names[] = {"", "-centre", "-matrix", "-part", "-still"};
+            uint32_t size = verify_dims[dim], variant = dim + 3 * map + k_format + 2 * v_format;
+            const struct feature *f = &features[variant % FEATURES];
+            struct attend_case c = {.format = {k_format, v_format}};
+            if ((size != 64 && size != 128 && size != 256) || (f->flags & AKV_ATTEND_MASK))
+                continue;
+            c.seed = verify_mix(v->seed, 9500u + variant);
+            make_case(&c, dim, variant, f);
+            make_common(&c, dim, f);
+            c.map = map;
+            c.scale *= 0.5f; /* matrices and means make scores larger; bounds of log-sum-exp are absolute */
+            for (uint32_t s = 0; s < c.sequences && map != ATTEND_MAP_CENTRE; s++) /* products with a matrix are slow */
+                c.length[s] = AKV_MIN(c.length[s], 300 + s);
+            offer_case(v, &c, f, names[map], variant);
+        }
+    /* A mean over so many positions that kernels which work on runs of them take their longest. */
+    for (uint32_t dim = 0; dim < VERIFY_DIMS && !akv_format_raw(k_format) && !akv_format_raw(v_format); dim++) {
+        static const struct feature runs = {"decode-runs", AKV_ATTEND_LSE, 0, 0.0f, false, false};
+        uint32_t size = verify_dims[dim], variant = k_format + 2 * v_format;
+        struct attend_case c = {.format = {k_format, v_format}};
+        if (size != 64 && size != 128 && size != 256)
+            continue;
+        c.seed = verify_mix(v->seed, 9700u + variant);
+        make_case(&c, dim, variant, &runs);
+        make_common(&c, dim, &runs);
+        c.map = ATTEND_MAP_CENTRE;
+        c.scale *= 0.5f;
+        c.holes = variant % 2;
+        c.sequences = 2;
+        c.length[0] = 2047 - variant % 3; /* one position less than runs of 8 tiles of 16 warps, and about that */
+        c.length[1] = 1024;
+        c.count[0] = c.count[1] = 1;
+        c.kv_heads = 1;
+        c.q_heads = 4 + variant % 3;
+        offer_case(v, &c, &runs, "-centre", variant);
     }
 }

@@ -7,6 +7,16 @@
 #define ATTEND_SEQUENCES 4u
 #define ATTEND_KINDS     3u /* hot, packed, a rung of the precision ladder */
 
+/* What packed blocks hold: rows less their mean, rotated or times a matrix. */
+enum {
+    ATTEND_MAP_NONE,
+    ATTEND_MAP_CENTRE,
+    ATTEND_MAP_MATRIX,
+    ATTEND_MAP_PART,  /* a part of the components turns, pairs side by side; with a matrix */
+    ATTEND_MAP_STILL, /* nothing turns */
+    ATTEND_MAPS
+};
+
 struct attend_case {
     uint32_t format[2], hot; /* of keys and values in packed blocks, and in hot ones */
     uint32_t lower;          /* of both in blocks of a third kind; 0: there is none */
@@ -18,6 +28,7 @@ struct attend_case {
     uint32_t q_dtype, out_dtype;
     float scale, cap;
     bool holes; /* some blocks are not held */
+    uint32_t map; /* ATTEND_MAP_*, instead of rotate */
     uint64_t seed;
 
     /* made by attend_data: */
@@ -28,6 +39,8 @@ struct attend_case {
     float *q, *mask, *sinks;                /* q: decoded from q_dtype, [token][q_head][dim] */
     void *q_raw;
     uint32_t mask_stride;
+    uint8_t *maps; /* records: of keys, of values, then of each head alone */
+    uint64_t maps_bytes;
     double *out, *lse, *worth; /* expected; worth: largest |value| a query sees */
     double largest_score;      /* of |scale * q.k| */
 };
@@ -60,6 +73,11 @@ static inline const float *attend_row(const struct attend_case *c, uint32_t side
 bool attend_data(struct verify *v, struct attend_case *c, struct verify_pool *pool,
                  akv_tile_map *tiles);
 void attend_data_free(struct verify *v, struct attend_case *c, struct verify_pool *pool);
+/* verify_attend_maps.c: makes c->maps; rows [block][head][token][dim] of one side to tiles one after the other and
+ * back. */
+bool attend_maps(struct verify *v, struct attend_case *c, uint64_t *state);
+bool attend_map_rows(struct verify *v, const struct attend_case *c, uint32_t side, uint32_t format, const float *rows,
+                     uint8_t *tiles, float *decoded);
 /* verify_attend_reference.c: fills out, lse and worth in double precision. */
 bool attend_reference(struct verify *v, struct attend_case *c);
 /* Largest error a device may make, as a share of `worth` (docs/attention.md), rounding of the

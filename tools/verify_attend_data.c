@@ -63,7 +63,10 @@ static void write_tiles(const struct attend_case *c, struct verify_pool *pool, u
         uint32_t bytes = akv_tile_bytes(format, c->block_tokens, dim);
         for (uint32_t h = 0; h < c->kv_heads; h++) {
             uint32_t first = (b * c->kv_heads + h) * c->block_tokens;
-            verify_slice(tile, all[kind], format, n, dim, first, c->block_tokens);
+            if (c->map && kind)
+                memcpy(tile, all[kind] + ((uint64_t)b * c->kv_heads + h) * bytes, bytes);
+            else
+                verify_slice(tile, all[kind], format, n, dim, first, c->block_tokens);
             if (kind == 0) {
                 uint64_t used = (uint64_t)rows_used(c, b) * dim * akv_raw_bytes(format);
                 memset(tile + used, 0xFF, bytes - used);
@@ -92,11 +95,15 @@ static bool make_side(struct verify *v, struct attend_case *c, struct verify_poo
         fill_rows(c, side, rows, n, state);
     for (uint32_t kind = 0; good && kind < attend_kinds(c); kind++) {
         const uint32_t format = attend_format(c, kind, side), flags = kind ? c->rotate[side] : 0;
-        all[kind] = verify_alloc(v, akv_tile_bytes(format, n, dim));
-        good =
-            all[kind] &&
-            verify_encode_rows(v, rows, AKV_F32, n, dim, format, flags, all[kind], NULL) &&
-            verify_decode_rows(v, all[kind], n, dim, format, flags, AKV_F32, decoded);
+        const bool map = c->map && kind;
+        all[kind] = verify_alloc(v, map ? (uint64_t)akv_tile_bytes(format, c->block_tokens, dim) * c->blocks * c->kv_heads
+                                        : akv_tile_bytes(format, n, dim));
+        good = all[kind] != NULL;
+        if (good && map)
+            good = attend_map_rows(v, c, side, format, rows, all[kind], decoded);
+        else if (good)
+            good = verify_encode_rows(v, rows, AKV_F32, n, dim, format, flags, all[kind], NULL) &&
+                   verify_decode_rows(v, all[kind], n, dim, format, flags, AKV_F32, decoded);
         for (uint32_t b = 0; good && b < c->blocks; b++)
             if (c->entry[b] != AKV_NO_BLOCK && c->entry[b] >> 28 == kind)
                 memcpy(c->row[side] + b * row_floats, decoded + b * row_floats, 4 * row_floats);
@@ -166,6 +173,8 @@ bool attend_data(struct verify *v, struct attend_case *c, struct verify_pool *po
     if (!good || !c->entry)
         return false;
     deal_blocks(c, pool, &state);
+    if (c->map && !attend_maps(v, c, &state))
+        return false;
     return make_side(v, c, pool, 0, offset[0], &state) &&
            make_side(v, c, pool, 1, offset[1], &state) && make_queries(v, c, &state) &&
            attend_reference(v, c);
@@ -173,8 +182,8 @@ bool attend_data(struct verify *v, struct attend_case *c, struct verify_pool *po
 
 void attend_data_free(struct verify *v, struct attend_case *c, struct verify_pool *pool)
 {
-    void *const memory[] = {c->entry, c->row[0], c->row[1], c->q,   c->mask,
-                            c->sinks, c->q_raw,  c->out,    c->lse, c->worth};
+    void *const memory[] = {c->entry, c->row[0], c->row[1], c->q,     c->mask, c->sinks,
+                            c->q_raw, c->out,    c->lse,    c->worth, c->maps};
     for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++)
         akv_free(v->context, memory[i]);
     verify_pool_destroy(v, pool);

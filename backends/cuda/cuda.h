@@ -6,7 +6,7 @@
 #include "driver.h"
 #include "images.h"
 
-#define AKV_CUDA_FUNCTIONS 192u /* entry points of all images at most */
+#define AKV_CUDA_FUNCTIONS 256u /* entry points of all images at most */
 
 struct akv_cuda_device {
     struct akv_device base;

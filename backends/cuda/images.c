@@ -17,6 +17,7 @@ IMAGE(quant)
 IMAGE(page)
 IMAGE(attend)
 IMAGE(attend_decode)
+IMAGE(attend_mapped)
 IMAGE(attend_prefill)
 IMAGE(evict)
 IMAGE(compress)
@@ -30,6 +31,7 @@ const void *akv_cuda_image(enum akv_cuda_image image)
         [AKV_IMAGE_PAGE] = akv_cuda_image_page,
         [AKV_IMAGE_ATTEND] = akv_cuda_image_attend,
         [AKV_IMAGE_ATTEND_DECODE] = akv_cuda_image_attend_decode,
+        [AKV_IMAGE_ATTEND_MAPPED] = akv_cuda_image_attend_mapped,
         [AKV_IMAGE_ATTEND_PREFILL] = akv_cuda_image_attend_prefill,
         [AKV_IMAGE_EVICT] = akv_cuda_image_evict,
         [AKV_IMAGE_COMPRESS] = akv_cuda_image_compress,

@@ -8,6 +8,7 @@ enum akv_cuda_image {
     AKV_IMAGE_PAGE,
     AKV_IMAGE_ATTEND,
     AKV_IMAGE_ATTEND_DECODE, /* sm_90 and newer only */
+    AKV_IMAGE_ATTEND_MAPPED, /* the same */
     AKV_IMAGE_ATTEND_PREFILL, /* sm_80 and newer only */
     AKV_IMAGE_EVICT,
     AKV_IMAGE_COMPRESS,

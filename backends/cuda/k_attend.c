@@ -54,39 +54,41 @@ void akv_cuda_attend_check(struct akv_cuda_device *device, const akv_attend_para
     check_out->scratch_bytes = plan.part_offset + units * plan.splits * COLUMNS * p->v_dim * sizeof(float);
 }
 
-/* Kernels for the formats and sizes that matter for speed; queries and weights enter the matrix units as
- * f16, so that a precise launch does without them. */
+/* Kernels for the formats and sizes that matter for speed, with their warps: of rows that are rotated or as they
+ * are (attend_decode.cu), and of rows with a map (attend_mapped.cu).  Queries and weights enter the matrix units
+ * as f16, so that a precise launch does without them. */
 static const struct {
-    uint32_t k, v, dim, warps; /* k 0: raw rows only */
+    uint32_t k, v, dim; /* k 0: raw rows only */
+    uint32_t warps, mapped;
     const char *name;
 } fast[] = {
-    {0, 0, 64, 16, "f16_64"},
-    {0, 0, 128, 8, "f16_128"},
-    {0, 0, 256, 4, "f16_256"},
-    {AKV_I8, AKV_I8, 64, 16, "i8_i8_64"},
-    {AKV_I8, AKV_I8, 128, 16, "i8_i8_128"},
-    {AKV_I8, AKV_I8, 256, 8, "i8_i8_256"},
-    {AKV_I8, AKV_N4, 64, 16, "i8_n4_64"},
-    {AKV_I8, AKV_N4, 128, 15, "i8_n4_128"},
-    {AKV_I8, AKV_N4, 256, 6, "i8_n4_256"},
-    {AKV_N5, AKV_N4, 64, 16, "n5_n4_64"},
-    {AKV_N5, AKV_N4, 128, 15, "n5_n4_128"},
-    {AKV_N5, AKV_N4, 256, 6, "n5_n4_256"},
-    {AKV_N4, AKV_N4, 64, 16, "n4_n4_64"},
-    {AKV_N4, AKV_N4, 128, 16, "n4_n4_128"},
-    {AKV_N4, AKV_N4, 256, 7, "n4_n4_256"},
-    {AKV_N3, AKV_N3, 64, 16, "n3_n3_64"},
-    {AKV_N3, AKV_N3, 128, 16, "n3_n3_128"},
-    {AKV_N3, AKV_N3, 256, 8, "n3_n3_256"},
-    {AKV_N3, AKV_N2, 64, 16, "n3_n2_64"},
-    {AKV_N3, AKV_N2, 128, 16, "n3_n2_128"},
-    {AKV_N3, AKV_N2, 256, 8, "n3_n2_256"},
-    {AKV_N5, AKV_N5, 64, 16, "n5_n5_64"},
-    {AKV_N5, AKV_N5, 128, 13, "n5_n5_128"},
-    {AKV_N5, AKV_N5, 256, 5, "n5_n5_256"},
-    {AKV_N2, AKV_N2, 64, 16, "n2_n2_64"},
-    {AKV_N2, AKV_N2, 128, 16, "n2_n2_128"},
-    {AKV_N2, AKV_N2, 256, 7, "n2_n2_256"},
+    {0, 0, 64, 16, 0, "f16_64"},
+    {0, 0, 128, 8, 0, "f16_128"},
+    {0, 0, 256, 4, 0, "f16_256"},
+    {AKV_I8, AKV_I8, 64, 16, 16, "i8_i8_64"},
+    {AKV_I8, AKV_I8, 128, 16, 15, "i8_i8_128"},
+    {AKV_I8, AKV_I8, 256, 8, 7, "i8_i8_256"},
+    {AKV_I8, AKV_N4, 64, 16, 16, "i8_n4_64"},
+    {AKV_I8, AKV_N4, 128, 15, 12, "i8_n4_128"},
+    {AKV_I8, AKV_N4, 256, 6, 5, "i8_n4_256"},
+    {AKV_N5, AKV_N4, 64, 16, 16, "n5_n4_64"},
+    {AKV_N5, AKV_N4, 128, 15, 15, "n5_n4_128"},
+    {AKV_N5, AKV_N4, 256, 6, 6, "n5_n4_256"},
+    {AKV_N4, AKV_N4, 64, 16, 16, "n4_n4_64"},
+    {AKV_N4, AKV_N4, 128, 16, 16, "n4_n4_128"},
+    {AKV_N4, AKV_N4, 256, 7, 7, "n4_n4_256"},
+    {AKV_N3, AKV_N3, 64, 16, 16, "n3_n3_64"},
+    {AKV_N3, AKV_N3, 128, 16, 16, "n3_n3_128"},
+    {AKV_N3, AKV_N3, 256, 8, 8, "n3_n3_256"},
+    {AKV_N3, AKV_N2, 64, 16, 16, "n3_n2_64"},
+    {AKV_N3, AKV_N2, 128, 16, 16, "n3_n2_128"},
+    {AKV_N3, AKV_N2, 256, 8, 8, "n3_n2_256"},
+    {AKV_N5, AKV_N5, 64, 16, 16, "n5_n5_64"},
+    {AKV_N5, AKV_N5, 128, 13, 13, "n5_n5_128"},
+    {AKV_N5, AKV_N5, 256, 5, 5, "n5_n5_256"},
+    {AKV_N2, AKV_N2, 64, 16, 16, "n2_n2_64"},
+    {AKV_N2, AKV_N2, 128, 16, 16, "n2_n2_128"},
+    {AKV_N2, AKV_N2, 256, 7, 7, "n2_n2_256"},
 };
 
 static int find_fast(const struct akv_cuda_device *device, const akv_attend_params *p)
@@ -94,7 +96,6 @@ static int find_fast(const struct akv_cuda_device *device, const akv_attend_para
     const akv_tile_map *t = &p->tiles;
     if (!device->decode || (uint32_t)device->shared_optin < DECODE_SHARED + 1024u || p->block_tokens != 16u ||
         p->k_dim != p->v_dim || (p->flags & (AKV_ATTEND_MASK | AKV_ATTEND_PRECISE)) ||
-        akv_params_map(AKV_K_ATTEND, p) ||
         t->k_format[0] != AKV_F16 || t->v_format[0] != AKV_F16)
         return -1;
     for (uint32_t kind = 2; kind < AKV_KINDS; kind++)
@@ -155,9 +156,10 @@ uint32_t akv_cuda_attend_calls(struct akv_cuda_device *device, const akv_attend_
     calls[0].grid[1] = p->kv_heads;
     calls[0].grid[2] = sequences;
     if (i >= 0) {
-        calls[0].image = AKV_IMAGE_ATTEND_DECODE;
-        snprintf(calls[0].name, sizeof calls[0].name, "akv_k_attend_%s", fast[i].name);
-        calls[0].threads = fast[i].warps * 32u;
+        bool map = fast[i].k && akv_params_map(AKV_K_ATTEND, p); /* raw rows are as they came */
+        calls[0].image = map ? AKV_IMAGE_ATTEND_MAPPED : AKV_IMAGE_ATTEND_DECODE;
+        snprintf(calls[0].name, sizeof calls[0].name, "akv_k_attend_%s%s", map ? "map_" : "", fast[i].name);
+        calls[0].threads = (map ? fast[i].mapped : fast[i].warps) * 32u;
         calls[0].shared = DECODE_SHARED;
     } else {
         calls[0].image = AKV_IMAGE_ATTEND;

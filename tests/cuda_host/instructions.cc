@@ -28,6 +28,10 @@ uint4 akv_lds4(unsigned a)
 {
     return *(const uint4 *)cu_shared_at(a, 16);
 }
+uint4 akv_lds4_table(unsigned a)
+{
+    return akv_lds4(a);
+}
 
 static float low(unsigned x)
 {
@@ -65,6 +69,13 @@ float akv_exp2(float x)
 {
     float y = exp2f(x);
     return y < 1.17549435e-38f ? 0.0f : y;
+}
+void akv_sincos(float x, float *s, float *c)
+{
+    if (!(fabsf(x) < 3.1416f))
+        abort(); /* the instruction is coarse there */
+    *s = sinf(x);
+    *c = cosf(x);
 }
 
 /* Lane i gives the address of row i % 8 of matrix i / 8. */

@@ -11,6 +11,8 @@ unsigned akv_lds_table(unsigned a);
 unsigned akv_lds_u16(unsigned a);
 uint2 akv_lds2(unsigned a);
 uint4 akv_lds4(unsigned a);
+uint4 akv_lds4_table(unsigned a);
+void akv_sincos(float x, float *s, float *c);
 void akv_ldmatrix4(unsigned *d, unsigned a);
 void akv_ldmatrix4_trans(unsigned *d, unsigned a);
 void akv_mma(float *d, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1);

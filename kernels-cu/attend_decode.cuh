@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Decode attention on the matrix units for blocks of 16 positions: up to 8 query columns of a kv head a
+ * thread block, packed tiles decoded inline in the stored domain, one K and V load for all columns.
+ * Packed tiles come by bulk copies into a ring a warp (sm_90), raw f16 tiles by 16-byte copies.
+ * Each warp takes every NW-th run of tiles of its split and works on its own; results meet at the end.  Runs are
+ * one tile, longer where scores regain the keys' mean (attend_map.cuh).  BOUNDED. */
+#ifndef AKV_ATTEND_DECODE_CUH
+#define AKV_ATTEND_DECODE_CUH
+#include "attend.cuh"
+#include "attend_map.cuh"
+#include "readers.cuh"
+#include "../lib/kernel/rotate.h"
+
+#define MAX_SHARED (226 * 1024)
+
+/* Shared memory of a thread block. */
+template <class K, class V, int G, int NW, int STAGES, bool MAP> struct decode_shape {
+    static constexpr int dim = 32 * G, warps = NW, stages = STAGES;
+    typedef mean_shape<G> mean;
+    static constexpr bool packed = K::bytes != 0, table = K::table || V::table, two = K::two || V::two;
+    static constexpr int stage_bytes = packed ? K::bytes + V::bytes : 2 * RawF16<G>::bytes;
+    static constexpr int warp_bytes = STAGES * stage_bytes;
+    static constexpr int rows_bytes = COLUMNS * dim * 4;
+    static constexpr int control_bytes = 2048;
+    static constexpr int mean_bytes = MAP ? mean::table_bytes + NW * mean::angle_bytes : 0;
+    /* Shared memory given starts between 1 and 2 KiB; the table at 64 KiB parts the rings. */
+    static constexpr int rows_end = 2048 + control_bytes + 3 * rows_bytes, first = rows_end + mean_bytes;
+    static constexpr int below = first > (int)TABLE_BYTES ? -1 : ((int)TABLE_BYTES - first) / warp_bytes;
+    static constexpr int end = 1024 + MAX_SHARED, above = 2 * (int)TABLE_BYTES;
+    /* Raw tiles come when everything behind the rows is free again. */
+    static constexpr int raw_stages = AKV_MIN(4, (end - rows_end) / (NW * 2 * RawF16<G>::bytes));
+    static_assert(raw_stages >= 1, "a ring holds a raw tile");
+    static_assert(!table || below >= 0, "the mean fits");
+    static_assert(!table || above + (NW - below) * warp_bytes <= end, "the rings fit");
+    static_assert(!table || above + NW * COLUMNS * (dim + 2) * 4 <= end, "the warps have a place to meet");
+    static_assert(table || first + NW * warp_bytes <= end, "the rings fit");
+    static_assert(table || rows_end + NW * COLUMNS * (dim + 2) * 4 <= end, "the warps have a place to meet");
+};
+struct NoKey {
+    static constexpr int format = 0, bytes = 0;
+    static constexpr bool table = false, two = false;
+};
+typedef NoKey NoValue;
+
+/* The tiles of one class (raw or packed) that a warp takes, 32 table entries at a time. */
+struct tile_walk {
+    akv_u32 first, count, base, mask, batch; /* first: tile of its first run */
+    akv_u32 end, shift;                      /* MAP: tiles of a run, as a shift; a run may reach past the end */
+    const akv_u8 *block; /* of this lane's entry */
+    akv_u32 kind;
+    /* Number of the i-th tile of the warp; those of a run come in pairs, from the outside in. */
+    template <int NW, bool MAP> AKV_MEMBER akv_u32 tile(akv_u32 i)
+    {
+        if (!MAP)
+            return first + NW * i;
+        akv_u32 last = (1u << shift) - 1u, j = (i & last) >> 1;
+        return first + (NW * (i >> shift) << shift) + (i & 1u ? last - j : j);
+    }
+    template <bool RAW, int NW, bool MAP>
+    AKV_MEMBER int next(const attend_work &w, const akv_attend_params &p, const akv_cu_args &a, akv_u32 lane)
+    {
+        while (mask == 0u) {
+            if (base >= count)
+                return -1;
+            akv_u32 i = base + lane;
+            akv_u32 entry = i < count && (!MAP || tile<NW, MAP>(i) < end)
+                                ? w.table[tile<NW, MAP>(i) - w.seq.first_block]
+                                : AKV_NO_BLOCK;
+            kind = entry >> 28;
+            bool mine = entry != AKV_NO_BLOCK && (p.tiles.k_format[kind] == AKV_F16) == RAW;
+            if (mine)
+                block = akv_cu_at(a, akv_block_address(&p.pool, entry));
+            mask = __ballot_sync(0xFFFFFFFFu, mine);
+            batch = base;
+            base += 32u;
+        }
+        int owner = __ffs((int)mask) - 1;
+        mask &= mask - 1u;
+        return owner;
+    }
+};
+
+/* Online softmax of a warp and its sums. */
+template <int G> struct warp_state {
+    float o[2 * G][4], m[2], l[2];
+    AKV_MEMBER void clear()
+    {
+#pragma unroll
+        for (int n = 0; n < 2 * G; n++)
+            o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0.0f;
+        m[0] = m[1] = NO_SCORE;
+        l[0] = l[1] = 0.0f;
+    }
+    /* Raises the maximum when a score exceeds it by more than 4 (a factor 16 that halves hold easily). */
+    AKV_MEMBER void raise(float x0, float x1)
+    {
+        if (!__any_sync(0xFFFFFFFFu, x0 > m[0] + 4.0f || x1 > m[1] + 4.0f))
+            return;
+#pragma unroll
+        for (int i = 4; i < 32; i *= 2) {
+            x0 = fmaxf(x0, __shfl_xor_sync(0xFFFFFFFFu, x0, i));
+            x1 = fmaxf(x1, __shfl_xor_sync(0xFFFFFFFFu, x1, i));
+        }
+        float n0 = fmaxf(m[0], x0), n1 = fmaxf(m[1], x1), f0 = akv_exp2(m[0] - n0), f1 = akv_exp2(m[1] - n1);
+        m[0] = n0, m[1] = n1, l[0] *= f0, l[1] *= f1;
+#pragma unroll
+        for (int n = 0; n < 2 * G; n++)
+            o[n][0] *= f0, o[n][1] *= f1, o[n][2] *= f0, o[n][3] *= f1;
+    }
+};
+
+/* What a lane knows of its two columns. */
+struct lane_columns {
+    float norm[2];      /* what the query was divided by */
+    akv_i32 lo[2], hi[2];
+    akv_i32 all_lo, all_hi; /* every column sees [all_lo, all_hi] */
+};
+
+/* Products of one tile to scores in powers of two; positions pos0 and pos1 are those of rows r, r + 8. */
+AKV_FN void tile_scores(const akv_attend_params &p, const lane_columns &k, float *s, akv_i32 tile, akv_i32 pos0,
+                        akv_i32 pos1)
+{
+    if (p.cap > 0.0f) {
+        s[0] = finish_score(p, s[0] * k.norm[0]), s[1] = finish_score(p, s[1] * k.norm[1]);
+        s[2] = finish_score(p, s[2] * k.norm[0]), s[3] = finish_score(p, s[3] * k.norm[1]);
+    } else {
+        float f0 = k.norm[0] * (p.scale * LOG2E), f1 = k.norm[1] * (p.scale * LOG2E);
+        s[0] *= f0, s[1] *= f1, s[2] *= f0, s[3] *= f1;
+    }
+    if (tile < k.all_lo || tile + 15 > k.all_hi) {
+        if (pos0 < k.lo[0] || pos0 > k.hi[0])
+            s[0] = -INFINITY;
+        if (pos0 < k.lo[1] || pos0 > k.hi[1])
+            s[1] = -INFINITY;
+        if (pos1 < k.lo[0] || pos1 > k.hi[0])
+            s[2] = -INFINITY;
+        if (pos1 < k.lo[1] || pos1 > k.hi[1])
+            s[3] = -INFINITY;
+    }
+}
+
+/* Query operands of a lane from rows in shared memory, halves of q / norm. */
+template <class K, int G>
+AKV_FN void load_query(const float *rows, const float *norm, unsigned (*q)[4], akv_u32 r, akv_u32 c)
+{
+    const float *row = rows + r * (32 * G); /* the b operand's column is lane / 4 */
+    float inverse = 1.0f / norm[r];         /* a power of two */
+#pragma unroll
+    for (int g = 0; g < G; g++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            q[g][j] = akv_pack_half2(row[K::q_dim(g, c, 2 * j)] * inverse, row[K::q_dim(g, c, 2 * j + 1)] * inverse);
+}
+
+/* The warps' sums meet: o [8][dim], m [8], l [8] of the thread block.  meet: NW * 8 * (dim + 2) floats. */
+template <class V, int G, int NW>
+AKV_FN void meet_warps(const warp_state<G> &state, float *meet, float *o, float *m, float *l, akv_u32 warp,
+                       akv_u32 r, akv_u32 c)
+{
+    constexpr int dim = 32 * G;
+    float *tops = meet + NW * COLUMNS * dim, *sums = tops + NW * COLUMNS, l0 = state.l[0], l1 = state.l[1];
+#pragma unroll
+    for (int i = 4; i < 32; i *= 2) {
+        l0 += __shfl_xor_sync(0xFFFFFFFFu, l0, i);
+        l1 += __shfl_xor_sync(0xFFFFFFFFu, l1, i);
+    }
+    __syncthreads(); /* the rings are read out */
+    float *mine = meet + (warp * COLUMNS + 2u * c) * dim;
+#pragma unroll
+    for (int n = 0; n < 2 * G; n++) {
+        mine[V::o_dim(n, r, 0)] = state.o[n][0];
+        mine[V::o_dim(n, r, 1)] = state.o[n][2];
+        mine[dim + V::o_dim(n, r, 0)] = state.o[n][1];
+        mine[dim + V::o_dim(n, r, 1)] = state.o[n][3];
+    }
+    if (r == 0u) {
+        tops[warp * COLUMNS + 2u * c] = state.m[0], tops[warp * COLUMNS + 2u * c + 1u] = state.m[1];
+        sums[warp * COLUMNS + 2u * c] = l0, sums[warp * COLUMNS + 2u * c + 1u] = l1;
+    }
+    __syncthreads();
+    for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += NW * 32) {
+        akv_u32 column = e / dim;
+        float top = NO_SCORE, sum = 0.0f, y = 0.0f;
+#pragma unroll
+        for (int w = 0; w < NW; w++)
+            top = fmaxf(top, tops[w * COLUMNS + column]);
+#pragma unroll
+        for (int w = 0; w < NW; w++) {
+            float f = akv_exp2(tops[w * COLUMNS + column] - top);
+            sum += f * sums[w * COLUMNS + column];
+            y += f * meet[w * COLUMNS * dim + e];
+        }
+        o[e] = y;
+        if (e % dim == 0u)
+            m[column] = top, l[column] = sum;
+    }
+    __syncthreads();
+}
+
+template <class K, class V, int G, int NW, int STAGES, bool MAP>
+AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_cu_plan &plan, akv_u32 *counters)
+{
+    typedef decode_shape<K, V, G, NW, STAGES, MAP> shape;
+    constexpr int dim = shape::dim;
+    extern __shared__ __align__(128) unsigned char memory[];
+    __shared__ alignas(16) float mean_units[COLUMNS / 2][4]; /* of columns 2c and 2c + 1: factor, what stays */
+    __shared__ mean_turns turns; /* in shared memory for want of registers */
+    __shared__ float norm[2][COLUMNS], m[COLUMNS], l[COLUMNS], m_packed[COLUMNS], l_packed[COLUMNS];
+    akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u, r = lane >> 2, c = lane & 3u;
+    attend_work w;
+    if (!find_work(p, a, plan, w))
+        return;
+    akv_u32 group = p.q_heads / p.kv_heads;
+
+    /* Memory: control, three sets of rows, what belongs to the mean, then rings; the table at the first multiple
+     * of 64 KiB with rings below and above it. */
+    unsigned base = akv_shared(memory), table = (base + TABLE_BYTES - 1u) & ~(TABLE_BYTES - 1u);
+    unsigned char *at = memory + shape::control_bytes;
+    float *q_raw = (float *)at, *q_stored = q_raw + COLUMNS * dim, *o_packed = q_stored + COLUMNS * dim;
+    float *o = q_stored; /* free again when o is written */
+    unsigned char *rows_end = at + 3 * shape::rows_bytes, *rings = rows_end + shape::mean_bytes;
+    float *met = o_packed, *angles = (float *)(rows_end + shape::mean::table_bytes); /* met: until o_packed is */
+    unsigned char *above = rings; /* a run of memory long enough for the warps to meet in */
+    unsigned ring;
+    if (shape::table) {
+        int below = (int)(table - akv_shared(rings)) / shape::warp_bytes;
+        above = memory + (table + TABLE_BYTES - base);
+        ring = (int)warp < below ? akv_shared(rings) + warp * shape::warp_bytes
+                                 : akv_shared(above) + (warp - below) * shape::warp_bytes;
+    } else {
+        ring = akv_shared(rings) + warp * shape::warp_bytes;
+    }
+    unsigned bar = base + warp * (STAGES * 8u);
+    volatile akv_u32 *tile_of = (volatile akv_u32 *)(memory + 1024) + warp * STAGES;
+
+    tile_walk walk;
+    akv_u32 first_tile = w.first / 16u, tiles = w.last == w.first ? 0u : (w.last + 15u) / 16u - first_tile;
+    walk.end = first_tile + tiles;
+    walk.shift = MAP ? run_shift(tiles, NW, shape::mean::longest) : 0u;
+    walk.first = first_tile + (warp << walk.shift);
+    walk.count = walk.first < walk.end
+                     ? ((walk.end - walk.first - 1u) / (NW << walk.shift) + 1u) << walk.shift
+                     : 0u;
+    walk.base = walk.mask = walk.batch = 0u;
+    tile_walk raw_walk = walk;
+
+    akv_u32 issued = 0u, put = 0u;
+    auto issue = [&]() { /* one packed tile into the ring, by the lane that has its address */
+        if constexpr (shape::packed) {
+            int owner = walk.next<false, NW, MAP>(w, p, a, lane);
+            if (owner < 0)
+                return;
+            if ((int)lane == owner) {
+                tile_of[put] = walk.tile<NW, MAP>(walk.batch + (akv_u32)owner);
+                unsigned slot = ring + put * shape::stage_bytes;
+                akv_bar_expect(bar + 8u * put, shape::stage_bytes);
+                akv_bulk(slot, walk.block + p.tiles.k_offset[1] + w.head * K::bytes, K::bytes, bar + 8u * put);
+                akv_bulk(slot + K::bytes, walk.block + p.tiles.v_offset[1] + w.head * V::bytes, V::bytes,
+                         bar + 8u * put);
+            }
+            issued++;
+            put = put + 1u == STAGES ? 0u : put + 1u;
+        }
+    };
+    if constexpr (shape::packed) {
+        if (lane == 0u) {
+            for (int s = 0; s < STAGES; s++)
+                akv_bar_init(bar + 8u * s, 1);
+            akv_bar_fence();
+        }
+        __syncwarp();
+        for (int s = 0; s < STAGES; s++)
+            issue();
+    }
+
+    /* Queries: as they came, and in the domain of stored keys; norm is a power of two that keeps halves
+     * in range. */
+    for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += NW * 32) {
+        akv_u32 j = e / dim, column = w.tile * COLUMNS + j;
+        float x = j < w.columns ? load_row(a.arg[1], p.q,
+                                           row_element(p.q, w.seq.first_token + column / group,
+                                                       w.head * group + column % group) +
+                                               e % dim)
+                                : 0.0f;
+        q_raw[e] = x;
+        q_stored[e] = x;
+    }
+    if constexpr (shape::table)
+        fill_table<shape::two>(memory + (table - base));
+    const akv_u8 *maps = a.arg[7];
+    const akv_map *k_map = MAP && (p.k_flags & AKV_FLAG_MAP) ? akv_map_at(maps, p.k_map) : nullptr;
+    const akv_map *v_map = MAP && (p.v_flags & AKV_FLAG_MAP) ? akv_map_at(maps, p.v_map) : nullptr;
+    bool mean = k_map && k_map->mean;
+    if constexpr (MAP)
+        if (mean)
+            fill_angles<G>((uint4 *)rows_end, {(const akv_u64 *)(maps + k_map->turns), k_map->pairs});
+    __syncthreads();
+    if constexpr (MAP) {
+        if (mean && threadIdx.x == 0u)
+            turns = {(const akv_u64 *)(maps + k_map->turns), k_map->pairs};
+        if (mean)
+            meet_means<G>(met, q_raw, maps, k_map, w.head);
+        if (k_map && k_map->transform == AKV_TRANSFORM_MATRIX)
+            multiply_queries<G, NW>(q_stored, q_raw,
+                                    (const float *)(maps + akv_map_inverse_row(k_map, w.head, dim, 0u)));
+    }
+    if (shape::packed && (k_map ? akv_map_rotates(k_map) != 0u : (p.k_flags & AKV_FLAG_ROTATE) != 0u))
+        rotate_shared(q_stored, COLUMNS, dim, dim, akv_rotate_read_factor(dim));
+    if constexpr (MAP)
+        if (k_map && k_map->scales) {
+            float scale = akv_map_scale(maps, k_map, w.head, 1u);
+            for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += NW * 32)
+                q_stored[e] *= scale;
+        }
+    if constexpr (MAP)
+        __syncthreads();
+    for (akv_u32 j = warp; j < 2u * COLUMNS; j += NW) {
+        const float *row = (j < COLUMNS ? q_raw : q_stored) + (j % COLUMNS) * dim;
+        float top = 0.0f;
+        for (akv_u32 i = lane; i < dim; i += 32u)
+            top = fmaxf(top, fabsf(row[i]));
+        for (int i = 16; i > 0; i /= 2)
+            top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, i));
+        if (lane == 0u)
+            norm[j / COLUMNS][j % COLUMNS] = power_below(top);
+        if constexpr (MAP)
+            if (mean && j >= COLUMNS) { /* in the units of the products with packed keys */
+                float units = scale_met<G>(met, j % COLUMNS) / power_below(top);
+                float still = still_product(q_raw + (j % COLUMNS) * dim, maps, k_map, w.head, dim);
+                if (lane == 0u)
+                    mean_units[j % COLUMNS / 2u][j % 2u] = units,
+                    mean_units[j % COLUMNS / 2u][2u + j % 2u] = still / power_below(top);
+            }
+    }
+    __syncthreads();
+
+    lane_columns columns;
+    {
+        akv_i32 ignored;
+        column_range(p, w.seq, w.tile * COLUMNS, &ignored, &columns.all_hi);
+        column_range(p, w.seq, w.tile * COLUMNS + w.columns - 1u, &columns.all_lo, &ignored);
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+            column_range(p, w.seq, w.tile * COLUMNS + AKV_MIN(2u * c + j, w.columns - 1u), &columns.lo[j],
+                         &columns.hi[j]);
+        /* a tile reaches past the end of a sequence or of a split's blocks only behind all_hi */
+        columns.all_hi = min(columns.all_hi, (akv_i32)(w.seq.length + w.seq.tokens) - 1);
+    }
+    warp_state<G> state;
+    unsigned q[G][4];
+    akv_u32 any_packed = 0u;
+
+    if constexpr (shape::packed) {
+        load_query<K, G>(q_stored, norm[1], q, r, c);
+        columns.norm[0] = norm[1][2u * c], columns.norm[1] = norm[1][2u * c + 1u];
+        state.clear();
+        unsigned lane_table = table + lane * 4u, take = 0u, parity = 0u;
+        akv_u32 done = 0u, row = 4u * (r >> 1) + (r & 1u);
+        warp_mean<G> means;
+        means.run = ~0u;
+        any_packed = issued;
+        while (done < issued) {
+            bool two = done + 1u < issued;
+            unsigned slot[2];
+            akv_u32 number[2] = {0u, 0u};
+            float s[2][4];
+#pragma unroll
+            for (int t = 0; t < 2; t++) {
+                s[t][0] = s[t][1] = s[t][2] = s[t][3] = t ? -INFINITY : 0.0f;
+                slot[t] = ring + take * shape::stage_bytes;
+                if (t == 0 || two) {
+                    akv_bar_wait(bar + 8u * take, parity);
+                    akv_i32 tile = (akv_i32)tile_of[take] * 16;
+                    s[t][0] = s[t][1] = s[t][2] = s[t][3] = 0.0f;
+                    K::scores(slot[t], q, s[t], r, c, lane_table);
+                    if (!MAP)
+                        tile_scores(p, columns, s[t], tile, tile + (akv_i32)row, tile + (akv_i32)row + 2);
+                    else
+                        number[t] = (akv_u32)tile / 16u;
+                    if (++take == STAGES)
+                        take = 0u, parity ^= 1u;
+                }
+            }
+            if constexpr (MAP) {
+                if (mean)
+                    means.add(s, number, two, first_tile, walk.shift, (const float4 *)met, angles + warp * (32u * G),
+                              turns, akv_shared(rows_end), (const float4 *)mean_units, lane);
+#pragma unroll
+                for (int t = 0; t < 2; t++)
+                    if (t == 0 || two) {
+                        akv_i32 tile = (akv_i32)number[t] * 16;
+                        tile_scores(p, columns, s[t], tile, tile + (akv_i32)row, tile + (akv_i32)row + 2);
+                    }
+            }
+            state.raise(fmaxf(fmaxf(s[0][0], s[0][2]), fmaxf(s[1][0], s[1][2])),
+                        fmaxf(fmaxf(s[0][1], s[0][3]), fmaxf(s[1][1], s[1][3])));
+#pragma unroll
+            for (int t = 0; t < 2; t++) {
+                if (t == 0 || two) {
+                    float p0 = akv_exp2(s[t][0] - state.m[0]), p1 = akv_exp2(s[t][1] - state.m[1]);
+                    float p2 = akv_exp2(s[t][2] - state.m[0]), p3 = akv_exp2(s[t][3] - state.m[1]);
+                    state.l[0] += p0 + p2, state.l[1] += p1 + p3;
+                    V::add(slot[t] + K::bytes, akv_transpose8x8(akv_pack_half2(p0, p1)),
+                           akv_transpose8x8(akv_pack_half2(p2, p3)), state.o, r, c, lane_table);
+                }
+            }
+            __syncwarp();
+            done += two ? 2u : 1u;
+            issue();
+            if (two)
+                issue();
+        }
+        any_packed = (akv_u32)__syncthreads_or((int)any_packed);
+        if (any_packed) {
+            meet_warps<V, G, NW>(state, (float *)above, o_packed, m_packed, l_packed, warp, r, c);
+            if (v_map ? akv_map_rotates(v_map) != 0u : (p.v_flags & AKV_FLAG_ROTATE) != 0u)
+                rotate_shared(o_packed, COLUMNS, dim, dim, akv_rotate_read_factor(dim));
+            if constexpr (MAP) {
+                if (v_map && v_map->transform == AKV_TRANSFORM_MATRIX)
+                    multiply_sums<G, NW>(o_packed,
+                                         (const float *)(maps + akv_map_inverse_row(v_map, w.head, dim, 0u)),
+                                         (float *)above);
+                if (v_map && v_map->scales) {
+                    float scale = akv_map_scale(maps, v_map, w.head, 1u);
+                    for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += NW * 32)
+                        o_packed[e] *= scale;
+                }
+                __syncthreads();
+            }
+        }
+    }
+
+    /* Raw rows. */
+    load_query<RawF16<G>, G>(q_raw, norm[0], q, r, c);
+    columns.norm[0] = norm[0][2u * c], columns.norm[1] = norm[0][2u * c + 1u];
+    state.clear();
+    akv_u32 raw_issued = 0u, raw_done = 0u, raw_put = 0u, raw_take = 0u;
+    constexpr int raw_bytes = RawF16<G>::bytes, raw_stages = shape::raw_stages;
+    ring = akv_shared(rows_end) + warp * (raw_stages * 2 * raw_bytes);
+    auto issue_raw = [&]() {
+        int owner = raw_walk.next<true, NW, MAP>(w, p, a, lane);
+        if (owner >= 0) {
+            const akv_u8 *block = (const akv_u8 *)__shfl_sync(0xFFFFFFFFu, (akv_u64)raw_walk.block, owner);
+            if (lane == 0u)
+                ((volatile akv_u32 *)tile_of)[raw_put] =
+                    raw_walk.tile<NW, MAP>(raw_walk.batch + (akv_u32)owner);
+            akv_u32 kind = __shfl_sync(0xFFFFFFFFu, raw_walk.kind, owner);
+            const akv_u8 *k = block + p.tiles.k_offset[kind] + w.head * raw_bytes;
+            const akv_u8 *v = block + p.tiles.v_offset[kind] + w.head * raw_bytes;
+            unsigned slot = ring + raw_put * (2 * raw_bytes);
+#pragma unroll
+            for (int i = 0; i < raw_bytes / 512; i++) {
+                unsigned e = i * 32u + lane, line = e / (4 * G), piece = e % (4 * G);
+                akv_copy16(slot + RawF16<G>::piece(line, piece), k + e * 16u);
+                akv_copy16(slot + raw_bytes + RawF16<G>::piece(line, piece), v + e * 16u);
+            }
+            raw_issued++;
+            raw_put = raw_put + 1u == raw_stages ? 0u : raw_put + 1u;
+        }
+        akv_copy_commit(); /* an empty group where there is no tile keeps the count simple */
+    };
+    for (int s = 0; s < raw_stages; s++)
+        issue_raw();
+    while (raw_done < raw_issued) {
+        akv_copy_wait<raw_stages - 1>();
+        __syncwarp();
+        unsigned slot = ring + raw_take * (2 * raw_bytes);
+        akv_i32 tile = (akv_i32)tile_of[raw_take] * 16;
+        float s[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        akv_i32 held = (akv_i32)(w.seq.length + w.seq.tokens) - tile;
+        if (held < 16) { /* rows that were never written hold anything; 0 * NaN must not reach the sum */
+            for (akv_u32 e = (akv_u32)held * (4 * G) + lane; e < 16u * (4 * G); e += 32u)
+                *(uint4 *)(memory + (slot - base) + raw_bytes + RawF16<G>::piece(e / (4 * G), e % (4 * G))) =
+                    make_uint4(0u, 0u, 0u, 0u);
+            __syncwarp();
+        }
+        RawF16<G>::scores(slot, q, s, lane);
+        tile_scores(p, columns, s, tile, tile + (akv_i32)r, tile + (akv_i32)r + 8);
+        state.raise(fmaxf(s[0], s[2]), fmaxf(s[1], s[3]));
+        float p0 = akv_exp2(s[0] - state.m[0]), p1 = akv_exp2(s[1] - state.m[1]);
+        float p2 = akv_exp2(s[2] - state.m[0]), p3 = akv_exp2(s[3] - state.m[1]);
+        state.l[0] += p0 + p2, state.l[1] += p1 + p3;
+        RawF16<G>::add(slot + raw_bytes, akv_transpose8x8(akv_pack_half2(p0, p1)),
+                       akv_transpose8x8(akv_pack_half2(p2, p3)), state.o, lane);
+        __syncwarp();
+        raw_done++;
+        raw_take = raw_take + 1u == raw_stages ? 0u : raw_take + 1u;
+        issue_raw();
+    }
+    akv_copy_wait<0>();
+    if (__syncthreads_or((int)raw_issued)) {
+        meet_warps<RawF16<G>, G, NW>(state, (float *)(shape::table ? above : rows_end), o, m, l, warp, r, c);
+        if (any_packed) {
+            for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += NW * 32) {
+                float top = fmaxf(m[e / dim], m_packed[e / dim]);
+                o[e] = o[e] * akv_exp2(m[e / dim] - top) + o_packed[e] * akv_exp2(m_packed[e / dim] - top);
+            }
+            __syncthreads();
+            if (threadIdx.x < COLUMNS) {
+                akv_u32 j = threadIdx.x;
+                float top = fmaxf(m[j], m_packed[j]);
+                l[j] = l[j] * akv_exp2(m[j] - top) + l_packed[j] * akv_exp2(m_packed[j] - top);
+                m[j] = top;
+            }
+        }
+    } else if (any_packed) {
+        o = o_packed;
+        if (threadIdx.x < COLUMNS)
+            m[threadIdx.x] = m_packed[threadIdx.x], l[threadIdx.x] = l_packed[threadIdx.x];
+    } else {
+        for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += NW * 32)
+            o[e] = 0.0f;
+        if (threadIdx.x < COLUMNS)
+            m[threadIdx.x] = NO_SCORE, l[threadIdx.x] = 0.0f;
+    }
+    __syncthreads();
+    finish_split(p, a, plan, w, o, m, l, counters);
+}
+
+#endif
