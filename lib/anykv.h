@@ -1162,6 +1162,16 @@ typedef struct anykv_attend_params {
  * plain causal attention. */
 ANYKV_API anykv_status anykv_step_attend(anykv_step *step, uint32_t layer, const anykv_view *q,
                                          const anykv_attend_params *params, const anykv_view *out);
+/* A number that names the launches of the step's appends and attends: those of two steps of a cache with the
+ * same number, given the same views (in device memory) and params, are the same to the byte.  So a CUDA graph
+ * that captured the calls of one step does the work of another, whose begin has filled the descriptor that the
+ * kernels read.  It changes with the number of sequences, the most tokens of one, the cache's memory and the
+ * kinds of blocks that the step reads.  0: the step is not open. */
+ANYKV_API uint64_t anykv_step_recording(const anykv_step *step);
+/* Says that a graph captured from a step of this number was launched, on the device's stream, instead of all
+ * appends and attends of this one.  E_STATE: the step's number is another, or a layer was appended already:
+ * nothing changed. */
+ANYKV_API anykv_status anykv_step_replayed(anykv_step *step, uint64_t recording);
 /* Ends the step and frees it.  accepted[i] <= counts[i] tokens of sequence i stay (NULL: all).  tokens:
  * ids of all tokens of the step (NULL: given later by anykv_seq_name).  Whole blocks that have left the
  * recent window are sealed.  E_STATE: a layer was not appended; E_ARG: accepted too large: the step

@@ -233,3 +233,63 @@ anykv_status anykv_step_attend(anykv_step *step, uint32_t layer, const anykv_vie
     akv_mutex_unlock(&cache->lock);
     return ANYKV_OK;
 }
+
+/* ---- calls that a recording of the device's queue makes ---- */
+
+static uint64_t mix(uint64_t hash, const void *bytes, size_t count)
+{
+    const uint8_t *at = bytes;
+    for (size_t i = 0; i < count; i++)
+        hash = (hash ^ at[i]) * 0x100000001B3u;
+    return hash;
+}
+
+/* Everything of a launch's record that is neither the caller's nor the same for all steps. */
+static uint64_t recording(const anykv_step *step)
+{
+    const anykv_cache *cache = step->cache;
+    const uint32_t numbers[] = {step->slot, step->n, step->most_tokens, cache->slabs};
+    uint64_t hash = mix(0xCBF29CE484222325u, numbers, sizeof numbers);
+    hash = mix(hash, cache->slab, cache->slabs * sizeof *cache->slab);
+    hash = mix(hash, cache->slab_bytes, cache->slabs * sizeof *cache->slab_bytes);
+    for (uint32_t g = 0; g < cache->layout->group_count; g++) {
+        const uint32_t rungs = step->kinds[g] >> AKV_KIND_RUNG;
+        hash = mix(hash, &rungs, sizeof rungs);
+    }
+    return hash ? hash : 1;
+}
+
+uint64_t anykv_step_recording(const anykv_step *step)
+{
+    if (!step || !step->open)
+        return 0;
+    akv_mutex_lock(&step->cache->lock);
+    const uint64_t number = recording(step);
+    akv_mutex_unlock(&step->cache->lock);
+    return number;
+}
+
+anykv_status anykv_step_replayed(anykv_step *step, uint64_t number)
+{
+    anykv_status status = check_step(step, 0);
+    if (status)
+        return status;
+    anykv_cache *cache = step->cache;
+    for (uint32_t l = 0; l < cache->layout->count; l++)
+        if (step->appended[l])
+            return akv_fail(cache->context, ANYKV_E_STATE, "layer: %u was appended already", l);
+    akv_mutex_lock(&cache->lock);
+    if (number != recording(step))
+        status = akv_fail(cache->context, ANYKV_E_STATE,
+                          "recording: of a step with other launches than this one's");
+    for (uint32_t l = 0; l < cache->layout->count && !status; l++) {
+        step->appended[l] = cache->layout->places[l].owner;
+        cache->count.tokens_attended += step->tokens;
+    }
+    if (!status) {
+        step->missing = 0;
+        cache->epoch++;
+    }
+    akv_mutex_unlock(&cache->lock);
+    return status;
+}
