@@ -92,9 +92,12 @@ for device in $present; do
         >"$out/codec-$device.jsonl" 2>"$out/codec-$device.log"
     attend "$device" batch --gqa 4 --batch 64,16 --tokens 8192 --formats q8,q4,F16/F16,I8/N4,N5/N4
     attend "$device" long --gqa 4 --tokens 131072,32768 --formats q8,q4,F16/F16,I8/N4,N5/N4
+    attend "$device" maps --gqa 4 --batch 64,16 --tokens 8192 --formats N4/N4 --transforms rotate,centre,matrix
     attend "$device" groups --gqa 8,1 --batch 16 --tokens 8192
     attend "$device" sizes --gqa 4 --batch 16 --tokens 8192 --head-dim 64,256
     attend "$device" prefill --gqa 4 --tokens 8192 --phase prefill --new-tokens 2048 --repeats 7
+    "$anykv" bench page --device "$device" --json >"$out/page-$device.jsonl" 2>"$out/page-$device.log"
+    "$anykv" bench compress --device "$device" --json >"$out/compress-$device.jsonl" 2>"$out/compress-$device.log"
 done
 if python3 -c 'import torch' 2>/dev/null; then
     python3 "$here/attend_torch.py" >"$out/torch.txt" 2>&1 || echo "attend_torch.py failed" >&2
@@ -122,7 +125,7 @@ END {
         printf "verify %-8s %15.0f elements, %d bytes differ, %d failures, %d skipped, attention error at most %.2g\n",
             d, elements[d], differ[d], failures[d], skipped[d], error[d]
 }'
-cat "$out"/codec-*.jsonl "$out"/attend-*.jsonl 2>/dev/null | awk '
+cat "$out"/codec-*.jsonl "$out"/attend-*.jsonl "$out"/page-*.jsonl 2>/dev/null | awk '
 function get(line, name,   at, rest) {
     at = index(line, "\"" name "\": ")
     if (!at) return ""
@@ -136,9 +139,14 @@ function get(line, name,   at, rest) {
         get($0, "format"), get($0, "rotate") == "true" ? " rotate" : "", get($0, "search") == "true" ? " search" : "",
         get($0, "threads") == "null" ? "" : " t" get($0, "threads"), get($0, "ratio_memcpy"), get($0, "gib_s"), get($0, "spread")
 }
+/"bench": "page"/ {
+    printf "%-8s %s of %s blocks of %s bytes  %.1f us, %.1f GiB/s, %.2f of one copy, spread %.2f\n", get($0, "device"),
+        get($0, "op"), get($0, "blocks"), get($0, "block_bytes"), get($0, "us"), get($0, "gib_s"), get($0, "ratio_copy"),
+        get($0, "spread")
+}
 /"bench": "attend"/ {
-    printf "%-8s %s %s/%s d%s %s x %s, %s/%s%s  %.1f us, %.2f of copy, %.2f x F16, spread %.2f\n", get($0, "device"),
-        get($0, "phase"), get($0, "k"), get($0, "v"), get($0, "head_dim"), get($0, "batch"), get($0, "tokens"),
+    printf "%-8s %s %s/%s%s d%s %s x %s, %s/%s%s  %.1f us, %.2f of copy, %.2f x F16, spread %.2f\n", get($0, "device"),
+        get($0, "phase"), get($0, "k"), get($0, "v"), get($0, "transform") == "rotate" || get($0, "transform") == "none" ? "" : " " get($0, "transform"), get($0, "head_dim"), get($0, "batch"), get($0, "tokens"),
         get($0, "q_heads"), get($0, "kv_heads"), get($0, "threads") == "null" ? "" : " t" get($0, "threads"),
         get($0, "us"), get($0, "share_of_copy"), get($0, "ratio_f16"), get($0, "spread")
 }'

@@ -46,6 +46,9 @@ check "the profile's name is its pair" grep -q '"k": "N4", "v": "N4"' "$work/row
 rows "cache" 2 "$ANYKV" bench cache --device cpu --repeats 7 --filter append/1 --json
 fields "cache's fields" bench op size threads ns_per_op spread
 
+rows "page" 4 "$ANYKV" bench page --device cpu --repeats 7 --json
+fields "page's fields" bench op blocks block_bytes threads device us gib_s ratio_copy spread copy_us
+
 refuse "an unknown benchmark" 'not one of codec, attend, cache' "$ANYKV" bench nonsense
 refuse "fewer than seven repeats" 'repeats' "$ANYKV" bench codec --repeats 3
 refuse "a group that does not divide" 'gqa' "$ANYKV" bench attend --q-heads 8 --gqa 3

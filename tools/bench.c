@@ -253,7 +253,7 @@ static const struct bench_kind {
     const char *name;
     anykv_status (*run)(struct bench *b);
 } kinds[] = {{"codec", bench_codec}, {"attend", bench_attend}, {"cache", bench_cache}, {"evict", bench_evict},
-             {"compress", bench_compress}};
+             {"compress", bench_compress}, {"page", bench_page}};
 
 static int check_options(struct bench_options *o)
 {
@@ -358,8 +358,8 @@ int akv_tool_bench(int argc, char **argv)
     };
     const struct akv_cli cli = {
         command,
-        "codec|attend|cache|evict|compress [OPTION]...",
-        "Measures the codec, attention, the cache, the eviction of tokens or compression; one row for each combination of the lists.\n"
+        "codec|attend|cache|evict|compress|page [OPTION]...",
+        "Measures the codec, attention, the cache, the eviction of tokens, compression or\nthe way of blocks to host memory; one row for each combination of the lists.\n"
         "Runs alternate with their peer; figures are medians, spread is the largest over the "
         "least.",
         "anykv bench codec --device cpu --formats I8,N4\n"
@@ -380,7 +380,7 @@ int akv_tool_bench(int argc, char **argv)
             if (strcmp(kinds[i].name, o->what) == 0)
                 go = run(b, &kinds[i]);
         if (go == -2)
-            go = akv_cli_wrong(command, "\"%s\" is not one of codec, attend, cache, evict, compress", o->what);
+            go = akv_cli_wrong(command, "\"%s\" is not one of codec, attend, cache, evict, compress, page", o->what);
     }
     akv_free(NULL, b);
     return go;

@@ -79,5 +79,6 @@ anykv_status bench_attend(struct bench *b);
 anykv_status bench_cache(struct bench *b);
 anykv_status bench_evict(struct bench *b);
 anykv_status bench_compress(struct bench *b);
+anykv_status bench_page(struct bench *b);
 
 #endif
