@@ -232,24 +232,42 @@ AC_DEFUN([AKV_CHECK_OPENCL], [
   AM_CONDITIONAL([LINK_OPENCL], [test "x$link_opencl" = xyes])
 ])
 
-dnl CUDA: nvcc makes the device images; the driver library is opened at run time.
+dnl CUDA: nvcc makes the device images, without it clang makes PTX; the driver library is opened at run time.
 AC_DEFUN([AKV_CHECK_CUDA], [
   AC_ARG_WITH([cuda], [AS_HELP_STRING([--with-cuda],
-    [build the CUDA backend, needs nvcc (auto, yes, no; default: auto)])],
+    [build the CUDA backend, needs nvcc or clang (auto, yes, clang, no; default: auto)])],
     [], [with_cuda=auto])
   AC_ARG_VAR([NVCC], [CUDA compiler])
   AC_ARG_VAR([CUDA_GENCODE], [nvcc flags that choose the architectures of the device images])
+  AC_SUBST([CLANG_CUDA_FLAGS], ["-x cuda --cuda-gpu-arch=sm_75 --cuda-device-only -nocudalib -nocudainc \
+-Xclang -target-feature -Xclang +ptx63 -std=c++17 -O3 -ffp-contract=off -Wno-unknown-cuda-version -Wno-pass-failed"])
   have_cuda=no
+  cuda_by=nvcc
   AS_CASE([$with_cuda],
     [no], [why_cuda="switched off by --without-cuda"],
+    [clang], [AKV_TRY_CLANG_CUDA],
     [auto | yes],
       [AS_IF([test -f "$srcdir/backends/cuda/images.c"],
         [AC_PATH_PROG([NVCC], [nvcc], [], [$PATH$PATH_SEPARATOR/usr/local/cuda/bin])
-         AS_IF([test -n "$NVCC"], [AKV_TRY_NVCC], [why_cuda="nvcc not found (set NVCC)"])],
+         AS_IF([test -n "$NVCC"], [AKV_TRY_NVCC], [AKV_TRY_CLANG_CUDA])],
         [why_cuda="this source tree has no CUDA backend"])],
-    [AC_MSG_ERROR([--with-cuda: "$with_cuda" is not one of auto, yes, no])])
-  AS_IF([test "x$have_cuda$with_cuda" = xnoyes], [AC_MSG_ERROR([--with-cuda: $why_cuda])])
+    [AC_MSG_ERROR([--with-cuda: "$with_cuda" is not one of auto, yes, clang, no])])
+  AS_CASE([$have_cuda$with_cuda], [noyes | noclang], [AC_MSG_ERROR([--with-cuda: $why_cuda])])
   AM_CONDITIONAL([WITH_CUDA], [test "x$have_cuda" = xyes])
+  AM_CONDITIONAL([CUDA_BY_CLANG], [test "x$cuda_by" = xclang])
+])
+dnl PTX that every card since compute capability 7.5 takes; no toolkit is needed, only clang with its NVPTX target.
+AC_DEFUN([AKV_TRY_CLANG_CUDA], [
+  AC_ARG_VAR([CUDA_CLANG], [clang that makes PTX where there is no nvcc])
+  AC_PATH_PROGS([CUDA_CLANG], [clang clang-20 clang-19 clang-18 clang-17 clang-16 clang-15 clang-14])
+  AS_IF([test -n "$CUDA_CLANG"],
+    [AC_MSG_CHECKING([whether $CUDA_CLANG makes PTX])
+     AS_IF([$CUDA_CLANG $CLANG_CUDA_FLAGS -I"$srcdir/kernels-cu/clang" -include cuda_fp16.h -S -o conftest.ptx \
+            "$srcdir/kernels-cu/page.cu" >&AS_MESSAGE_LOG_FD 2>&1 && grep akv_k_copy conftest.ptx >/dev/null],
+       [have_cuda=yes cuda_by=clang], [why_cuda="no nvcc (set NVCC), and $CUDA_CLANG makes no PTX"])
+     AC_MSG_RESULT([$have_cuda])
+     rm -f conftest.ptx],
+    [why_cuda="neither nvcc nor clang found (set NVCC or CUDA_CLANG)"])
 ])
 dnl Real code for the architectures that this nvcc knows, PTX of the lowest.
 AC_DEFUN([AKV_TRY_NVCC], [
@@ -280,7 +298,9 @@ AC_DEFUN([AKV_SUMMARY], [
   akv_line "CPU           portable C$akv_isas (chosen at run time)"
   AS_IF([test "x$have_opencl" = xyes], [akv_line "OpenCL        yes (loaded at run time)"],
     [akv_line "OpenCL        no: $why_opencl"])
-  AS_IF([test "x$have_cuda" = xyes],
+  AS_IF([test "x$have_cuda$cuda_by" = xyesclang],
+    [akv_line "CUDA          yes (loaded at run time), PTX by $CUDA_CLANG: without the fast attention kernels"],
+    [test "x$have_cuda" = xyes],
     [akv_line "CUDA          yes (loaded at run time), $NVCC"
      akv_line "              $CUDA_GENCODE"],
     [akv_line "CUDA          no: $why_cuda"])

@@ -23,5 +23,6 @@ refuse "a big-endian target" "big-endian" "$c" -q CC="$CC" \
 refuse "--enable-sanitizers=nonsense" 'unknown sanitizer "nonsense"' "$c" -q -C CC="$CC" \
     --enable-sanitizers=nonsense
 refuse "a missing nettle" "nettle library is required" "$c" -q -C CC="$CC" NETTLE_LIBS=-lno-such-library
+refuse "--with-cuda=clang without clang" "makes no PTX" "$c" -q -C CC="$CC" --with-cuda=clang CUDA_CLANG=false
 refuse "--with-opencl=maybe" "not one of auto, yes, no" "$c" -q -C CC="$CC" --with-opencl=maybe
 finish

@@ -5,16 +5,6 @@
 # images, explicit ones marked.
 # shellcheck source=tests/tap.inc
 . "$srcdir/tests/tap.inc"
-if [ -z "${NVCC-}" ] || ! grep -q '^#define AKV_WITH_CUDA\|-DAKV_WITH_CUDA=1' "$top_builddir/Makefile"; then
-    skip "images of the CUDA backend" "this build has no CUDA backend"
-    finish
-fi
-
-# image_flags NAME: what the build compiles kernels-cu/NAME.cu with.
-image_flags() {
-    "$MAKE" -s -n -C "$top_builddir" -W "$top_srcdir/kernels-cu/$1.cu" -W "../kernels-cu/$1.cu" \
-        "kernels-cu/$1.fatbin" 2>/dev/null | tr '\n' ' ' | sed -n 's/.* -fatbin //p' | sed 's/ -gencode.*//'
-}
 mkdir "$work/lib"
 cp -r "$top_srcdir/lib/kernel" "$work/lib/"
 cp -r "$top_srcdir/kernels-cu" "$work/"
@@ -27,12 +17,6 @@ static __device__ __forceinline__ float marked_fma(float a, float b, float c)
     return d;
 }
 END
-# ptx SOURCE FLAGS…: to $work/ptx.
-ptx() {
-    source=$1
-    shift
-    "$NVCC" -ptx -arch=compute_80 "$@" -include "$work/mark.cuh" -o "$work/ptx" "$source"
-}
 # What a kernel may not have, with the kernel's name; at the end how many fused ones were asked for.
 inspect() {
     awk '
@@ -43,6 +27,40 @@ inspect() {
     END { print asked + 0 >count }' count="$work/asked" "$work/ptx"
 }
 
+# What clang makes where there is no nvcc; the codec's image, which takes it minutes, is like the others.
+clang=${CUDA_CLANG:-$(command -v clang || true)}
+clang_flags=$(sed -n 's/^CLANG_CUDA_FLAGS = //p' "$top_builddir/Makefile")
+if [ -z "$clang" ] || [ -z "$clang_flags" ]; then
+    skip "PTX by clang" "no clang, or built without --with-cuda"
+else
+    for name in page evict compress rans lowrank; do
+        # shellcheck disable=SC2086
+        if "$clang" $clang_flags -I"$work/kernels-cu/clang" -include cuda_fp16.h -include "$work/mark.cuh" -S \
+            -o "$work/ptx" "$work/kernels-cu/$name.cu" >"$work/log" 2>&1; then
+            inspect >"$work/bad"
+            empty "$name by clang: nothing fused, nothing that may be" "$work/bad"
+        else
+            fail "$name: clang does not compile it" "$work/log"
+        fi
+    done
+fi
+
+if [ -z "${NVCC-}" ] || ! grep -q '^#define AKV_WITH_CUDA\|-DAKV_WITH_CUDA=1' "$top_builddir/Makefile"; then
+    skip "images of the CUDA backend" "this build has no CUDA backend"
+    finish
+fi
+
+# image_flags NAME: what the build compiles kernels-cu/NAME.cu with.
+image_flags() {
+    "$MAKE" -s -n -C "$top_builddir" -W "$top_srcdir/kernels-cu/$1.cu" -W "../kernels-cu/$1.cu" \
+        "kernels-cu/$1.fatbin" 2>/dev/null | tr '\n' ' ' | sed -n 's/.* -fatbin //p' | sed 's/ -gencode.*//'
+}
+# ptx SOURCE FLAGS…: to $work/ptx.
+ptx() {
+    source=$1
+    shift
+    "$NVCC" -ptx -arch=compute_80 "$@" -include "$work/mark.cuh" -o "$work/ptx" "$source"
+}
 for name in quant page evict compress rans; do
     flags=$(image_flags "$name")
     case " $flags " in
