@@ -29,7 +29,7 @@ template <class K, class V, int G, int NW, int STAGES, bool MAP> struct decode_s
     static constexpr int end = 1024 + MAX_SHARED, above = 2 * (int)TABLE_BYTES;
     /* Raw tiles come when everything behind the rows is free again. */
     static constexpr int raw_stages = AKV_MIN(4, (end - rows_end) / (NW * 2 * RawF16<G>::bytes));
-    static_assert(raw_stages >= 1, "a ring holds a raw tile");
+    static_assert(raw_stages >= 1 && raw_stages <= STAGES, "a ring holds raw tiles, and control their numbers");
     static_assert(!table || below >= 0, "the mean fits");
     static_assert(!table || above + (NW - below) * warp_bytes <= end, "the rings fit");
     static_assert(!table || above + NW * COLUMNS * (dim + 2) * 4 <= end, "the warps have a place to meet");
