@@ -259,7 +259,7 @@ AC_DEFUN([AKV_CHECK_CUDA], [
 dnl PTX that every card since compute capability 7.5 takes; no toolkit is needed, only clang with its NVPTX target.
 AC_DEFUN([AKV_TRY_CLANG_CUDA], [
   AC_ARG_VAR([CUDA_CLANG], [clang that makes PTX where there is no nvcc])
-  AC_PATH_PROGS([CUDA_CLANG], [clang clang-20 clang-19 clang-18 clang-17 clang-16 clang-15 clang-14])
+  AC_CHECK_PROGS([CUDA_CLANG], [clang clang-20 clang-19 clang-18 clang-17 clang-16 clang-15 clang-14])
   AS_IF([test -n "$CUDA_CLANG"],
     [AC_MSG_CHECKING([whether $CUDA_CLANG makes PTX])
      AS_IF([$CUDA_CLANG $CLANG_CUDA_FLAGS -I"$srcdir/kernels-cu/clang" -include cuda_fp16.h -S -o conftest.ptx \

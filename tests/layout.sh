@@ -48,7 +48,8 @@ engine=$(sources 'lib/[a-z0-9_]+\.[ch]' | grep -Ev '^lib/(status|alloc|log|threa
 allow "${engine}none" "$any_c" \
     '[a-z0-9_]+\.h|(\.\./)?backends/backend\.h|kernel/(format|params|platform|lowrank|bx16|rans)\.h|kernel/kernels\.def' "the engine"
 allow 'kernels-cl/.*\.(cl|h)' 'none' "[a-z0-9_]+\.(cl|h)|$kernel" "the OpenCL kernels"
-allow 'kernels-cu/.*\.(cu|cuh|h)' '(cuda_|mma)[a-z0-9_]*\.h|stdint\.h' "[a-z0-9_]+\.(cu|cuh|h)|$kernel" "the CUDA kernels"
+allow 'kernels-cu/clang/.*\.h' 'stddef\.h|__clang_cuda_builtin_vars\.h' 'none' "what stands for the CUDA toolkit"
+allow 'kernels-cu/[^/]*\.(cu|cuh|h)' '(cuda_|mma)[a-z0-9_]*\.h|stdint\.h' "[a-z0-9_]+\.(cu|cuh|h)|$kernel" "the CUDA kernels"
 allow 'examples/[a-z0-9_]+\.[ch]' '[a-z0-9_/]+\.h|CL/cl\.h' 'none' "the examples"
 allow 'examples/llama/.*\.[ch]' '[a-z0-9_/]+\.h' '[a-z0-9_]+\.h' "the engine among the examples"
 
