@@ -27,12 +27,12 @@ static const struct {
     uint32_t format, map; /* 0: rotated, no map; else its record's number and 1 */
     const char *digest;
 } answers[] = {
-    {"I8", AKV_I8, 0, "24c92bbfed83100c86588294ae2357ebcc5206b61ae178c15d7591b640d168db"},
-    {"N4", AKV_N4, 0, "3293a1f348ea3010336c16a5bce9c70f3e1fb4b5d36e767cfd003520590590f0"},
+    {"I8", AKV_I8, 0, "0ef7877fbde800490c858496f6c2497af107c6c44c06b9a6f73941f00471b861"},
+    {"N4", AKV_N4, 0, "912070843e435208a23060f56e18e2534d09bb1d4fa36ef92cbf6cf84eed923f"},
     {"I8 by mean and matrix", AKV_I8, 1,
-     "50fd62288dd908ca6277a7f9f4f1c047332e99803e8ab117d006e9f8d1397c05"},
+     "35378737f963d6a27e0a516bf90078e2e1e3eea6737752251a78b43d63cd4b10"},
     {"I8 by matrix and scale", AKV_I8, 2,
-     "2512089ee59f192f2578f836d9c7376c4577b9d051cff00f813da5ca820bb88e"},
+     "8d846f955791eb1c7362dbd26d1b7edca28c251a18744ed8618598a25479c1ce"},
 };
 
 /* Bits of the rows, from a fixed generator: 16 magnitudes, then what conversions trip over, then
@@ -52,6 +52,11 @@ void akv_cl_known_rows(uint32_t rows[ROWS * DIM])
         float tie = ((float)i - 31.5f) * 0x1p-6f;
         memcpy(&rows[2 * DIM + i], &tie, sizeof tie);
     }
+    /* Through two equal rows of a matrix: what remains is the rounding of the first product, which
+     * a multiply-add that is not fused does not leave. */
+    memset(rows + 7 * DIM, 0, DIM * sizeof *rows);
+    rows[7 * DIM] = 0x44ABCDEFu;
+    rows[7 * DIM + 1] = 0xC4ABCDEFu;
 }
 
 /* Two maps: of keys, a mean that turns and a matrix; of values, a scale and a matrix.  The inverse
@@ -84,6 +89,7 @@ void akv_cl_known_maps(uint8_t maps[AKV_CL_KNOWN_MAPS])
         else if (at < SCALES || at >= INVERSE)
             memcpy(maps + at, &word, sizeof word);
     }
+    memcpy(maps + MATRIX + (DIM + 1) * DIM * 2, maps + MATRIX + DIM * DIM * 2, DIM * 2);
 }
 
 bool akv_cl_known_case(uint32_t number, struct akv_cl_known *known_out)
