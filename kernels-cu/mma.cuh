@@ -8,9 +8,12 @@ static __device__ __forceinline__ unsigned akv_shared(const void *p)
 {
     return (unsigned)__cvta_generic_to_shared(p);
 }
+/* Bytes of b:a by four selectors; bit 3 of one spreads its byte's sign, which __byte_perm masks away. */
 static __device__ __forceinline__ unsigned akv_prmt(unsigned a, unsigned b, unsigned s)
 {
-    return __byte_perm(a, b, s);
+    unsigned d;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(s));
+    return d;
 }
 static __device__ __forceinline__ unsigned akv_lds1(unsigned a)
 {

@@ -80,6 +80,22 @@ for name in quant page evict compress rans; do
     esac
 done
 
+# The host's tests (cuda_host.sh) have instructions of their own: these are what they stand for.
+cat >"$work/sign.cu" <<END
+#include "$work/kernels-cu/mma.cuh"
+extern "C" __global__ void akv_k_sign(unsigned *x)
+{
+    x[0] = akv_prmt(x[1], x[2], 0x9D8C);
+}
+END
+if ptx "$work/sign.cu" -std=c++17 -O3 >"$work/log" 2>&1 && [ -n "$(awk '
+    /mov\.(b32|u32)/ && /, 40332;/ { held = $2 }
+    /prmt\.b32/ { sub(/;/, "", $NF); if ($NF == 40332 || $NF "," == held) print }' "$work/ptx")" ]; then
+    pass "selectors of bytes keep their sign bits"
+else
+    fail "selectors of bytes lose their sign bits" "$work/ptx"
+fi
+
 # A kernel that is contracted is found, and one that could be.
 cat >"$work/planted.cu" <<'END'
 extern "C" __global__ void akv_k_planted(float *x)

@@ -137,15 +137,13 @@ template <class T, class U> T atomicMax(T *p, U v)
 static inline void __threadfence()
 {
 }
+/* Bit 3 of a selector does nothing here: that is the instruction's alone (akv_prmt). */
 static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned s)
 {
     uint64_t both = (uint64_t)b << 32 | a;
     unsigned r = 0;
     for (int i = 0; i < 4; i++, s >>= 4) {
-        unsigned byte = (unsigned)(both >> (8 * (s & 7))) & 255u;
-        if (s & 8)
-            byte = byte & 128u ? 255u : 0u;
-        r |= byte << (8 * i);
+        r |= ((unsigned)(both >> (8 * (s & 7))) & 255u) << (8 * i);
     }
     return r;
 }

@@ -33,6 +33,19 @@ uint4 akv_lds4_table(unsigned a)
     return akv_lds4(a);
 }
 
+/* Bit 3 of a selector: the sign of the byte, eight times. */
+unsigned akv_prmt(unsigned a, unsigned b, unsigned s)
+{
+    unsigned bytes = __byte_perm(a, b, s), r = 0;
+    for (int i = 0; i < 4; i++) {
+        unsigned byte = bytes >> (8 * i) & 255u;
+        if (s >> (4 * i) & 8u)
+            byte = byte & 128u ? 255u : 0u;
+        r |= byte << (8 * i);
+    }
+    return r;
+}
+
 static float low(unsigned x)
 {
     return __half2float({(unsigned short)x});

@@ -4,7 +4,7 @@
 #define AKV_MMA_CUH
 #include "cuda_host.h"
 
-#define akv_prmt __byte_perm
+unsigned akv_prmt(unsigned a, unsigned b, unsigned s);
 unsigned akv_shared(const void *p);
 unsigned akv_lds1(unsigned a);
 unsigned akv_lds_table(unsigned a);
