@@ -404,7 +404,7 @@ INLINE void encode_begin(const struct akv_cpu_args *args, const struct akv_rans_
 }
 
 /* The lower halves of these lanes in front of `behind`, with what does not matter before them: the next ones put go
- * there, or the states.  Whole stores: those with a mask are slow on Zen 4. */
+ * there, or the states. */
 INLINE void put_low(uint8_t *behind, __m512i x, __mmask16 lanes, akv_u32 count)
 {
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
