@@ -9,7 +9,7 @@ typedef __mmask16 low_mask;
 
 static inline low_mask low_lanes(uint32_t n)
 {
-    return n >= 16u ? 0xFFFFu : (low_mask)((1u << n) - 1u);
+    return (low_mask)(n >= 16u ? 0xFFFFu : (1u << n) - 1u);
 }
 static inline low_v low_zero(void)
 {
