@@ -2,7 +2,7 @@
 /* What the shells share: slabs as arguments, a row in one work-item, a row as groups of work-items.
  *
  * Options of a build: AKV_CPU_SHAPE; AKV_FORMAT, AKV_DIM where they are fixed; AKV_MANY_SLABS;
- * AKV_TWO_KINDS where no other kind than 0 and 1 has a format; AKV_SCRUB. */
+ * AKV_TWO_KINDS where no other kind than 0 and 1 has a format; AKV_SCRUB; AKV_ODD (for tests). */
 
 #define WG            AKV_CL_WG /* one work-item for each 32 elements of a few rows */
 #ifdef AKV_MAP
@@ -258,6 +258,21 @@ static inline void rotate_back(float *row, akv_u32 dim)
 #else
 #define SWAP 16
 #endif
+/* That memory, `swap`.  It is used in pieces of 16 bytes too, which a GPU takes at multiples of 16 bytes only,
+ * while an array of floats may begin at any multiple of 4.  AKV_ODD (for tests): it begins as low behind a float
+ * as its alignment allows. */
+#define IN_PIECES __attribute__((aligned(16)))
+#ifdef AKV_ODD
+typedef struct odd_room {
+    float before;
+    float room[SWAP * WG] IN_PIECES;
+} odd_room;
+#define SWAP_ROOM                                                                                  \
+    __local float swap_room[sizeof(odd_room) / 4] __attribute__((aligned(16)));                    \
+    __local float *const swap = swap_room + sizeof(odd_room) / 4 - SWAP * WG;
+#else
+#define SWAP_ROOM __local float swap[SWAP * WG] IN_PIECES;
+#endif
 
 typedef struct place {
     akv_u32 item;   /* local id */
@@ -474,41 +489,48 @@ static inline void store_rows(const float *x, const place *at, bool mine, bool a
                         akv_bf16_from_f32(v.z) | akv_bf16_from_f32(v.w) << 16);
     }
 }
-/* A plane of the work-group's codes in a ROW tile.  all: its rows, consecutive from `first` on, hence
- * consecutive words; else my own row. */
-static inline void put_plane(__global uchar *plane, akv_u32 bits, akv_u32 shift, akv_u32 dim, akv_u32 first,
+/* A plane of the work-group's codes in a ROW tile, of which mine are row t.  all: its rows, consecutive there,
+ * hence consecutive words; else my own row. */
+static inline void put_plane(__global uchar *plane, akv_u32 bits, akv_u32 shift, akv_u32 dim, akv_u32 t,
                              const place *at, bool mine, bool all, const akv_u8 *code, __local float *swap)
 {
     __local akv_u32 *words = (__local akv_u32 *)swap;
     __local uint4 *pieces = (__local uint4 *)swap;
-    akv_u32 begin = akv_row_word(bits, dim, first, 0u), total = at->rows * at->groups * bits, w;
+    akv_u32 to = akv_row_word(bits, dim, t, at->group), total = at->rows * at->groups * bits, w;
     akv_u32 own = akv_row_word(bits, dim, at->row, at->group), step = akv_row_step(bits, dim);
-    barrier(CLK_LOCAL_MEM_FENCE); /* local memory is read out */
-    if (at->active) {
-        if (bits == 8u) {
-            pieces[own / 4u] = (uint4)(akv_plane_word(code, 8u, 0u, 0u), akv_plane_word(code, 8u, 0u, 1u),
-                                       akv_plane_word(code, 8u, 0u, 2u), akv_plane_word(code, 8u, 0u, 3u));
-            pieces[own / 4u + 1u] =
-                (uint4)(akv_plane_word(code, 8u, 0u, 4u), akv_plane_word(code, 8u, 0u, 5u),
-                        akv_plane_word(code, 8u, 0u, 6u), akv_plane_word(code, 8u, 0u, 7u));
-        } else {
-            AKV_UNROLL
-            for (w = 0u; w < bits; w++)
-                words[own + w * step] = akv_plane_word(code, bits, shift, w);
+    uint4 low = 0u, high = 0u;
+    if (bits == 8u) {
+        low = (uint4)(akv_plane_word(code, 8u, 0u, 0u), akv_plane_word(code, 8u, 0u, 1u),
+                      akv_plane_word(code, 8u, 0u, 2u), akv_plane_word(code, 8u, 0u, 3u));
+        high = (uint4)(akv_plane_word(code, 8u, 0u, 4u), akv_plane_word(code, 8u, 0u, 5u),
+                       akv_plane_word(code, 8u, 0u, 6u), akv_plane_word(code, 8u, 0u, 7u));
+        if (!all) { /* my words are neighbours: nothing to exchange */
+            __global uint4 *row = (__global uint4 *)(plane + 4u * to);
+            if (mine) {
+                row[0] = low;
+                row[1] = high;
+            }
+            return;
         }
     }
+    barrier(CLK_LOCAL_MEM_FENCE); /* local memory is read out */
+    if (at->active && bits == 8u) {
+        pieces[own / 4u] = low;
+        pieces[own / 4u + 1u] = high;
+    } else if (at->active) {
+        AKV_UNROLL
+        for (w = 0u; w < bits; w++)
+            words[own + w * step] = akv_plane_word(code, bits, shift, w);
+    }
     barrier(CLK_LOCAL_MEM_FENCE);
+    const akv_u32 begin = akv_row_word(bits, dim, t - at->row, 0u);
     if (all && ((begin | total) & 3u) == 0u) {
-        __global uint4 *to = (__global uint4 *)plane + begin / 4u;
+        __global uint4 *first = (__global uint4 *)plane + begin / 4u;
         for (w = at->item; w < total / 4u; w += WG)
-            to[w] = pieces[w];
-    } else if (mine && bits == 8u) {
-        __global uint4 *to = (__global uint4 *)(plane + 4u * (begin + own));
-        to[0] = pieces[own / 4u];
-        to[1] = pieces[own / 4u + 1u];
+            first[w] = pieces[w];
     } else if (mine) {
         for (w = 0u; w < bits; w++)
-            akv_store_u32(plane + 4u * (begin + own + w * step), words[own + w * step]);
+            akv_store_u32(plane + 4u * (to + w * step), words[own + w * step]);
     }
 }
 /* A work-item's column of local memory: loops over it may be loops, where a private array must be unrolled. */

@@ -150,7 +150,7 @@ __kernel SHAPE void akv_k_gather(__global const uchar *table, ulong table_at, __
 #ifdef AKV_RAW_ONLY
     __local float swap[1]; /* not used */
 #else
-    __local float swap[SWAP * WG];
+    SWAP_ROOM
 #ifdef AKV_MAP
     const origin o = origin_of(maps + maps_at, p.map, row.head, p.position + p.first_row + row.number);
     map_group_back(x, &at, mine && row.format != 0u && !stored, dim, &o, swap);

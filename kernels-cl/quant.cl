@@ -105,7 +105,8 @@ static inline akv_u32 read_group(float *x, const place *at, bool mine, __global 
 #endif
     return saw;
 }
-/* My group of row t of a tile, encoded in its order.  all: all_there, of rows that are consecutive in a ROW tile at a multiple of 16 bytes. */
+/* My group of row t of a tile, encoded in its order.  all: all_there, of rows that are consecutive in a ROW tile
+ * at a multiple of 16 bytes. */
 static inline void write_group(const float *x, const place *at, bool mine, bool all, akv_u32 format,
                                akv_u32 tokens, akv_u32 dim, akv_u32 t, __global uchar *tile,
                                __local float *swap)
@@ -140,10 +141,9 @@ static inline void write_group(const float *x, const place *at, bool mine, bool 
     }
 #else
     akv_u32 b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
-    put_plane(tile, b0, 0u, dim, t - at->row, at, mine, all, code, swap);
+    put_plane(tile, b0, 0u, dim, t, at, mine, all, code, swap);
     if (b1)
-        put_plane(tile + akv_plane1_offset(format, tokens, dim), b1, b0, dim, t - at->row, at, mine, all, code,
-                  swap);
+        put_plane(tile + akv_plane1_offset(format, tokens, dim), b1, b0, dim, t, at, mine, all, code, swap);
 #endif
     scrub(swap, at->item);
 }
@@ -169,7 +169,7 @@ __kernel SHAPE void akv_k_encode(__global const uchar *rows, ulong rows_at, __gl
                          r, p.flags, packed PASS(&o));
     }
 #else
-    __local float swap[SWAP * WG] __attribute__((aligned(16)));
+    SWAP_ROOM
     const place at = place_of(dim, false);
     float x[32];
     akv_u32 first = (akv_u32)get_group_id(0) * at.rows, r = first + at.row;
@@ -229,7 +229,7 @@ __kernel SHAPE void akv_k_decode(__global const uchar *packed, ulong packed_at, 
         store_row(x, rows, to, p.rows.dtype, dim);
     }
 #else
-    __local float swap[SWAP * WG] __attribute__((aligned(16)));
+    SWAP_ROOM
     const place at = place_of(dim, false);
     float x[32];
     akv_u32 first = (akv_u32)get_group_id(0) * at.rows, r = first + at.row, begin = at.group * 32u, i;
@@ -286,7 +286,7 @@ __kernel SHAPE void akv_k_rotate(__global const uchar *in, ulong in_at, __global
         store_row(x, out, (akv_u64)r * dim, AKV_F32, dim);
     }
 #else
-    __local float swap[SWAP * WG];
+    SWAP_ROOM
     const place at = place_of(dim, false);
     float x[32];
     akv_u32 r = (akv_u32)get_group_id(0) * at.rows + at.row, begin = at.group * 32u, i;
@@ -327,7 +327,7 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
 #ifdef AKV_CPU_SHAPE
     akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, end = AKV_MIN(first + ROWS_PER_ITEM, count);
 #else
-    __local float swap[SWAP * WG];
+    SWAP_ROOM
     const place at = place_of(dim, ORDER == AKV_ORDER_QUAD);
     akv_u32 first = (akv_u32)get_group_id(0) * at.rows + at.row, end = count;
 #endif
@@ -409,7 +409,7 @@ __kernel SHAPE void akv_k_reencode(__global const uchar *layers, ulong layers_at
 #ifdef AKV_CPU_SHAPE
     akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, end = AKV_MIN(first + ROWS_PER_ITEM, count);
 #else
-    __local float swap[SWAP * WG];
+    SWAP_ROOM
     const place at = place_of(dim, ORDER == AKV_ORDER_QUAD);
     akv_u32 first = (akv_u32)get_group_id(0) * at.rows + at.row, end = count;
 #endif
@@ -504,7 +504,7 @@ __kernel SHAPE void akv_k_shift(__global const uchar *table, ulong table_at, __g
 #ifdef AKV_CPU_SHAPE
     akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, end = AKV_MIN(first + ROWS_PER_ITEM, count);
 #else
-    __local float swap[SWAP * WG];
+    SWAP_ROOM
     const place at = place_of(dim, false);
     akv_u32 first = (akv_u32)get_group_id(0) * at.rows + at.row;
 #endif

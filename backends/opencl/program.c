@@ -160,7 +160,7 @@ anykv_status akv_cl_program(struct akv_cl_device *device, const char *source_nam
     assert(source);
     int length = snprintf(all, sizeof all, COMMON_OPTIONS " %s%s%s%s",
                           device->shape != AKV_CL_SHAPE_CPU
-                              ? device->vectors ? "-DAKV_UNROLL= " : "" /* for tests: quick to build */
+                              ? device->vectors ? "-DAKV_UNROLL= -DAKV_ODD " : "" /* for tests */
                           : device->vectors                 ? "-DAKV_CPU_SHAPE -DAKV_VECTORS "
                                                             : "-DAKV_CPU_SHAPE ",
                           device->scrub ? "-DAKV_SCRUB " : "",
