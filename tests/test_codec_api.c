@@ -12,7 +12,8 @@ static const uint32_t dims[] = {64, 80, 96, 112, 128, 192, 256, 512, 576};
 static double worst(anykv_format format)
 {
     static const double decibels[] = {0,    140, 66, 48, 43, 31.5, 26.6, 21.2, 15.0,
-                                      9.0,  30.5, 44, 28, 26, 20.5, 20,  20};
+                                      9.0,  30.5, 44, 28, 26, 20.5, 20,  20, 30};
+    _Static_assert(sizeof decibels / sizeof *decibels == ANYKV_E4M3G + 1, "a format has no bound");
     return pow(10.0, -decibels[format] / 20.0);
 }
 

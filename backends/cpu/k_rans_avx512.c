@@ -654,7 +654,10 @@ static akv_u32 check(const uint8_t *words, akv_u32 count, akv_u32 segment)
     for (; j + 16u <= count; j += 16u)
         sum = _mm512_add_epi32(sum, mix(_mm512_loadu_si512(words + (size_t)j * 4u),
                                         _mm512_add_epi32(lane, _mm512_set1_epi32((int)j))));
-    akv_u32 all = segment + (akv_u32)_mm512_reduce_add_epi32(sum);
+    akv_u32 lanes[16], all = segment;
+    _mm512_storeu_si512(lanes, sum);
+    for (akv_u32 i = 0; i < 16u; i++) /* modulo 2^32, which the sum of a vector is not meant to be */
+        all += lanes[i];
     for (; j < count; j++)
         all += akv_bx16_mix(word_at(words, j), j);
     return all;
