@@ -218,8 +218,8 @@ anykv_status akv_cl_known_answers(struct akv_cl_device *device)
     if (status != ANYKV_OK)
         goto free_flags;
     status = compare(&bench);
-    /* A wait that failed says lost, and then destroying waits for nothing; but a driver may still be at work
-     * and write to results. */
+    /* A wait that failed says lost, and then destroying waits for nothing; but a driver may still
+     * be at work and write to results. */
     if (status != ANYKV_OK)
         (void)device->cl->finish(akv_cl_queue(bench.queue)->queue);
     akv_cl_mem_free(bench.maps);
