@@ -66,7 +66,7 @@ empty "the engine names no backend" "$work/named"
 if [ "$from_git" = yes ]; then
     for file in $(sources '(lib|backends|kernels-cl|kernels-cu|tools|tests|bench|examples|docs)/.*'); do
         case $file in
-        lib/anykv.h | lib/anykv.map | tools/main.c | tests/run-suite | tests/tarball) continue ;;
+        lib/anykv.h | lib/anykv.map | tools/main.c | tests/run-suite | tests/tarball | tests/lsan.supp) continue ;;
         tests/fuzz_main.c | tests/plain/main.c | examples/opencl_share.c | examples/llama/main.c) continue ;; # in Makefile.am
         examples/llama/*.c) grep -qE "^	$file( |\$)" sources.am || echo "$file" ;;
         examples/*.c | tests/test_*.c | tests/fuzz_*.c) grep -qE "^	${file%.c}( |\$)" sources.am || echo "$file" ;;
