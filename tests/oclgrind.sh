@@ -74,7 +74,7 @@ done
 # Kernels that only the GPU shape has; work-groups whose rows are all there.
 one gpu attend/F16/F16/d128-d128-decode-g4-t16-F16-precise-30
 one gpu attend/N4/N4/d64-d64-decode-g4-t16-F16-precise-30
-one gpu seal/I8/I8-I8-F16-d128-d128-t16-0
+one odd seal/I8/I8-I8-F16-d128-d128-t16-0
 one gpu encode/I8/d128-F32-1 400000
 one gpu encode/N5/d192-F16-rotate-1 400000
 one gpu decode/I8/d128-F32-rotate-random-1 400000

@@ -65,13 +65,14 @@ struct akv_cl_device {
     cl_context context;        /* retained where it is the caller's */
     cl_command_queue internal; /* mapping and filling of new memory; guarded by `lock` */
     enum akv_cl_shape shape;
-    cl_uint units;  /* compute units */
-    bool vectors;   /* a processor: the CPU shape may use vectors of 16 */
-    bool denormals;  /* float arithmetic keeps them */
-    bool nv_options; /* the compiler takes NVIDIA's options */
-    bool scrub;     /* local memory is overwritten before a kernel ends */
+    cl_uint units;    /* compute units */
+    bool odd;         /* for tests: local memory begins as low as its alignment allows */
+    bool vectors;     /* a processor: the CPU shape may use vectors of 16 */
+    bool denormals;   /* float arithmetic keeps them */
+    bool nv_options;  /* the compiler takes NVIDIA's options */
+    bool scrub;       /* local memory is overwritten before a kernel ends */
     atomic_int dense; /* AKV_CL_DENSE_*: what became of CLBlast here */
-    akv_mutex lock; /* guards programs and internal; never held while a program is built */
+    akv_mutex lock;   /* guards programs and internal; never held while a program is built */
     struct akv_cl_program *programs;
     char identity[64]; /* hexadecimal digest of platform, device and driver */
 };
@@ -175,7 +176,7 @@ enum akv_cl_pass {
     AKV_CL_PASS_ROWS = 2, /* of attend: any number of new tokens */
     AKV_CL_PASS_ONE = 3,  /* sequences with one new token */
     AKV_CL_PASS_COMBINE = 4,
-    AKV_CL_PASS_PIECES = 5, /* of the compress family: a piece each */
+    AKV_CL_PASS_PIECES = 5,  /* of the compress family: a piece each */
     AKV_CL_PASS_RECORDS = 6, /* one work-group */
     AKV_CL_PASS_LANES = 7,   /* segments by lanes */
 };
@@ -215,7 +216,8 @@ enum { AKV_CL_DENSE_UNUSED, AKV_CL_DENSE_USED, AKV_CL_DENSE_FAILED };
 /* The library's file name, or "own kernel". */
 const char *akv_cl_dense(void);
 /* A multiply by it; false: our own kernel must do it.  Caller holds the queue's lock. */
-bool akv_cl_dense_multiply(struct akv_cl_device *device, struct akv_cl_queue *queue, const struct akv_launch *launch);
+bool akv_cl_dense_multiply(struct akv_cl_device *device, struct akv_cl_queue *queue,
+                           const struct akv_launch *launch);
 void akv_cl_dense_close(struct akv_cl_device *device);
 
 /* ---- kat.c ---- */

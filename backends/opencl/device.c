@@ -28,17 +28,19 @@ static void identify(struct akv_cl_device *device)
 }
 
 /* A GPU takes the GPU shape, everything else the CPU shape; ANYKV_OPENCL_SHAPE=gpu or cpu
- * overrides, so that both can be tested on one machine. */
+ * overrides, so that both can be tested on one machine; odd is the GPU shape with local memory that
+ * begins as low as its alignment allows (AKV_ODD in kernels-cl/common.cl). */
 static anykv_status choose_shape(struct akv_cl_device *device)
 {
     const char *wish = getenv("ANYKV_OPENCL_SHAPE");
     device->shape = device->base.info.caps & AKV_CAP_GPU ? AKV_CL_SHAPE_GPU : AKV_CL_SHAPE_CPU;
     if (!wish || !*wish)
         return ANYKV_OK;
-    if (strcmp(wish, "gpu") != 0 && strcmp(wish, "cpu") != 0)
+    device->odd = strcmp(wish, "odd") == 0;
+    if (strcmp(wish, "gpu") != 0 && strcmp(wish, "cpu") != 0 && !device->odd)
         return akv_fail(device->base.context, ANYKV_E_ARG,
                         "ANYKV_OPENCL_SHAPE: \"%.20s\" is none of gpu, cpu", wish);
-    device->shape = wish[0] == 'g' ? AKV_CL_SHAPE_GPU : AKV_CL_SHAPE_CPU;
+    device->shape = wish[0] == 'c' ? AKV_CL_SHAPE_CPU : AKV_CL_SHAPE_GPU;
     return ANYKV_OK;
 }
 
@@ -120,8 +122,8 @@ static anykv_status judge(struct akv_cl_device *device)
     device->denormals = device->cl->device_info(device->place.device, CL_DEVICE_SINGLE_FP_CONFIG,
                                                 sizeof floats, &floats, NULL) == CL_SUCCESS &&
                         (floats & CL_FP_DENORM);
-    device->nv_options = akv_cl_has_extension(device->cl, device->place.device,
-                                              "cl_nv_compiler_options");
+    device->nv_options =
+        akv_cl_has_extension(device->cl, device->place.device, "cl_nv_compiler_options");
     device->scrub = leaks_local_memory(info);
     identify(device);
     return choose_shape(device);

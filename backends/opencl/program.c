@@ -158,13 +158,14 @@ anykv_status akv_cl_program(struct akv_cl_device *device, const char *source_nam
     struct akv_cl_program *fresh;
     const struct akv_cl_source *source = find_source(source_name);
     assert(source);
-    int length = snprintf(all, sizeof all, COMMON_OPTIONS " %s%s%s%s",
-                          device->shape != AKV_CL_SHAPE_CPU
-                              ? device->vectors ? "-DAKV_UNROLL= -DAKV_ODD " : "" /* for tests */
-                          : device->vectors                 ? "-DAKV_CPU_SHAPE -DAKV_VECTORS "
-                                                            : "-DAKV_CPU_SHAPE ",
-                          device->scrub ? "-DAKV_SCRUB " : "",
-                          device->denormals ? "-DAKV_DENORMALS " : "", options);
+    int length = snprintf(
+        all, sizeof all, COMMON_OPTIONS " %s%s%s%s",
+        device->shape != AKV_CL_SHAPE_CPU ? device->odd       ? "-DAKV_UNROLL= -DAKV_ODD "
+                                            : device->vectors ? "-DAKV_UNROLL= "
+                                                              : "" /* for tests */
+        : device->vectors                 ? "-DAKV_CPU_SHAPE -DAKV_VECTORS "
+                                          : "-DAKV_CPU_SHAPE ",
+        device->scrub ? "-DAKV_SCRUB " : "", device->denormals ? "-DAKV_DENORMALS " : "", options);
     assert(length > 0 && (size_t)length < sizeof all);
     (void)length;
     char key[sizeof fresh->key];
