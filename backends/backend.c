@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The checked wrappers: every call into a backend passes here once, and so does fault injection. */
 #include "backend.h"
+#include "check.h"
 
 const struct akv_kernel_info akv_kernels[AKV_KERNEL_COUNT] = {
 #define AKV_KERNEL(ID, family, name, class_, arguments)                                            \
@@ -15,13 +16,6 @@ const struct akv_kernel_info akv_kernels[AKV_KERNEL_COUNT] = {
     _Static_assert((arguments) <= AKV_MAX_ARGS, #name " has too many arguments");
 #include "../lib/kernel/kernels.def"
 #undef AKV_KERNEL
-
-#define RETURN_IF(expression)                                                                      \
-    do {                                                                                           \
-        anykv_status status_ = (expression);                                                       \
-        if (AKV_UNLIKELY(status_ != ANYKV_OK))                                                     \
-            return status_;                                                                        \
-    } while (0)
 
 static anykv_status null_argument(const char *what)
 {
