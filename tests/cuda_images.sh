@@ -50,9 +50,10 @@ if [ -z "${NVCC-}" ] || ! grep -q '^#define AKV_WITH_CUDA\|-DAKV_WITH_CUDA=1' "$
     finish
 fi
 
-# image_flags NAME: what the build compiles kernels-cu/NAME.cu with.
+# image_flags NAME: what the build compiles kernels-cu/NAME.cu with.  -W takes a file by the name that make has for it.
+source_folder=$(sed -n 's/^top_srcdir = //p' "$top_builddir/Makefile")
 image_flags() {
-    "$MAKE" -s -n -C "$top_builddir" -W "$top_srcdir/kernels-cu/$1.cu" -W "../kernels-cu/$1.cu" \
+    "$MAKE" -s -n -C "$top_builddir" -W "$source_folder/kernels-cu/$1.cu" \
         "kernels-cu/$1.fatbin" 2>/dev/null | tr '\n' ' ' | sed -n 's/.* -fatbin //p' | sed 's/ -gencode.*//'
 }
 # ptx SOURCE FLAGS…: to $work/ptx.
