@@ -258,15 +258,27 @@ static anykv_status refuse(anykv_cache *cache, const uint32_t *need)
                     bytes, held, (unsigned long long)pool->chunk_bytes, unusable, total, more);
 }
 
+/* Would need[] fit into so many chunks if all that may go went? */
+static bool can_fit(anykv_cache *cache, const uint32_t *need, uint32_t chunks)
+{
+    return akv_pool_could_fit(&cache->pool, need, true, chunks) ||
+           (cache->ladder.on && akv_lower_least(cache, need) <= chunks);
+}
+
+/* The same, with all leases that are over ended before the answer is no. */
+static bool could_fit(anykv_cache *cache, const uint32_t *need, uint32_t chunks)
+{
+    return can_fit(cache, need, chunks) ||
+           (akv_prefix_end_terms(&cache->prefix) && can_fit(cache, need, chunks));
+}
+
 anykv_status akv_cache_make_room(anykv_cache *cache, const uint32_t *need)
 {
     struct akv_pool *pool = &cache->pool;
     if (akv_pool_fits(pool, need))
         return ANYKV_OK;
     akv_steps_lock(cache);
-    const bool fits = akv_pool_could_fit(pool, need, true, pool->present) ||
-                      (cache->ladder.on && akv_lower_least(cache, need) <= pool->present);
-    if (!fits)
+    if (!could_fit(cache, need, pool->present))
         return refuse(cache, need);
     while (!akv_pool_could_fit(pool, need, false, pool->present)) {
         bool freed;
@@ -362,9 +374,7 @@ static anykv_status empty_slabs(anykv_cache *cache, uint32_t keep, uint32_t keep
         if (pool->chunks[c].class_ < pool->classes && pool->chunks[c].locked)
             return akv_fail(cache->context, ANYKV_E_BUSY,
                             "budget_bytes: an open step uses blocks in the part to be freed");
-    const bool fits = akv_pool_could_fit(pool, cache->need, true, keep_chunks) ||
-                      (cache->ladder.on && akv_lower_least(cache, cache->need) <= keep_chunks);
-    if (!fits)
+    if (!could_fit(cache, cache->need, keep_chunks))
         return akv_fail(
             cache->context, ANYKV_E_BUDGET,
             "budget_bytes: sequences hold more than the %llu bytes of blocks that would be "

@@ -273,6 +273,16 @@ void akv_prefix_clock(struct akv_prefix *prefix, double seconds)
     }
 }
 
+bool akv_prefix_end_terms(struct akv_prefix *prefix)
+{
+    const uint32_t before = prefix->terms.count;
+    uint32_t node;
+    enum akv_term_kind kind;
+    while (akv_terms_over(&prefix->terms, term_time(prefix, prefix->evict.now), &node, &kind))
+        end_term(prefix, node, kind);
+    return prefix->terms.count != before;
+}
+
 void akv_prefix_retain(struct akv_prefix *prefix, uint32_t node, uint32_t band, double until)
 {
     const double before = akv_terms_get(&prefix->terms, node, AKV_TERM_BAND);

@@ -88,6 +88,8 @@ void akv_prefix_demote(struct akv_prefix *prefix, uint32_t node);
 /* The policy's time; what was to hold until then ends, some of it at once and all of it within the
  * next calls. */
 void akv_prefix_clock(struct akv_prefix *prefix, double seconds);
+/* Ends all that is over by that time, however much it is; whether there was something. */
+bool akv_prefix_end_terms(struct akv_prefix *prefix);
 /* Priority until a time (infinity: for ever).  While two hold, the higher counts; of equal ones the
  * longer. */
 void akv_prefix_retain(struct akv_prefix *prefix, uint32_t node, uint32_t band, double until);

@@ -20,6 +20,7 @@ static void start(anykv_policy policy,
 {
     const anykv_layer layer = engine_layer(1, 64, 0);
     anykv_cache_options options = engine_options(0);
+    options.max_step_tokens = 512;
     options.recent = 10000; /* all at 16 bit: every block takes the same bytes */
     options.policy = policy;
     options.clock = fake_clock;
@@ -328,6 +329,27 @@ Test(policy, priorities_hold_for_a_range)
         }
     cr_expect(high == 2, "%u blocks have the priority", high);
     EXPECT_ORDER(0, 1, 2, 3, 4, 5);
+    stop();
+}
+
+/* Many leases that are over stand in the way of no step: it needs all of their blocks. */
+Test(policy, many_leases_end_at_once)
+{
+    start(ANYKV_POLICY_LRU, NULL);
+    for (uint32_t c = 0; c < 9; c++) {
+        anykv_seq *seq = chain(c);
+        OK(anykv_seq_lease(seq, 10.0));
+        anykv_seq_destroy(seq);
+    }
+    anykv_seq *seq = engine_seq(engine.cache);
+    const uint32_t count = 512;
+    anykv_step *step;
+    REFUSED(ANYKV_E_BUDGET, "budget_bytes", anykv_step_begin(engine.cache, &seq, &count, 1, &step));
+    now += 11.0;
+    OK(anykv_step_begin(engine.cache, &seq, &count, 1, &step));
+    anykv_step_cancel(step);
+    cr_expect(engine_stats(engine.cache).budget_refusals == 1);
+    anykv_seq_destroy(seq);
     stop();
 }
 
