@@ -278,9 +278,25 @@ static void check_pinned(uint64_t seed, uint32_t step)
               (unsigned long long)seed, step, (unsigned long long)matched);
 }
 
+static double now; /* the cache's time: it passes between operations only */
+static double budget_clock(void *user)
+{
+    return *(double *)user;
+}
+
+/* Time passes, and what was to hold until then ends. */
+static void pass_time(double seconds)
+{
+    now += seconds;
+    akv_cache_enter(engine.cache);
+    (void)akv_prefix_end_terms(&engine.cache->prefix);
+    akv_mutex_unlock(&engine.cache->lock);
+}
+
 static void random_use(uint64_t seed, uint32_t steps)
 {
     uint64_t random = seed;
+    now = 1.0;
     open_device();
     make_layout(seed);
     anykv_cache_options options = engine_options(0);
@@ -289,12 +305,15 @@ static void random_use(uint64_t seed, uint32_t steps)
     const uint64_t normal =
         least.minimum_bytes + least.hot_block_bytes * (10 + seed % 40) + seed * 977;
     options.budget_bytes = normal;
+    options.clock = budget_clock;
+    options.clock_user = &now;
     engine_policy(&options, seed);
     OK(anykv_cache_create(engine.device, engine.layout, &options, &engine.cache));
     pin_chain();
     anykv_seq *seqs[SEQS] = {NULL};
     uint64_t refusals = 0, resized = 0;
     for (uint32_t step = 0; step < steps; step++) {
+        pass_time(1e-6 * (house_random(&random) % 200));
         const uint32_t which = house_random(&random) % SEQS, kind = house_random(&random) % 16;
         if (!seqs[which]) {
             seqs[which] = engine_seq(engine.cache);
