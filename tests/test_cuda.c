@@ -101,6 +101,32 @@ static void use_once(struct rig *rig)
     akv_mem_free(mem);
 }
 
+/* What one device loaded serves all that are open on its context, whoever goes first. */
+Test(cuda, devices_share_their_code)
+{
+    struct rig rig = rig_set_up();
+    struct fake_cuda_state one, two;
+    rig.fake->state(&one);
+    struct rig second = {.fake = rig.fake, .context = house_context()};
+    anykv_device_options options = ANYKV_DEVICE_OPTIONS_INIT;
+    OK(akv_device_open(second.context, "cuda", &options, &second.device));
+    OK(akv_queue_create(second.device, NULL, &second.queue));
+    rig.fake->state(&two);
+    cr_expect(one.modules > 0 && two.modules == one.modules && two.retained == 2);
+    cr_expect(((struct akv_cuda_device *)rig.device)->code == ((struct akv_cuda_device *)second.device)->code);
+    akv_queue_destroy(rig.queue);
+    akv_device_close(rig.device);
+    anykv_context_destroy(rig.context);
+    rig.fake->state(&two);
+    cr_expect(two.modules == one.modules && two.retained == 1);
+    use_once(&second);
+    struct rig third = {.fake = rig.fake, .context = house_context()}; /* its known answers run that code */
+    OK(akv_device_open(third.context, "cuda", &options, &third.device));
+    akv_device_close(third.device);
+    anykv_context_destroy(third.context);
+    rig_tear_down(&second);
+}
+
 /* An application of the runtime interface has a context current all the time: it is used where it is of
  * this device, and stands as before after every call. */
 Test(cuda, current_context)

@@ -93,6 +93,7 @@ static anykv_status everything(void)
 
 static void fail_each_allocation(void)
 {
+    engine_keep_device();
     OK(everything()); /* lists that live as long as the process, programs on disk */
     const uint64_t live = akv_alloc_live();
     uint64_t sites = 0;
@@ -140,6 +141,7 @@ Test(step, each_allocation_fails_once_with_gittins, .timeout = 120)
 Test(step, each_backend_call_fails_once, .timeout = 240)
 {
     static const anykv_status codes[] = {ANYKV_E_DEVICE, ANYKV_E_MEMORY, ANYKV_E_DEAD};
+    engine_keep_device();
     OK(everything()); /* lists that live as long as the process */
     const uint64_t live = akv_alloc_live();
     akv_fault_at(0, ANYKV_OK, false);

@@ -429,11 +429,13 @@ static anykv_status scenario(void)
 
 Test(ladder, every_allocation_fails, .timeout = 120)
 {
+    engine_keep_device();
     house_fail_allocations("ladder", scenario);
 }
 
 Test(ladder, every_backend_call_fails, .timeout = 120)
 {
+    engine_keep_device();
     const uint64_t live = akv_alloc_live();
     akv_fault_at(0, ANYKV_OK, false);
     OK(scenario());

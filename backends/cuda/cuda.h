@@ -8,6 +8,19 @@
 
 #define AKV_CUDA_FUNCTIONS 256u /* entry points of all images at most */
 
+/* What was loaded of the images into a CUDA context. */
+struct akv_cuda_code {
+    struct akv_cuda_code *next;
+    CUcontext context;
+    uint32_t devices;
+    akv_mutex lock; /* guards what follows */
+    CUmodule module[AKV_IMAGES];
+    struct {
+        char name[32];
+        CUfunction function;
+    } functions[AKV_CUDA_FUNCTIONS]; /* looked up so far */
+    uint32_t function_count;
+};
 struct akv_cuda_device {
     struct akv_device base;
     const struct akv_cu *cu;
@@ -19,13 +32,8 @@ struct akv_cuda_device {
     int shared_optin;     /* bytes of shared memory a block may ask for */
     bool decode;          /* the image of the fast attention kernels has code for this device */
     bool prefill;         /* the same for prefill */
-    akv_mutex lock;       /* guards modules, functions and dense */
-    CUmodule module[AKV_IMAGES];
-    struct {
-        char name[32];
-        CUfunction function;
-    } functions[AKV_CUDA_FUNCTIONS]; /* looked up so far */
-    uint32_t function_count;
+    struct akv_cuda_code *code;
+    akv_mutex lock;       /* guards dense */
     void *dense;          /* handle of cuBLAS, made for the first product */
     bool dense_failed;
 };
@@ -106,7 +114,12 @@ void akv_cuda_check(struct akv_device *device, enum akv_kernel_id kernel, const 
                     struct akv_check *check_out);
 anykv_status akv_cuda_prepare(struct akv_device *device, enum akv_kernel_id kernel, const void *params);
 anykv_status akv_cuda_launch(struct akv_queue *queue, const struct akv_launch *launch);
-void akv_cuda_kernels_close(struct akv_cuda_device *device);
+/* code.c: the device's part in the code of its context, from opening to closing it. */
+anykv_status akv_cuda_code_open(struct akv_cuda_device *device);
+void akv_cuda_code_close(struct akv_cuda_device *device);
+/* Whether an image has code for this device. */
+anykv_status akv_cuda_find_entry(struct akv_cuda_device *device, enum akv_cuda_image image, const char *name,
+                                 bool *found_out);
 /* Looks an entry point up, loading its image when it is the first; shared: bytes of dynamic shared memory
  * it will ask for. */
 anykv_status akv_cuda_function(struct akv_cuda_device *device, enum akv_cuda_image image, const char *name,

@@ -112,6 +112,8 @@ bool akv_cuda_dense_multiply(struct akv_cuda_device *device, struct akv_cuda_que
 
 void akv_cuda_dense_close(struct akv_cuda_device *device)
 {
-    if (device->dense)
-        (void)table.destroy(device->dense);
+    if (!device->dense || akv_cuda_enter(device) != ANYKV_OK)
+        return;
+    (void)table.destroy(device->dense);
+    akv_cuda_leave(device);
 }

@@ -145,42 +145,6 @@ static anykv_status choose_context(struct akv_cuda_device *device, const anykv_d
     return ANYKV_OK;
 }
 
-/* Results of loading code that mean: not made for this device. */
-static bool no_code(CUresult code)
-{
-    switch (code) {
-    case AKV_CU_INVALID_IMAGE:
-    case AKV_CU_NO_BINARY:
-    case AKV_CU_INVALID_PTX:
-    case AKV_CU_NO_JIT:
-    case AKV_CU_NEWER_PTX:
-    case AKV_CU_JIT_OFF:
-    case AKV_CU_NOT_FOUND:
-        return true;
-    default:
-        return false;
-    }
-}
-
-/* Older devices, and builds without real code for this one, have no fast attention kernels. */
-static anykv_status find_entry(struct akv_cuda_device *device, enum akv_cuda_image image, const char *name,
-                               bool *found_out)
-{
-    CUfunction function;
-    CUmodule module = NULL;
-    anykv_status status = akv_cuda_enter(device);
-    if (status)
-        return status;
-    CUresult code = device->cu->module_load(&module, akv_cuda_image(image));
-    if (!code) {
-        device->module[image] = module;
-        code = device->cu->module_function(&function, module, name);
-    }
-    akv_cuda_leave(device);
-    *found_out = code == AKV_CU_OK;
-    return code && !no_code(code) ? akv_cuda_fail(device, code, name) : ANYKV_OK;
-}
-
 anykv_status akv_cuda_open(anykv_context *context, uint32_t index, const anykv_device_options *options,
                            struct akv_device **device_out)
 {
@@ -218,9 +182,12 @@ anykv_status akv_cuda_open(anykv_context *context, uint32_t index, const anykv_d
     status = choose_context(device, options);
     if (status)
         goto undo_mutex;
-    status = find_entry(device, AKV_IMAGE_ATTEND_DECODE, "akv_k_attend_f16_128", &device->decode);
+    /* Older devices, and builds without real code for this one, have no fast attention kernels. */
+    status = akv_cuda_code_open(device);
     if (!status)
-        status = find_entry(device, AKV_IMAGE_ATTEND_PREFILL, "akv_k_prefill_4", &device->prefill);
+        status = akv_cuda_find_entry(device, AKV_IMAGE_ATTEND_DECODE, "akv_k_attend_f16_128", &device->decode);
+    if (!status)
+        status = akv_cuda_find_entry(device, AKV_IMAGE_ATTEND_PREFILL, "akv_k_prefill_4", &device->prefill);
     if (!status)
         status = akv_cuda_kat(device);
     if (status) {
@@ -239,7 +206,8 @@ undo_alloc:
 void akv_cuda_close(struct akv_device *base)
 {
     struct akv_cuda_device *device = (struct akv_cuda_device *)base;
-    akv_cuda_kernels_close(device);
+    akv_cuda_dense_close(device);
+    akv_cuda_code_close(device);
     if (device->primary)
         device->cu->primary_release(device->device);
     akv_mutex_destroy(&device->lock);

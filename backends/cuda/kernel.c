@@ -6,56 +6,6 @@
 
 #define WARPS 4u /* of a thread block of the quantize family */
 
-anykv_status akv_cuda_function(struct akv_cuda_device *device, enum akv_cuda_image image, const char *name,
-                               uint32_t shared, CUfunction *function_out)
-{
-    anykv_status status = ANYKV_OK;
-    CUresult code = AKV_CU_OK;
-    CUfunction function = NULL;
-    int fixed = 0;
-    akv_mutex_lock(&device->lock);
-    for (uint32_t i = 0; i < device->function_count; i++)
-        if (strcmp(device->functions[i].name, name) == 0) {
-            *function_out = device->functions[i].function;
-            akv_mutex_unlock(&device->lock);
-            return ANYKV_OK;
-        }
-    status = akv_cuda_enter(device);
-    if (status)
-        goto unlock;
-    if (!device->module[image])
-        code = device->cu->module_load(&device->module[image], akv_cuda_image(image));
-    if (!code)
-        code = device->cu->module_function(&function, device->module[image], name);
-    if (!code && shared > 0) /* as much as any launch of it may ask for */
-        code = device->cu->function_get(&fixed, AKV_CU_FUNC_STATIC_SHARED, function);
-    if (!code && shared > 0)
-        code = device->cu->function_set(function, AKV_CU_FUNC_DYNAMIC_SHARED, device->shared_optin - fixed);
-    akv_cuda_leave(device);
-    if (code) {
-        status = akv_cuda_fail(device, code, name);
-        goto unlock;
-    }
-    assert(device->function_count < AKV_CUDA_FUNCTIONS);
-    snprintf(device->functions[device->function_count].name, sizeof device->functions[0].name, "%s", name);
-    device->functions[device->function_count++].function = function;
-    *function_out = function;
-unlock:
-    akv_mutex_unlock(&device->lock);
-    return status;
-}
-
-void akv_cuda_kernels_close(struct akv_cuda_device *device)
-{
-    if (akv_cuda_enter(device) != ANYKV_OK)
-        return;
-    akv_cuda_dense_close(device);
-    for (int i = 0; i < AKV_IMAGES; i++)
-        if (device->module[i])
-            device->cu->module_unload(device->module[i]);
-    akv_cuda_leave(device);
-}
-
 static const char *format_stem(uint32_t format)
 {
     switch (format) {
