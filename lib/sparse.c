@@ -265,10 +265,10 @@ static anykv_status check_body(anykv_context *context, const struct akv_compress
     if (!status && body_check(packed, bytes) != header->table[1])
         status = akv_fail(context, ANYKV_E_DATA, "compressed rows: the body is damaged");
     for (uint32_t h = 0; h < header->heads && !status; h++) {
-        uint32_t count = 0;
+        uint32_t count = 0, beyond = 0;
         for (uint32_t u = 0; u < shape->words * 32u; u++)
-            count += listed(list_of(shape, packed, h), u) ? (u < shape->units ? 1u : UINT32_MAX / 2u) : 0u;
-        if (count != shape->keep)
+            *(u < shape->units ? &count : &beyond) += listed(list_of(shape, packed, h), u);
+        if (count != shape->keep || beyond)
             status = akv_fail(context, ANYKV_E_DATA, "compressed rows: the list of head %u is damaged", h);
     }
     return status;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sparse compression: what is kept and dropped of adversarial rows, bytes, damage, refusals, failures. */
 #include "house.h"
+#include "lib/kernel/bx16.h"
 #include <math.h>
 
 enum { TOKENS = 37, HEADS = 3, DIM = 64, N = TOKENS * HEADS * DIM, ALL = 4 * N };
@@ -124,6 +125,23 @@ Test(sparse, one_token_and_one_channel_of_rows_with_gaps)
     anykv_context_destroy(context);
 }
 
+/* The checks of body and header. */
+static void mend(uint8_t *packed, uint64_t bytes)
+{
+    uint32_t word, sum = 0;
+    for (uint64_t j = 0; j < (bytes - ANYKV_COMPRESS_HEADER) / 4; j++) {
+        memcpy(&word, packed + ANYKV_COMPRESS_HEADER + 4 * j, 4);
+        sum += akv_bx16_mix(word, (uint32_t)j);
+    }
+    memcpy(packed + 44, &sum, 4);
+    sum = 0;
+    for (uint32_t j = 0; j < 16; j++) {
+        memcpy(&word, packed + 4 * j, 4);
+        sum += j == 7 ? 0 : akv_bx16_mix(word, j);
+    }
+    memcpy(packed + 28, &sum, 4);
+}
+
 Test(sparse, damage_is_found)
 {
     static uint16_t x[N], back[N];
@@ -148,6 +166,16 @@ Test(sparse, damage_is_found)
     }
     for (uint64_t cut = 0; cut < bytes; cut++)
         REFUSED(ANYKV_E_DATA, "compressed rows", anykv_decompress(device, packed, cut, &to, TOKENS, HEADS, DIM));
+    /* Lists that name more than there is, with checks that are right. */
+    for (uint32_t beyond = 0; beyond < 4; beyond++) {
+        memset(packed + ANYKV_COMPRESS_HEADER, 0, 8);
+        packed[ANYKV_COMPRESS_HEADER] = (uint8_t)((1u << (3 + beyond)) - 1u);
+        packed[ANYKV_COMPRESS_HEADER + 7] = (uint8_t)((1u << beyond) - 1u);
+        mend(packed, bytes);
+        anykv_status want = beyond ? ANYKV_E_DATA : ANYKV_OK;
+        cr_expect(anykv_decompress(device, packed, bytes, &to, TOKENS, HEADS, DIM) == want, "%u beyond", beyond);
+        cr_expect(anykv_sparse_kept(packed, bytes, 0, kept) == want);
+    }
     anykv_device_close(device);
     anykv_context_destroy(context);
 }
