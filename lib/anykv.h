@@ -464,6 +464,11 @@ typedef struct anykv_layer {
             ANYKV_TRANSFORM_ROTATE, 0, NULL, ANYKV_ROPE_INTERLEAVED, NULL, NULL                    \
     }
 
+/* Blocks hold the rows of one layer, not of all layers that are alike: evictions of tokens can then keep
+ * more of one than of another (ANYKV_EVICT_ADAPTIVE).  Blocks are smaller and more, and where one launch
+ * went over all layers there is one for each. */
+#define ANYKV_LAYOUT_APART 1u
+
 typedef struct anykv_layout_options {
     size_t size;
     uint32_t block_tokens;    /* positions in a block: 16, 32, 64, 128 or 256 */
@@ -474,10 +479,11 @@ typedef struct anykv_layout_options {
      * asks, and a layer that it does not have is rotated.  Held until the layout and the caches made
      * with it are gone.  Not part of the identity: rows mean the same. */
     const anykv_calibration *calibration;
+    uint32_t flags; /* ANYKV_LAYOUT_*; not part of the identity either */
 } anykv_layout_options;
 #define ANYKV_LAYOUT_OPTIONS_INIT                                                                  \
     {                                                                                              \
-        sizeof(anykv_layout_options), 16, NULL, 0, 0, 1, NULL                                      \
+        sizeof(anykv_layout_options), 16, NULL, 0, 0, 1, NULL, 0                                   \
     }
 
 /* Writes every error of a layout, a line each, into text (at most text_bytes, always terminated);
@@ -1023,29 +1029,39 @@ typedef enum anykv_token_policy {
 
 #define ANYKV_EVICT_SHARED 1u /* MASS, RATIO, SCORES: all heads of a layer keep the same tokens, by their
                                * mean score; SCORES then have to be sums worth taking a mean of */
+/* What stays is shared out by the scores, in whole blocks: layers whose blocks are apart
+ * (ANYKV_LAYOUT_APART) compete for the bytes of `keep` rows of each of them, every one keeps a fifth of
+ * its equal share at least.  Not with WINDOW.  A layer of several kv heads keeps as many rows of each of
+ * them; for shares by head (AdaKV) every kv head is declared as a layer of its own, with its query heads,
+ * and appended and attended with views of that head. */
+#define ANYKV_EVICT_ADAPTIVE 2u
 
 typedef struct anykv_evict_params {
     size_t size;
     anykv_token_policy policy;
     uint32_t flags;  /* ANYKV_EVICT_* */
-    uint64_t keep;   /* rows to keep in all, of every layer and kv head; rounded up to whole blocks */
+    uint64_t keep;   /* rows to keep in all, of every layer and kv head (ADAPTIVE: on average); rounded
+                      * up to whole blocks */
     uint32_t sinks;  /* first tokens that stay, at least the cache's, rounded up to whole blocks */
     uint32_t recent; /* newest tokens that stay, 32 at least */
     /* The rest is host memory, read during the call.  Of layers that read another's rows nothing is
      * read but `q` and `lse`, which have an entry for every layer. */
     const float *weights; /* AFFINE: [layers][kv_heads][k_dim], for keys as appended */
     const float *bias;    /* AFFINE: [layers][kv_heads], or NULL: 0 */
-    const float *scores;  /* SCORES: [layers][kv_heads][rows], rows as anykv_seq_kept lists them */
+    const float *scores;  /* SCORES: [layers][kv_heads][rows], rows as anykv_seq_kept lists them; room for
+                           * those of the head that has most */
     uint32_t queries;     /* MASS: how many tokens, the last ones of the sequence */
     uint32_t pool;        /* MASS: mean over so many neighbours, odd; 0: none */
     const anykv_view *q;  /* MASS: [layers], rows [queries][q_heads][k_dim] */
     const float *lse;     /* MASS: [layers][queries][q_heads], as anykv_step_attend gave it */
     float scale, cap;     /* MASS: as attend's; scale 0: 1/sqrt(k_dim) */
+    const uint32_t *share; /* ADAPTIVE: [layers], layers with the same number compete with each other; NULL:
+                            * all do */
 } anykv_evict_params;
 #define ANYKV_EVICT_PARAMS_INIT                                                                    \
     {                                                                                              \
         sizeof(anykv_evict_params), ANYKV_TOKENS_WINDOW, 0, 0, 4, 128, NULL, NULL, NULL, 0, 0,     \
-            NULL, NULL, 0.0f, 0.0f                                                                 \
+            NULL, NULL, 0.0f, 0.0f, NULL                                                           \
     }
 
 /* Evicts tokens (lossy): between the sinks and the recent ones, from the first block that is stored in

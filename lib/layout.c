@@ -72,7 +72,8 @@ static void make_groups(anykv_layout *layout)
             continue;
         }
         uint32_t g = layout->group_count;
-        for (uint32_t m = 0; m < l && g == layout->group_count; m++)
+        const bool apart = layout->options.flags & ANYKV_LAYOUT_APART;
+        for (uint32_t m = 0; m < l && g == layout->group_count && !apart; m++)
             if (layout->places[m].owner && same_group(&layout->layers[m], layer))
                 g = layout->places[m].group;
         struct akv_group *group = &layout->groups[g];

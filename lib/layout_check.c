@@ -193,6 +193,8 @@ static void check_options(struct report *report, const anykv_layout_options *opt
         say(report, "weights: NULL; a digest or any name of the weights is needed");
     if (options->weights_bytes < 1 || options->weights_bytes > 256)
         say(report, "weights_bytes: %u is not between 1 and 256", options->weights_bytes);
+    if (options->flags & ~ANYKV_LAYOUT_APART)
+        say(report, "flags: 0x%x has unknown bits", options->flags);
     if (options->shards < 1)
         say(report, "shards: 0; a whole model is 1");
     else if (options->shard >= options->shards)

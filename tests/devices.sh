@@ -6,7 +6,7 @@
 # other suites.
 # shellcheck source=tests/tap.inc
 . "$srcdir/tests/tap.inc"
-suites=${ANYKV_TEST_SUITES-"step seq pool prefix model budget evict evict_tokens ladder maps tenant \
+suites=${ANYKV_TEST_SUITES-"step seq pool prefix model budget evict evict_tokens evict_shares ladder maps tenant \
     failures threads policy observe config"}
 
 # absent NAME REASON REQUIRED: a skip, or a failure where the device is required.

@@ -303,7 +303,7 @@ Test(evict_tokens, refusals)
     params.policy = ANYKV_TOKENS_MASS;
     REFUSED(ANYKV_E_ARG, "queries", anykv_seq_evict_tokens(seq, &params));
     params.policy = ANYKV_TOKENS_KNORM;
-    params.flags = 2;
+    params.flags = 4;
     REFUSED(ANYKV_E_ARG, "flags", anykv_seq_evict_tokens(seq, &params));
     params.flags = 0;
     params.pool = 4;
