@@ -74,6 +74,7 @@ status "unknown transform" 2 "unknown transform \"turn\"" "$ANYKV" eval "$cut" -
 status "unknown token policy" 2 "unknown method \"best\"" "$ANYKV" eval "$cut" --evict best
 status "no share" 2 "not above 0" "$ANYKV" eval "$cut" --evict knorm --keep 0
 status "shared and adaptive" 2 "all heads keep the same tokens" "$ANYKV" eval "$cut" --evict tova:adaptive
+status "no such share" 2 "adaptive, apart and across" "$ANYKV" eval "$cut" --evict knorm:equal
 status "--no-search elsewhere" 2 "not with --evict" "$ANYKV" eval "$cut" --no-search --evict tova
 status "--keep alone" 2 "needs --evict" "$ANYKV" eval "$cut" --keep 0.5
 status "eval --compress" 2 "unknown method" "$ANYKV" eval "$cut" --compress x
@@ -109,15 +110,17 @@ check "devices: the CPU" grep -q '"backend": "cpu".*"usable": true, "reason": nu
 
 # ---- eval ----
 evict_fields="method budget keep layer attention_tv output_error output_error_999 top1"
-"$ANYKV" eval "$cut" --json --evict snapkv,snapkv:adaptive,knorm,oracle,streaming --keep 1,0.5 >"$work/eval" ||
+"$ANYKV" eval "$cut" --json --evict snapkv,snapkv:adaptive,snapkv:apart,snapkv:across,knorm,oracle,streaming --keep 1,0.5 >"$work/eval" ||
     fail "eval --evict"
 # shellcheck disable=SC2086
 fields "eval --evict: fields" "$work/eval" $evict_fields
 near "eval --evict: keeping all changes nothing" \
-    "$(grep -c '"keep": 1, .*"attention_tv": 0, "output_error": 0, "output_error_999": 0, "top1": 1}' "$work/eval")" 5 0
+    "$(grep -c '"keep": 1, .*"attention_tv": 0, "output_error": 0, "output_error_999": 0, "top1": 1}' "$work/eval")" 7 0
 evict_error() { grep "\"method\": \"$1\", \"budget\": \"$2\", \"keep\": 0.5" "$work/eval" >"$work/one"; value output_error "$work/one"; }
 near "eval --evict: the bound is below, age alone above" \
     "$(awk "BEGIN { print ($(evict_error oracle head) < $(evict_error snapkv head) && $(evict_error snapkv head) < $(evict_error streaming shared)) }")" 1 0
+near "eval --evict: whole blocks cost little, layers that share gain" \
+    "$(awk "BEGIN { print ($(evict_error snapkv apart) < 1.1 * $(evict_error snapkv adaptive) && $(evict_error snapkv across) < $(evict_error snapkv apart)) }")" 1 0
 
 eval_fields="k v transform bits layer sqnr_k_db sqnr_v_db attention_tv output_error output_error_999 top1"
 # figures FILE OPTIONS… -- TV ERROR TOP1: the first row within 2 % (top-1: half a point).

@@ -622,10 +622,11 @@ int akv_tool_eval(int argc, char **argv)
         {"pareto", AKV_CLI_TEXT, &pareto, 0, 0, "FILE.svg", "draw bits against error"},
         {"evict", AKV_CLI_TEXT_LIST, &evict, 0, 0, "LIST",
          "token policies instead of formats: streaming, h2o, snapkv, tova, knorm,\n"
-         "keydiff, paged, affine, expected, oracle (METHOD:adaptive: heads of a\n"
-         "layer share the budget), scores:FILE, or all.  Scores see the first half\n"
-         "of FILE's queries, errors are those of the second; --sinks and --recent\n"
-         "(here 4 and 32) tokens always stay"},
+         "keydiff, paged, affine, expected, oracle, scores:FILE, or all.  With\n"
+         "METHOD:adaptive the heads of a layer share the budget, with :apart in whole\n"
+         "blocks of 16 as the engine does, with :across the heads of all layers.\n"
+         "Scores see the first half of FILE's queries, errors are those of the\n"
+         "second; --sinks and --recent (here 4 and 32) tokens always stay"},
         {"keep", AKV_CLI_TEXT_LIST, &keep, 0, 0, "LIST",
          "shares of the tokens that stay (default: 0.75,0.5,0.25)"},
         {"budget", AKV_CLI_U64, &budget, 1, 100, "PERCENT",

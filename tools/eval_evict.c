@@ -10,15 +10,23 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define CHOICES 96u
+#define CHOICES 160u
 #define SAFE    0.2 /* AdaKV: of its share, what every head keeps */
+#define BLOCK   16u /* rows that the engine's blocks hold */
+
+/* Who has how much: every head the same; the heads of a layer by score, row by row; the same in whole blocks,
+ * as the engine keeps them; the heads of all layers in whole blocks. */
+enum budget { EQUAL, ADAPTIVE, APART, ACROSS };
+static const char *const budget_names[] = {"head", "adaptive", "apart", "across"};
 
 /* One row of the table. */
 struct choice {
     const struct akv_evict_method *method;
-    bool adaptive;
+    enum budget budget;
     double keep;
-    uint8_t *kept; /* [kv_heads][cut] */
+    uint8_t *kept;    /* [kv_heads][cut] */
+    double *value;    /* APART, ACROSS: [layers][kv_heads][blocks], descending */
+    uint32_t *blocks; /* [layers][kv_heads] that stay */
     struct akv_eval_result sum, layer;
 };
 struct evict {
@@ -55,10 +63,14 @@ static int add_choices(struct evict *evict, const char *text, const struct akv_t
         method++;
     if (method->name == NULL)
         return akv_cli_wrong("eval", "--evict: unknown method \"%s\"", text);
-    bool given = strcmp(method->name, "scores") == 0, adaptive = strcmp(rest, "adaptive") == 0;
-    if (!given && *rest != '\0' && !adaptive)
-        return akv_cli_wrong("eval", "--evict: \"%s\": adaptive is the only parameter", text);
-    if (adaptive && method->shared)
+    const bool given = strcmp(method->name, "scores") == 0;
+    enum budget budget = EQUAL;
+    for (enum budget b = ADAPTIVE; b <= ACROSS && !given; b++)
+        if (strcmp(rest, budget_names[b]) == 0)
+            budget = b;
+    if (!given && *rest != '\0' && budget == EQUAL)
+        return akv_cli_wrong("eval", "--evict: \"%s\": adaptive, apart and across are the parameters", text);
+    if (budget != EQUAL && method->shared)
         return akv_cli_wrong("eval", "--evict: \"%s\": all heads keep the same tokens, so none can have more",
                              text);
     if (given && (*rest == '\0' || evict->scores != NULL))
@@ -75,7 +87,7 @@ static int add_choices(struct evict *evict, const char *text, const struct akv_t
             return akv_cli_wrong("eval", "--keep: \"%s\" is not above 0 and at most 1", keep->item[i]);
         if (evict->choices == CHOICES)
             return akv_cli_wrong("eval", "--evict: more than %u rows", CHOICES);
-        evict->choice[evict->choices++] = (struct choice){.method = method, .adaptive = adaptive, .keep = share};
+        evict->choice[evict->choices++] = (struct choice){.method = method, .budget = budget, .keep = share};
     }
     return AKV_CLI_GO;
 }
@@ -124,15 +136,28 @@ static void take(const struct akv_evict_layer *l, struct choice *c, uint32_t fir
             c->kept[(size_t)from[i].head * l->cut + first + from[i].unit * c->method->unit + t] = 1;
 }
 
-static anykv_status choose(const struct evict *evict, const struct akv_evict_layer *l, struct choice *c,
-                           const double *scores)
+/* The candidates of a layer, and how many units of them every head keeps with equal budgets. */
+struct region {
+    uint32_t first, units, last, keep;
+};
+static struct region region_of(const struct evict *evict, const struct choice *c, uint32_t cut)
 {
-    const uint32_t cut = l->cut, unit = c->method->unit, budget = (uint32_t)ceil(c->keep * cut - 1e-9);
+    const uint32_t unit = c->method->unit, budget = (uint32_t)ceil(c->keep * cut - 1e-9);
     const uint32_t first = evict->sinks < cut ? evict->sinks : cut;
     const uint32_t fixed = first + (evict->recent < cut - first ? evict->recent : cut - first);
-    const uint32_t units = (cut - fixed) / unit, last = first + units * unit;
+    const uint32_t whole = c->budget >= APART ? BLOCK : unit; /* candidates are so many rows or blocks */
+    const uint32_t units = (cut - fixed) / whole * whole / unit, last = first + units * unit;
     const uint32_t exact = first + cut - last; /* rows that are no candidates */
-    const uint32_t keep = budget > exact ? (budget - exact) / unit : 0, least = (uint32_t)(keep * SAFE);
+    return (struct region){first, units, last, budget > exact ? (budget - exact) / unit : 0};
+}
+
+static anykv_status choose(const struct evict *evict, const struct akv_evict_layer *l, struct choice *c,
+                           const double *scores, uint32_t index)
+{
+    const uint32_t cut = l->cut;
+    const struct region region = region_of(evict, c, cut);
+    const uint32_t first = region.first, units = region.units, last = region.last, keep = region.keep;
+    const uint32_t least = (uint32_t)(keep * SAFE);
     struct candidate *all = akv_alloc(NULL, (size_t)l->kv_heads * (units + 1), sizeof *all);
     if (all == NULL)
         return ANYKV_E_MEMORY;
@@ -140,8 +165,11 @@ static anykv_status choose(const struct evict *evict, const struct akv_evict_lay
         for (uint32_t t = 0; t < cut; t++)
             c->kept[(size_t)h * cut + t] = t < first || t >= last;
     for (uint32_t h = 0; h < l->kv_heads; h++)
-        take(l, c, first, all, list(l, c, scores, h, first, units, all), c->adaptive ? least : keep);
-    if (c->adaptive) {
+        take(l, c, first, all, list(l, c, scores, h, first, units, all),
+             c->budget == EQUAL      ? keep
+             : c->budget == ADAPTIVE ? least
+                                     : c->blocks[index * l->kv_heads + h] * BLOCK);
+    if (c->budget == ADAPTIVE) {
         uint32_t n = 0;
         for (uint32_t h = 0; h < l->kv_heads; h++)
             n += list(l, c, scores, h, first, units, all + n);
@@ -149,6 +177,53 @@ static anykv_status choose(const struct evict *evict, const struct akv_evict_lay
     }
     akv_free(NULL, all);
     return ANYKV_OK;
+}
+
+static int larger_first(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* What each block of a layer's heads is worth: the middle score of the rows that would be in it. */
+static anykv_status weigh(const struct evict *evict, const struct akv_evict_layer *l, struct choice *c,
+                          const double *scores, uint32_t index)
+{
+    const struct region region = region_of(evict, c, l->cut);
+    const uint32_t blocks = region.units / BLOCK;
+    double *sorted = akv_alloc(NULL, region.units + 1, sizeof *sorted);
+    if (sorted == NULL)
+        return ANYKV_E_MEMORY;
+    for (uint32_t h = 0; h < l->kv_heads; h++) {
+        memcpy(sorted, scores + (size_t)h * l->cut + region.first, region.units * sizeof *sorted);
+        qsort(sorted, region.units, sizeof *sorted, larger_first);
+        for (uint32_t b = 0; b < blocks; b++)
+            c->value[((size_t)index * l->kv_heads + h) * blocks + b] = sorted[b * BLOCK + BLOCK / 2];
+    }
+    akv_free(NULL, sorted);
+    return ANYKV_OK;
+}
+
+/* The blocks that are worth most, as many as equal budgets give the heads first … end - 1; a fifth of its
+ * equal share is safe. */
+static void share_out(const struct evict *evict, struct choice *c, uint32_t cut, uint32_t first, uint32_t end)
+{
+    const struct region region = region_of(evict, c, cut);
+    const uint32_t blocks = region.units / BLOCK, share = region.keep / BLOCK, safe = (share + 4) / 5;
+    uint32_t left = region.keep * (end - first) / BLOCK - safe * (end - first);
+    for (uint32_t h = first; h < end; h++)
+        c->blocks[h] = safe;
+    for (; left > 0; left--) {
+        uint32_t best = end;
+        for (uint32_t h = first; h < end; h++)
+            if (c->blocks[h] < blocks &&
+                (best == end || c->value[(size_t)h * blocks + c->blocks[h]] >
+                                    c->value[(size_t)best * blocks + c->blocks[best]]))
+                best = h;
+        if (best == end)
+            return;
+        c->blocks[best]++;
+    }
 }
 
 /* ---- what it does to later queries ---- */
@@ -233,7 +308,7 @@ static void add_row(const struct evict *evict, const struct choice *c, const str
 {
     const struct akv_value row[COLUMNS] = {
         akv_text(c->method->name),
-        akv_text(c->adaptive ? "adaptive" : c->method->shared ? "shared" : "head"),
+        akv_text(c->method->shared ? "shared" : budget_names[c->budget]),
         akv_real(c->keep),
         layer != NULL ? akv_text(layer) : akv_whole(number),
         akv_real(result->attention_tv),
@@ -257,61 +332,101 @@ static anykv_status to_double(const void *rows, anykv_dtype dtype, size_t count,
     return ANYKV_OK;
 }
 
-static anykv_status choose_all(struct evict *evict, const struct akv_evict_layer *l)
+static bool by_block(const struct choice *c)
 {
+    return c->budget >= APART;
+}
+
+/* Scores of a layer for every choice: what stays, or first what its blocks are worth. */
+static anykv_status choose_all(struct evict *evict, const struct akv_evict_layer *l, uint32_t index, bool worth)
+{
+    const struct akv_evict_method *scored = NULL;
     const size_t count = (size_t)l->kv_heads * l->cut;
     double *scores = akv_alloc(NULL, count, sizeof *scores);
     anykv_status status = scores == NULL ? ANYKV_E_MEMORY : ANYKV_OK;
     for (uint32_t n = 0; n < evict->choices && status == ANYKV_OK; n++) {
         struct choice *c = &evict->choice[n];
-        if (n == 0 || c->method != evict->choice[n - 1].method) {
+        if (worth && !by_block(c))
+            continue;
+        if (c->method != scored) {
             memset(scores, 0, count * sizeof *scores);
             status = c->method->score(l, scores);
+            scored = c->method;
         }
         if (status == ANYKV_OK)
-            status = choose(evict, l, c, scores);
+            status = worth ? weigh(evict, l, c, scores, index) : choose(evict, l, c, scores, index);
     }
     akv_free(NULL, scores);
     return status;
 }
 
-static anykv_status one_layer(struct evict *evict, uint32_t index)
+/* A layer in double precision; its rows are the caller's to free. */
+static anykv_status load_layer(struct evict *evict, uint32_t index, struct akv_evict_layer *l, double *rows[3])
 {
     const struct akv_dump *dump = &evict->dump;
     const size_t row = (size_t)dump->kv_heads * dump->head_dim;
-    struct akv_evict_layer l = {dump->tokens, dump->q_first, dump->q_first + (dump->tokens - dump->q_first) / 2,
-                                dump->q_heads, dump->kv_heads, dump->head_dim, dump->scale, NULL, NULL, NULL,
-                                &evict->model.layers[dump->layer[index]], dump->layer[index], evict->scores};
     struct akv_dump_layer raw;
-    double *q = NULL, *k = NULL, *v = NULL;
     anykv_status status = akv_dump_load(dump, index, &raw);
     if (status == ANYKV_OK)
-        status = to_double(raw.k, raw.k_dtype, row * dump->tokens, &k);
-    if (status == ANYKV_OK)
-        status = to_double(raw.v, raw.v_dtype, row * dump->tokens, &v);
-    if (status == ANYKV_OK)
         status = to_double(raw.q, raw.q_dtype,
-                           (size_t)(dump->tokens - dump->q_first) * dump->q_heads * dump->head_dim, &q);
+                           (size_t)(dump->tokens - dump->q_first) * dump->q_heads * dump->head_dim, &rows[0]);
+    if (status == ANYKV_OK)
+        status = to_double(raw.k, raw.k_dtype, row * dump->tokens, &rows[1]);
+    if (status == ANYKV_OK)
+        status = to_double(raw.v, raw.v_dtype, row * dump->tokens, &rows[2]);
     akv_dump_free(&raw);
-    l.q = q;
-    l.k = k;
-    l.v = v;
+    *l = (struct akv_evict_layer){dump->tokens, dump->q_first, dump->q_first + (dump->tokens - dump->q_first) / 2,
+                                  dump->q_heads, dump->kv_heads, dump->head_dim, dump->scale, rows[0], rows[1], rows[2],
+                                  &evict->model.layers[dump->layer[index]], dump->layer[index], evict->scores};
+    return status;
+}
+
+static anykv_status one_layer(struct evict *evict, uint32_t index, bool worth)
+{
+    struct akv_evict_layer l;
+    double *rows[3] = {NULL, NULL, NULL};
+    anykv_status status = load_layer(evict, index, &l, rows);
     if (status == ANYKV_OK)
-        status = choose_all(evict, &l);
-    if (status == ANYKV_OK)
+        status = choose_all(evict, &l, index, worth);
+    if (status == ANYKV_OK && !worth)
         status = measure(evict, &l);
-    for (uint32_t n = 0; n < evict->choices && status == ANYKV_OK; n++) {
+    for (uint32_t n = 0; n < evict->choices && status == ANYKV_OK && !worth; n++) {
         struct choice *c = &evict->choice[n];
         c->sum.attention_tv += c->layer.attention_tv;
         c->sum.output_error += c->layer.output_error;
         c->sum.output_error_999 += c->layer.output_error_999;
         c->sum.top1 += c->layer.top1;
         if (evict->layers)
-            add_row(evict, c, &c->layer, NULL, dump->layer[index]);
+            add_row(evict, c, &c->layer, NULL, evict->dump.layer[index]);
     }
-    akv_free(NULL, q);
-    akv_free(NULL, k);
-    akv_free(NULL, v);
+    for (int i = 0; i < 3; i++)
+        akv_free(NULL, rows[i]);
+    return status;
+}
+
+/* Blocks for the heads where budgets go by block. */
+static anykv_status share_blocks(struct evict *evict, uint32_t cut)
+{
+    const struct akv_dump *dump = &evict->dump;
+    const uint32_t heads = dump->layers * dump->kv_heads;
+    anykv_status status = ANYKV_OK;
+    bool any = false;
+    for (uint32_t n = 0; n < evict->choices && status == ANYKV_OK; n++) {
+        struct choice *c = &evict->choice[n];
+        if (!by_block(c))
+            continue;
+        any = true;
+        c->value = akv_alloc(NULL, (size_t)heads * (cut / BLOCK + 1), sizeof *c->value);
+        c->blocks = akv_alloc(NULL, heads, sizeof *c->blocks);
+        status = c->value == NULL || c->blocks == NULL ? ANYKV_E_MEMORY : ANYKV_OK;
+    }
+    for (uint32_t i = 0; any && i < dump->layers && status == ANYKV_OK; i++)
+        status = one_layer(evict, i, true);
+    for (uint32_t n = 0; n < evict->choices && status == ANYKV_OK; n++) {
+        const uint32_t step = evict->choice[n].budget == ACROSS ? heads : dump->kv_heads;
+        for (uint32_t h = 0; by_block(&evict->choice[n]) && h < heads; h += step)
+            share_out(evict, &evict->choice[n], cut, h, h + step);
+    }
     return status;
 }
 
@@ -343,9 +458,10 @@ static anykv_status run(struct evict *evict, bool json)
     if (evict->report == NULL)
         return ANYKV_E_MEMORY;
     akv_progress_begin(&progress, "eval", dump->layers);
+    status = share_blocks(evict, cut);
     for (uint32_t i = 0; i < dump->layers && status == ANYKV_OK; i++) {
         akv_progress_step(&progress, i, NULL);
-        status = one_layer(evict, i);
+        status = one_layer(evict, i, false);
     }
     akv_progress_end(&progress);
     for (uint32_t n = 0; n < evict->choices && status == ANYKV_OK; n++) {
@@ -369,13 +485,14 @@ static int choose_methods(struct evict *evict, const struct akv_text_list *metho
             continue;
         }
         for (const struct akv_evict_method *m = akv_evict_methods; m->name != NULL && go == AKV_CLI_GO; m++) {
-            char name[AKV_ITEM_MAX];
             if (strcmp(m->name, "scores") == 0)
                 continue;
             go = add_choices(evict, m->name, keep);
-            snprintf(name, sizeof name, "%s:adaptive", m->name);
-            if (go == AKV_CLI_GO && !m->shared)
+            for (enum budget b = ADAPTIVE; b <= ACROSS && !m->shared && go == AKV_CLI_GO; b++) {
+                char name[AKV_ITEM_MAX];
+                snprintf(name, sizeof name, "%s:%s", m->name, budget_names[b]);
                 go = add_choices(evict, name, keep);
+            }
         }
     }
     return go;
@@ -400,8 +517,11 @@ int akv_eval_evict(const char *path, const struct akv_text_list *methods, const 
         akv_dump_model_close(&evict->model);
         akv_dump_close(&evict->dump);
     }
-    for (uint32_t n = 0; n < evict->choices; n++)
+    for (uint32_t n = 0; n < evict->choices; n++) {
         akv_free(NULL, evict->choice[n].kept);
+        akv_free(NULL, evict->choice[n].value);
+        akv_free(NULL, evict->choice[n].blocks);
+    }
     akv_safetensors_close(evict->scores);
     akv_free(NULL, evict);
     return go;
