@@ -189,7 +189,7 @@ static anykv_status check_layers(const struct run *run)
         const struct akv_group *group = group_of(run, l);
         any = any || evicts_layer(run, l);
         const uint32_t alike = first_layer(layout, layout->places[l].group);
-        if (run->params.share && evicts_layer(run, l) && run->params.share[l] != run->params.share[alike])
+        if (adaptive(run) && run->params.share && evicts_layer(run, l) && run->params.share[l] != run->params.share[alike])
             return akv_fail(run->cache->context, ANYKV_E_ARG,
                             "share[%u]: layer %u has its rows in the same blocks and another share "
                             "(ANYKV_LAYOUT_APART)", l, alike);
