@@ -98,6 +98,16 @@ check "q4 stays below 0.01" below "$(field N4 kld)" 0.01
 check "q4 is better than q3" below "$(field N4 kld)" "$(field N3 kld)"
 check "the drawing has its points" sh -c "[ \$(grep -c '<circle' '$work/kld.svg') = 4 ] && grep -q '</svg>' '$work/kld.svg'"
 
+# ---- eviction of tokens: with shares as many bytes stay ----
+exit_is 1 "an unknown eviction" 'none of knorm' "$llama" kld "$model" "$text" --ctx 512 --evict best --device cpu
+check "kld with evictions" sh -c "'$llama' kld '$model' '$text' --ctx 512 --chunks 1 --device cpu --json \
+    --kv F16 --recent 32 --evict none,knorm,snapkv,snapkv:heads,snapkv:all >'$work/kld'"
+evicted() { sed -n "s/.*\"evict\":\"$1\".*\"$2\":\([0-9.e-]*\).*/\1/p" "$work/kld"; }
+check "half of the older rows went, of each" sh -c "[ \$(grep -c '\"bits\":12.0000' '$work/kld') = 4 ]"
+check "attention says more than norms" below "$(evicted snapkv kld)" "$(evicted knorm kld)"
+check "heads that share lose no more than norms" below "$(evicted snapkv:heads kld)" "$(evicted knorm kld)"
+check "layers that share lose no more than norms" below "$(evicted snapkv:all kld)" "$(evicted knorm kld)"
+
 # ---- dump: what eval and calibrate read ----
 check "dump" "$llama" dump "$model" "$top_srcdir/tests/data/workshop.txt" "$work/dump.safetensors" \
     --tokens 320 --queries 256 --device cpu

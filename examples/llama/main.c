@@ -16,7 +16,7 @@ static const char usage_text[] =
     "  perplexity MODEL TEXT     of a text file, per setting of the cache\n"
     "  kld MODEL TEXT            divergence of the next token from that of an exact cache, per "
     "setting\n"
-    "      [--ctx N] [--chunks N] [--svg FILE]\n"
+    "      [--ctx N] [--chunks N] [--svg FILE] [--evict LIST] [--keep SHARE]\n"
     "  dump MODEL TEXT OUT       keys, values and queries as safetensors, for `anykv calibrate` "
     "and `eval`\n"
     "      [--tokens N] [--queries N] [--layers LIST]\n"
@@ -37,6 +37,11 @@ static const char usage_text[] =
     "  --error-budget E relative error of attention output that the precision ladder may cause to "
     "keep the\n"
     "                   budget (0.35; 0: no ladder)\n"
+    "  --evict LIST     in the middle of a chunk tokens go: knorm, keydiff, paged or snapkv, with :heads "
+    "the heads of\n"
+    "                   a layer compete for what stays, with :all those of all layers; none: nothing "
+    "goes\n"
+    "  --keep SHARE     of the tokens that stay then (0.5)\n"
     "  --transforms T   none, rotate, centre, matrix or auto (default: what the calibration has, "
     "or rotate)\n"
     "  --calibration FILE  of `anykv calibrate`\n"
@@ -103,6 +108,8 @@ enum {
     OPTION_TRANSFORMS,
     OPTION_CALIBRATION,
     OPTION_ERROR,
+    OPTION_EVICT,
+    OPTION_KEEP,
     OPTION_HELP
 };
 
@@ -125,6 +132,8 @@ static const struct option long_options[] = {
     {"transforms", required_argument, NULL, OPTION_TRANSFORMS},
     {"calibration", required_argument, NULL, OPTION_CALIBRATION},
     {"error-budget", required_argument, NULL, OPTION_ERROR},
+    {"evict", required_argument, NULL, OPTION_EVICT},
+    {"keep", required_argument, NULL, OPTION_KEEP},
     {"help", no_argument, NULL, OPTION_HELP},
     {NULL, 0, NULL, 0},
 };
@@ -187,6 +196,13 @@ static int parse(int argc, char **argv, struct options *o)
         case OPTION_ERROR:
             if (parse_share(optarg, &o->error_budget) != 0)
                 return fail("--error-budget \"%s\" is not a number from 0 to 1", optarg);
+            break;
+        case OPTION_EVICT:
+            o->evict = optarg;
+            break;
+        case OPTION_KEEP:
+            if (parse_share(optarg, &o->keep) != 0)
+                return fail("--keep \"%s\" is not a number from 0 to 1", optarg);
             break;
         case OPTION_JSON:
             o->json = 1;
@@ -299,6 +315,7 @@ int main(int argc, char **argv)
     o->kv = "q4", o->device = "auto";
     o->new_tokens = 64, o->sequences = 1, o->context = 1024, o->chunks = 8, o->seed = 1;
     o->sinks = 4, o->recent = 128, o->queries = 512, o->error_budget = 0.35;
+    o->keep = 0.5;
     if (parse(argc, argv, o) != 0) {
         fprintf(stderr, "llama: %s\n", failure());
         return 2;

@@ -42,12 +42,33 @@ static void close_measure(struct measure *m)
     free(m->exact);
 }
 
-static int add_setting(struct measure *m, const char *formats, int exact)
+static const struct eviction evictions[] = {
+    {"knorm", ANYKV_TOKENS_KNORM, 0, SHARE_EQUAL},         {"knorm:heads", ANYKV_TOKENS_KNORM, 0, SHARE_HEADS},
+    {"knorm:all", ANYKV_TOKENS_KNORM, 0, SHARE_ALL},       {"keydiff", ANYKV_TOKENS_KEYDIFF, 0, SHARE_EQUAL},
+    {"keydiff:heads", ANYKV_TOKENS_KEYDIFF, 0, SHARE_HEADS}, {"keydiff:all", ANYKV_TOKENS_KEYDIFF, 0, SHARE_ALL},
+    {"paged", ANYKV_TOKENS_RATIO, 0, SHARE_EQUAL},         {"paged:heads", ANYKV_TOKENS_RATIO, 0, SHARE_HEADS},
+    {"paged:all", ANYKV_TOKENS_RATIO, 0, SHARE_ALL},       {"snapkv", ANYKV_TOKENS_MASS, 5, SHARE_EQUAL},
+    {"snapkv:heads", ANYKV_TOKENS_MASS, 5, SHARE_HEADS},   {"snapkv:all", ANYKV_TOKENS_MASS, 5, SHARE_ALL},
+};
+
+static int find_eviction(const char *name, const struct eviction **out)
+{
+    *out = NULL;
+    if (strcmp(name, "none") == 0)
+        return 0;
+    for (size_t i = 0; i < sizeof evictions / sizeof evictions[0]; i++)
+        if (strcmp(name, evictions[i].name) == 0)
+            *out = &evictions[i];
+    return *out ? 0 : fail("--evict: \"%s\" is none of knorm, keydiff, paged, snapkv, with :heads or :all, none", name);
+}
+
+static int add_setting(struct measure *m, const char *formats, int exact, const struct eviction *eviction)
 {
     struct program *p = m->program;
     struct setting *s = &m->settings[m->count];
     struct store_options options = program_store(p, formats, m->context, STEP);
     options.exact = exact;
+    options.eviction = eviction;
     if (exact)
         options.budget = 0, options.budget_share = 0.0;
     if (strcmp(formats, "plain") == 0)
@@ -63,9 +84,9 @@ static int add_setting(struct measure *m, const char *formats, int exact)
 static int open_measure(struct measure *m, struct program *p, int with_reference)
 {
     const struct options *o = &p->options;
-    static char copy[512];
-    const char *formats[MAX_SETTINGS];
-    uint32_t count, tokens;
+    static char copy[512], evict_copy[512];
+    const char *formats[MAX_SETTINGS], *evict[MAX_SETTINGS];
+    uint32_t count, tokens, ways;
     memset(m, 0, sizeof *m);
     m->program = p;
     m->context = o->context;
@@ -73,12 +94,15 @@ static int open_measure(struct measure *m, struct program *p, int with_reference
     if (o->context % STEP != 0)
         return fail("--ctx %u is not a multiple of %d", o->context, STEP);
     if (split_list(o->kv, copy, sizeof copy, formats, MAX_SETTINGS, &count) != 0 ||
+        split_list(o->evict ? o->evict : "none", evict_copy, sizeof evict_copy, evict, MAX_SETTINGS, &ways) != 0 ||
         program_tokens(p, &m->ids, &tokens) != 0)
         return -1;
+    if (count * ways > MAX_SETTINGS)
+        return fail("more than %d settings", MAX_SETTINGS);
     m->chunks = tokens / o->context < o->chunks ? tokens / o->context : o->chunks;
     if (m->chunks == 0)
         return fail("%s has %u tokens, less than one chunk of %u", o->text, tokens, o->context);
-    uint32_t rows = STEP * (count + m->reference);
+    uint32_t rows = STEP * (count * ways + m->reference);
     if (program_model(p, rows) != 0)
         return -1;
     if (o->context > p->model.context)
@@ -87,11 +111,14 @@ static int open_measure(struct measure *m, struct program *p, int with_reference
     m->exact = grab(p->model.vocabulary, sizeof(float));
     if (!m->logits || !m->exact)
         return -1;
-    if (with_reference && add_setting(m, "F32", 1) != 0)
+    if (with_reference && add_setting(m, "F32", 1, NULL) != 0)
         return -1;
-    for (uint32_t i = 0; i < count; i++)
-        if (add_setting(m, formats[i], 0) != 0)
+    for (uint32_t i = 0; i < count * ways; i++) {
+        const struct eviction *eviction;
+        if (find_eviction(evict[i % ways], &eviction) != 0 ||
+            add_setting(m, formats[i / ways], 0, eviction) != 0)
             return -1;
+    }
     return 0;
 }
 
@@ -164,6 +191,16 @@ static int one_step(struct measure *m, const uint32_t *ids, uint32_t first)
     return 0;
 }
 
+/* After `rows` tokens of a chunk. */
+static int evict_all(struct measure *m, uint32_t rows)
+{
+    for (uint32_t i = 0; i < m->count; i++)
+        if (m->parts[i]->eviction &&
+            store_evict(m->parts[i], m->settings[i].seq, (uint64_t)(rows * m->program->options.keep)) != 0)
+            return -1;
+    return 0;
+}
+
 static int walk(struct measure *m)
 {
     for (uint32_t chunk = 0; chunk < m->chunks; chunk++) {
@@ -171,9 +208,12 @@ static int walk(struct measure *m)
         for (uint32_t i = 0; i < m->count; i++)
             if (!(m->settings[i].seq = store_sequence(m->parts[i], 0)))
                 return -1;
-        for (uint32_t first = 0; first < m->context; first += STEP)
+        for (uint32_t first = 0; first < m->context; first += STEP) {
+            if (first == m->context / 2 / STEP * STEP && evict_all(m, first) != 0)
+                return -1;
             if (one_step(m, ids, first) != 0)
                 return -1;
+        }
         for (uint32_t i = 0; i < m->count; i++) {
             m->settings[i].bits += store_bits(m->parts[i], m->context) / m->chunks;
             anykv_seq_destroy(m->settings[i].seq);
@@ -233,7 +273,7 @@ static int report(struct measure *m)
     struct point points[MAX_SETTINGS];
     double n = (double)m->positions;
     if (!o->json)
-        printf("%-10s %8s %8s %10s %10s %8s %10s\n", "K/V", "bits", "limit", "KLD", "99.9 %",
+        printf("%-21s %8s %8s %10s %10s %8s %10s\n", "K/V", "bits", "limit", "KLD", "99.9 %",
                "top-1 %", "ppl ratio");
     for (uint32_t i = 1; i < m->count; i++) {
         struct setting *s = &m->settings[i];
@@ -241,15 +281,15 @@ static int report(struct measure *m)
         double ratio = exp((s->nll - m->settings[0].nll) / n), limit = store_bits_limit(&s->store);
         points[i - 1] = (struct point){s->bits, kld, s->store.name};
         if (o->json)
-            printf("{\"k\":\"%s\",\"v\":\"%s\",\"sinks\":%u,\"recent\":%u,\"bits\":%.4f,"
+            printf("{\"k\":\"%s\",\"v\":\"%s\",\"evict\":\"%s\",\"sinks\":%u,\"recent\":%u,\"bits\":%.4f,"
                    "\"bits_limit\":%.4f,\"kld\":%.7f,\"kld_999\":%.6f,\"top1\":%.5f,\"ppl_ratio\":%"
                    ".6f,"
                    "\"positions\":%llu}\n",
-                   anykv_format_name(s->store.k), anykv_format_name(s->store.v), o->sinks,
-                   o->recent, s->bits, limit, kld, high, (double)s->top1 / n, ratio,
+                   anykv_format_name(s->store.k), anykv_format_name(s->store.v),
+                   s->store.eviction ? s->store.eviction->name : "none", o->sinks, o->recent, s->bits, limit, kld, high, (double)s->top1 / n, ratio,
                    (unsigned long long)m->positions);
         else
-            printf("%-10s %8.3f %8.3f %10.6f %10.5f %8.2f %10.5f\n", s->store.name, s->bits, limit,
+            printf("%-21s %8.3f %8.3f %10.6f %10.5f %8.2f %10.5f\n", s->store.name, s->bits, limit,
                    kld, high, 100.0 * (double)s->top1 / n, ratio);
     }
     if (!o->json)

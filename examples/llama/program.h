@@ -12,10 +12,10 @@ struct options {
     const char *command, *model, *text, *out;
     const char *prompts[MAX_PROMPTS];
     uint32_t prompt_count;
-    const char *kv, *device, *svg, *layers, *transforms, *calibration;
+    const char *kv, *device, *svg, *layers, *transforms, *calibration, *evict;
     uint32_t new_tokens, sequences, context, chunks, sinks, recent, tokens, queries, seed, threads;
     uint64_t budget;
-    double budget_share, error_budget;
+    double budget_share, error_budget, keep;
     int json;
 };
 

@@ -42,21 +42,22 @@ void machine_close(struct machine *machine)
 /* ---- the anykv cache
  * -------------------------------------------------------------------------------- */
 
-/* All layers of these models have one shape. */
+/* All layers of these models have one shape.  Where heads keep different numbers of tokens each kv head
+ * is a layer of its own, with its query heads and its own blocks. */
 static int make_layout(struct store *s, const struct machine *machine,
                        const struct store_options *options)
 {
     const struct model *m = s->model;
-    uint32_t pairs = m->rope_dim / 2;
-    anykv_layer *layers = grab(m->layers, sizeof *layers);
+    uint32_t pairs = m->rope_dim / 2, split = s->apart ? m->kv_heads : 1, count = m->layers * split;
+    anykv_layer *layers = grab(count, sizeof *layers);
     uint64_t *turns = grab(pairs, sizeof *turns);
     int status = layers && turns ? 0 : -1;
     for (uint32_t i = 0; status == 0 && i < pairs; i++)
         turns[i] = (uint64_t)(m->frequencies[i] / 6.283185307179586 * 0x1p64);
-    for (uint32_t i = 0; status == 0 && i < m->layers; i++) {
+    for (uint32_t i = 0; status == 0 && i < count; i++) {
         anykv_layer layer = ANYKV_LAYER_INIT;
-        layer.kv_heads = m->kv_heads;
-        layer.q_heads = m->heads;
+        layer.kv_heads = m->kv_heads / split;
+        layer.q_heads = m->heads / split;
         layer.k_dim = layer.v_dim = m->head_dim;
         layer.k_format = s->k;
         layer.v_format = s->v;
@@ -75,8 +76,9 @@ static int make_layout(struct store *s, const struct machine *machine,
     names.calibration = machine->calibration;
     names.weights = m->identity;
     names.weights_bytes = sizeof m->identity;
+    names.flags = s->apart ? ANYKV_LAYOUT_APART : 0;
     if (status == 0)
-        status = check(anykv_layout_create(machine->context, layers, m->layers, &names, &s->layout),
+        status = check(anykv_layout_create(machine->context, layers, count, &names, &s->layout),
                        "layout");
     free(layers);
     free(turns);
@@ -95,6 +97,8 @@ static int make_cache(struct store *s, anykv_device *device, const struct store_
     cache.budget_bytes = options->budget;
     cache.error_budget = options->exact ? 0.0f : options->error_budget;
     cache.flags = options->exact ? ANYKV_CACHE_PRECISE : 0;
+    if (options->eviction)
+        cache.flags |= ANYKV_CACHE_EVICT_TOKENS;
     if (options->budget == 0) {
         anykv_estimate need = ANYKV_ESTIMATE_INIT;
         if (check(anykv_cache_estimate(device, s->layout, &cache, &need), "estimate") != 0)
@@ -109,6 +113,17 @@ static int make_cache(struct store *s, anykv_device *device, const struct store_
         }
     }
     return check(anykv_cache_create(device, s->layout, &cache, &s->cache), "cache");
+}
+
+static int open_eviction(struct store *s)
+{
+    const struct model *m = s->model;
+    const uint64_t rows = (uint64_t)m->layers * EVICT_QUERIES * m->heads;
+    if (s->eviction->policy != ANYKV_TOKENS_MASS)
+        return 0;
+    s->queries = grab(rows * m->head_dim, sizeof(float));
+    s->lse = grab(rows, sizeof(float));
+    return s->queries && s->lse ? 0 : -1;
 }
 
 static int open_plain(struct store *s, const struct store_options *options)
@@ -134,10 +149,14 @@ int store_open(struct store *s, const struct machine *machine, const struct mode
         status = open_plain(s, options);
     } else {
         status = check(anykv_format_pair_parse(options->formats, &s->k, &s->v), "--kv");
-        (void)snprintf(s->name, sizeof s->name, "%s/%s", anykv_format_name(s->k),
-                       anykv_format_name(s->v));
+        s->eviction = options->eviction;
+        s->apart = s->eviction && s->eviction->share != SHARE_EQUAL;
+        (void)snprintf(s->name, sizeof s->name, "%s/%s%s%s", anykv_format_name(s->k),
+                       anykv_format_name(s->v), s->eviction ? " " : "", s->eviction ? s->eviction->name : "");
         if (status == 0)
             status = make_layout(s, machine, options);
+        if (status == 0 && s->eviction)
+            status = open_eviction(s);
         if (status == 0)
             status = make_cache(s, machine->device, options);
     }
@@ -153,6 +172,8 @@ void store_close(struct store *s)
     anykv_layout_destroy(s->layout);
     free(s->plain);
     free(s->scores);
+    free(s->queries);
+    free(s->lse);
     memset(s, 0, sizeof *s);
 }
 
@@ -164,6 +185,41 @@ anykv_seq *store_sequence(struct store *s, int shared)
     return check(anykv_seq_create(s->cache, &options, &seq), "sequence") == 0 ? seq : NULL;
 }
 
+int store_evict(struct store *s, anykv_seq *seq, uint64_t keep)
+{
+    const struct model *m = s->model;
+    const uint32_t split = s->apart ? m->kv_heads : 1, count = m->layers * split, heads = m->heads / split;
+    anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
+    anykv_view *views = grab(count, sizeof *views);
+    uint32_t *share = grab(count, sizeof *share);
+    if (!views || !share) {
+        free(views);
+        free(share);
+        return -1;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const size_t first = (size_t)(i / split) * EVICT_QUERIES * m->heads + (size_t)(i % split) * heads;
+        share[i] = s->eviction->share == SHARE_ALL ? 0 : i / split;
+        if (!s->queries)
+            continue;
+        views[i] = anykv_view_host(s->queries + first * m->head_dim, ANYKV_F32, heads, m->head_dim);
+        views[i].token_stride = (uint64_t)m->heads * m->head_dim;
+    }
+    params.policy = s->eviction->policy;
+    params.flags = s->apart ? ANYKV_EVICT_ADAPTIVE : 0;
+    params.keep = keep;
+    params.recent = 32;
+    params.queries = EVICT_QUERIES;
+    params.pool = s->eviction->pool;
+    params.q = views;
+    params.lse = s->lse;
+    params.share = share;
+    int status = check(anykv_seq_evict_tokens(seq, &params), "evict");
+    free(views);
+    free(share);
+    return status;
+}
+
 /* ---- steps
  * -------------------------------------------------------------------------------------------- */
 
@@ -173,6 +229,9 @@ int store_begin(struct store *s, anykv_seq *const *seqs, const uint32_t *counts,
     int status = 0;
     if (!s->plain) {
         anykv_status begun = anykv_step_begin(s->cache, seqs, counts, n, &s->step);
+        s->step_tokens = 0;
+        for (uint32_t i = 0; i < n; i++)
+            s->step_tokens += counts[i];
         s->refused = begun == ANYKV_E_BUDGET;
         status = check(begun, "step");
     } else if (n != 1 || counts[0] > s->plain_tokens - s->plain_length) {
@@ -219,6 +278,39 @@ static void plain_layer(struct store *s, uint32_t layer, const float *q, const f
     }
 }
 
+/* Room for `count` more among the last EVICT_QUERIES rows of `width`. */
+static float *newest(float *rows, size_t count, size_t width)
+{
+    memmove(rows, rows + count * width, (EVICT_QUERIES - count) * width * sizeof *rows);
+    return rows + (EVICT_QUERIES - count) * width;
+}
+
+/* Append and attend of one of anykv's layers: kv heads from `head` on, all or one. */
+static int cache_layer(struct store *s, uint32_t layer, uint32_t head, const float *q, const float *k,
+                       const float *v, float *out)
+{
+    const struct model *m = s->model;
+    const uint32_t split = s->apart ? m->kv_heads : 1, heads = m->heads / split;
+    const size_t row = (size_t)m->kv_heads * m->head_dim, q_row = (size_t)m->heads * m->head_dim;
+    const size_t at = (size_t)head * m->head_dim, q_at = at * (m->heads / m->kv_heads);
+    anykv_attend_params params = ANYKV_ATTEND_PARAMS_INIT;
+    anykv_view keys = anykv_view_host(k + at, ANYKV_F32, m->kv_heads / split, m->head_dim);
+    anykv_view values = anykv_view_host(v + at, ANYKV_F32, m->kv_heads / split, m->head_dim);
+    anykv_view queries = anykv_view_host(q + q_at, ANYKV_F32, heads, m->head_dim);
+    anykv_view mixed = anykv_view_host(out + q_at, ANYKV_F32, heads, m->head_dim);
+    keys.token_stride = values.token_stride = row;
+    queries.token_stride = mixed.token_stride = q_row;
+    if (s->lse)
+        params.lse = newest(s->lse + ((size_t)layer * m->kv_heads + (s->apart ? head : 0)) * EVICT_QUERIES *
+                                         (m->heads / m->kv_heads),
+                            s->step_tokens, heads);
+    const uint32_t number = layer * split + head;
+    int status = check(anykv_step_append(s->step, number, &keys, &values), "append");
+    if (status == 0)
+        status = check(anykv_step_attend(s->step, number, &queries, &params, &mixed), "attend");
+    return status;
+}
+
 int store_layer(struct store *s, uint32_t layer, const float *q, const float *k, const float *v,
                 float *out)
 {
@@ -228,13 +320,12 @@ int store_layer(struct store *s, uint32_t layer, const float *q, const float *k,
     if (s->plain) {
         plain_layer(s, layer, q, k, v, out);
     } else {
-        anykv_view keys = anykv_view_host(k, ANYKV_F32, m->kv_heads, m->head_dim);
-        anykv_view values = anykv_view_host(v, ANYKV_F32, m->kv_heads, m->head_dim);
-        anykv_view queries = anykv_view_host(q, ANYKV_F32, m->heads, m->head_dim);
-        anykv_view mixed = anykv_view_host(out, ANYKV_F32, m->heads, m->head_dim);
-        status = check(anykv_step_append(s->step, layer, &keys, &values), "append");
-        if (status == 0)
-            status = check(anykv_step_attend(s->step, layer, &queries, NULL, &mixed), "attend");
+        const size_t width = (size_t)m->heads * m->head_dim;
+        if (s->queries)
+            memcpy(newest(s->queries + layer * EVICT_QUERIES * width, s->step_tokens, width), q,
+                   s->step_tokens * width * sizeof *q);
+        for (uint32_t head = 0; status == 0 && head < (s->apart ? m->kv_heads : 1); head++)
+            status = cache_layer(s, layer, head, q, k, v, out);
     }
     s->time += seconds() - start;
     return status;

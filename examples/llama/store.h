@@ -31,19 +31,35 @@ struct store_options {
     anykv_transform transform;
     float error_budget; /* of the precision ladder; 0: none */
     int exact;          /* the newest tokens in F32, attention without approximations */
+    const struct eviction *eviction; /* that store_evict will do, or NULL */
 };
+
+enum share { SHARE_EQUAL, SHARE_HEADS, SHARE_ALL };
+/* Which tokens store_evict keeps, and who competes for them: nobody, the heads of a layer, all heads. */
+struct eviction {
+    const char *name;
+    anykv_token_policy policy;
+    uint32_t pool; /* of MASS, by the last EVICT_QUERIES tokens */
+    enum share share;
+};
+enum { EVICT_QUERIES = 64 };
 
 struct store {
     const struct model *model;
     anykv_layout *layout;
     anykv_cache *cache;
     anykv_step *step;
+    uint32_t step_tokens; /* of the open step */
     anykv_format k, v;
-    char name[48]; /* "N4/N4" */
+    char name[48]; /* "N4/N4", "F16/F16 knorm" */
     float *plain;  /* [layer][k, v][kv head][token][head_dim] */
     uint64_t plain_tokens, plain_length;
     uint32_t plain_count; /* of the open step */
     float *scores;
+    const struct eviction *eviction;
+    int apart;           /* every kv head is a layer of its own */
+    float *queries, *lse; /* of the last tokens: [layer][EVICT_QUERIES][heads][head_dim], of anykv's layers
+                           * [EVICT_QUERIES][query heads] */
     int refused; /* the last begin failed: the budget has no room */
     double time; /* spent in the calls below */
 };
@@ -62,6 +78,8 @@ int store_end(struct store *store, const uint32_t *tokens);
 void store_cancel(struct store *store);
 
 anykv_seq *store_sequence(struct store *store, int shared);
+/* Leaves the sequence so many rows, by the eviction that the store was opened with. */
+int store_evict(struct store *store, anykv_seq *seq, uint64_t keep);
 /* One consistent snapshot; -1 for plain arrays. */
 int store_stats(struct store *store, anykv_stats *stats);
 /* Bytes of the blocks that hold rows, whatever their precision. */
