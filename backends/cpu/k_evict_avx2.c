@@ -38,10 +38,11 @@ static int e_sums(const float *x, const float *w, uint32_t dp, float sums[2])
         for (int j = 0; j < 4; j++) {
             __m256 a = e_level(_mm256_loadu_ps(x + i + 8 * j), &nan);
             kk[j] = _mm256_fmadd_ps(a, a, kk[j]);
-            kw[j] = _mm256_fmadd_ps(a, _mm256_loadu_ps(w + i + 8 * j), kw[j]);
+            if (w)
+                kw[j] = _mm256_fmadd_ps(a, _mm256_loadu_ps(w + i + 8 * j), kw[j]);
         }
     sums[0] = e_tree(kk);
-    sums[1] = e_tree(kw);
+    sums[1] = w ? e_tree(kw) : 0.0f;
     return _mm256_movemask_epi8(nan) != 0;
 }
 

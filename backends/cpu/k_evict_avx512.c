@@ -38,11 +38,13 @@ static int e_sums(const float *x, const float *w, uint32_t dp, float sums[2])
         __m512 b = e_level(_mm512_loadu_ps(x + i + 16), &nan);
         kk0 = _mm512_fmadd_ps(a, a, kk0);
         kk1 = _mm512_fmadd_ps(b, b, kk1);
-        kw0 = _mm512_fmadd_ps(a, _mm512_loadu_ps(w + i), kw0);
-        kw1 = _mm512_fmadd_ps(b, _mm512_loadu_ps(w + i + 16), kw1);
+        if (w) {
+            kw0 = _mm512_fmadd_ps(a, _mm512_loadu_ps(w + i), kw0);
+            kw1 = _mm512_fmadd_ps(b, _mm512_loadu_ps(w + i + 16), kw1);
+        }
     }
     sums[0] = e_tree(kk0, kk1);
-    sums[1] = e_tree(kw0, kw1);
+    sums[1] = w ? e_tree(kw0, kw1) : 0.0f;
     return nan != 0;
 }
 
@@ -61,8 +63,10 @@ static int e_sums_f16(const uint8_t *x, const float *w, uint32_t dim, float sums
         odd |= _mm512_cmpgt_epi16_mask(_mm512_and_si512(bits, magnitude), most);
         kk0 = _mm512_fmadd_ps(a, a, kk0);
         kk1 = _mm512_fmadd_ps(b, b, kk1);
-        kw0 = _mm512_fmadd_ps(a, _mm512_loadu_ps(w + i), kw0);
-        kw1 = _mm512_fmadd_ps(b, _mm512_loadu_ps(w + i + 16), kw1);
+        if (w) {
+            kw0 = _mm512_fmadd_ps(a, _mm512_loadu_ps(w + i), kw0);
+            kw1 = _mm512_fmadd_ps(b, _mm512_loadu_ps(w + i + 16), kw1);
+        }
     }
     if (odd) {
         _Alignas(64) float row[AKV_MAX_HEAD_DIM];
@@ -71,7 +75,7 @@ static int e_sums_f16(const uint8_t *x, const float *w, uint32_t dim, float sums
         return e_sums(row, w, dim, sums);
     }
     sums[0] = e_tree(kk0, kk1);
-    sums[1] = e_tree(kw0, kw1);
+    sums[1] = w ? e_tree(kw0, kw1) : 0.0f;
     return 0;
 }
 #define E_SUMS_F16 e_sums_f16

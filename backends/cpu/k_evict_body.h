@@ -5,8 +5,8 @@
  * k_quant_body.h has them) and
  *
  * e_sums(x, w, dp, sums): sums[0] = sum(x, x), sums[1] = sum(x, w) of evict.h; x [dp] as decoded (its
- *     level is taken inside), w [dp] levelled, both zero behind the row's end; returns whether x has
- *     a NaN. */
+ *     level is taken inside), w [dp] levelled, both zero behind the row's end, or w NULL: sums[1] is 0;
+ *     returns whether x has a NaN. */
 #ifndef AKV_K_EVICT_BODY_H
 #define AKV_K_EVICT_BODY_H
 #include "k_evict.h"
@@ -43,8 +43,20 @@ static const float *e_decode(const uint8_t *tile, uint32_t format, uint32_t orde
     return rows + t % 4u * AKV_CODE_STRIDE;
 }
 
+/* Keys of a head of a block, or NULL where there are none. */
+static const uint8_t *e_keys(const struct akv_cpu_args *args, uint32_t b, uint32_t head)
+{
+    const akv_score_params *p = args->params;
+    const uint32_t entry = b < p->blocks ? ((const uint32_t *)(const void *)args->arg[0])[b] : AKV_NO_BLOCK;
+    if (entry == AKV_NO_BLOCK)
+        return NULL;
+    return akv_cpu_at(args, akv_block_address(&p->pool, entry)) + p->tiles.k_offset[entry >> 28] +
+           (uint64_t)head * akv_tile_bytes(p->tiles.k_format[entry >> 28], p->block_tokens, p->k_dim);
+}
+
+/* `next`: the keys that are read after these, or NULL. */
 static void e_score_block(const struct akv_cpu_args *args, uint32_t b, uint32_t head,
-                          uint32_t count, int32_t *out, struct e_row *work)
+                          uint32_t count, int32_t *out, const uint8_t *next, struct e_row *work)
 {
     const akv_score_params *p = args->params;
     const uint32_t entry = ((const uint32_t *)(const void *)args->arg[0])[b], kind = entry >> 28;
@@ -58,23 +70,28 @@ static void e_score_block(const struct akv_cpu_args *args, uint32_t b, uint32_t 
     const uint8_t *block = akv_cpu_at(args, akv_block_address(&p->pool, entry));
     const uint8_t *k = block + p->tiles.k_offset[kind] + (uint64_t)head * akv_tile_bytes(kf, tokens, p->k_dim);
     const uint8_t *v = block + p->tiles.v_offset[kind] + (uint64_t)head * akv_tile_bytes(vf, tokens, p->v_dim);
+    const uint32_t row = (uint32_t)(akv_tile_bytes(kf, tokens, p->k_dim) / tokens);
+    const bool weighted = p->method == AKV_SCORE_AFFINE || p->method == AKV_SCORE_DIFF;
+    const float *weight = weighted ? work->weight : NULL;
     const float bias = e_weights(args, p, head, akv_score_side(kf, p->k_flags), work->weight);
     for (uint32_t t = 0; t < count; t++) {
         float sums[2];
         int nan;
+        for (uint32_t i = 0; next && i < row; i += 64u)
+            __builtin_prefetch(next + (uint64_t)t * row + i);
 #if defined(E_SUMS_F16)
         if (kf == AKV_F16 && p->k_dim == dp)
-            nan = E_SUMS_F16(k + (uint64_t)t * dp * 2u, work->weight, dp, sums);
+            nan = E_SUMS_F16(k + (uint64_t)t * dp * 2u, weight, dp, sums);
         else
 #endif
-            nan = e_sums(e_decode(k, kf, AKV_ORDER_ROW, tokens, p->k_dim, t, work->row), work->weight, dp, sums);
+            nan = e_sums(e_decode(k, kf, AKV_ORDER_ROW, tokens, p->k_dim, t, work->row), weight, dp, sums);
         work->kk[t] = sums[0];
         out[t] = nan ? AKV_SCORE_KEEP : akv_score_of(p->method, sums[0], 0.0f, sums[1], bias);
     }
     for (uint32_t t = 0; p->method == AKV_SCORE_RATIO && t < count; t++) {
-        const float *row = e_decode(v, vf, AKV_ORDER_QUAD, tokens, p->v_dim, t, work->row);
+        const float *x = e_decode(v, vf, AKV_ORDER_QUAD, tokens, p->v_dim, t, work->row);
         float sums[2];
-        int nan = e_sums(row, row, akv_padded_dim(p->v_dim), sums);
+        int nan = e_sums(x, NULL, akv_padded_dim(p->v_dim), sums);
         if (out[t] != AKV_SCORE_KEEP)
             out[t] = nan ? AKV_SCORE_KEEP : akv_score_of(p->method, work->kk[t], sums[0], 0.0f, 0.0f);
     }
@@ -91,7 +108,9 @@ static void e_score_run(const struct akv_cpu_args *args, uint32_t phase, uint64_
         uint32_t b = (uint32_t)(item / p->kv_heads), head = (uint32_t)(item % p->kv_heads);
         uint32_t row = b * p->block_tokens, left = p->rows - row;
         int32_t *out = (int32_t *)(void *)args->arg[2] + (uint64_t)head * p->stride + row;
-        e_score_block(args, b, head, AKV_MIN(left, p->block_tokens), out, &work);
+        const bool last = head + 1u == p->kv_heads;
+        const uint8_t *next = e_keys(args, last ? b + 1u : b, last ? 0u : head + 1u);
+        e_score_block(args, b, head, AKV_MIN(left, p->block_tokens), out, next, &work);
     }
 }
 
