@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One eviction of tokens, as its files share it: the region, what stays, and how rows are scored. */
+/* One eviction of tokens, as its files share it: the region, what stays, and how rows are scored.
+ */
 #ifndef AKV_EVICT_RUN_H
 #define AKV_EVICT_RUN_H
 #include "evict_tokens.h"
@@ -81,12 +82,14 @@ static inline bool akv_run_scored(const struct akv_evict_run *run, uint32_t laye
     return akv_run_evicts_layer(run, layer) && akv_run_rows(run, layer);
 }
 
-static inline struct akv_span akv_run_span(const struct akv_evict_run *run, uint64_t at, uint64_t bytes)
+static inline struct akv_span akv_run_span(const struct akv_evict_run *run, uint64_t at,
+                                           uint64_t bytes)
 {
     return akv_fixed_span(run->cache, run->cache->plan.evict_at + at, bytes);
 }
 
-static inline anykv_status akv_run_put(const struct akv_evict_run *run, uint64_t at, const void *bytes, uint64_t count)
+static inline anykv_status akv_run_put(const struct akv_evict_run *run, uint64_t at,
+                                       const void *bytes, uint64_t count)
 {
     return akv_queue_put(run->cache->device->queue, akv_run_span(run, at, count), bytes);
 }
@@ -126,11 +129,12 @@ static inline uint64_t akv_run_scores_count(const struct akv_evict_run *run, uin
 }
 
 /* ---- evict_score.c ---- */
-anykv_status akv_run_launch(struct akv_evict_run *run, enum akv_kernel_id kernel, const void *params,
-                            const struct akv_span *args, uint32_t count);
+anykv_status akv_run_launch(struct akv_evict_run *run, enum akv_kernel_id kernel,
+                            const void *params, const struct akv_span *args, uint32_t count);
 /* The region's blocks of a layer, for the kernels. */
 anykv_status akv_run_put_from(struct akv_evict_run *run, uint32_t layer);
-void akv_run_fill_score(const struct akv_evict_run *run, uint32_t layer, uint32_t method, akv_score_params *p);
+void akv_run_fill_score(const struct akv_evict_run *run, uint32_t layer, uint32_t method,
+                        akv_score_params *p);
 void akv_run_fill_compact(const akv_score_params *score, uint32_t kind, akv_compact_params *p);
 /* KEYDIFF: the mean's sums of a layer, and those of all layers on their way to run->sums. */
 uint64_t akv_run_sums_count(const struct akv_evict_run *run, uint32_t layer);

@@ -7,8 +7,8 @@
 /* Orders of floats and their sizes as lib/kernel/evict.h has them. */
 #define KEEP 0x7FFFFFFF
 
-anykv_status akv_run_launch(struct akv_evict_run *run, enum akv_kernel_id kernel, const void *params,
-                           const struct akv_span *args, uint32_t count)
+anykv_status akv_run_launch(struct akv_evict_run *run, enum akv_kernel_id kernel,
+                            const void *params, const struct akv_span *args, uint32_t count)
 {
     struct akv_launch record;
     akv_launch_init(run->cache, &record, kernel, params);
@@ -25,7 +25,8 @@ anykv_status akv_run_put_from(struct akv_evict_run *run, uint32_t layer)
     return akv_run_put(run, run->room.from, run->entries, run->have[group] * 4ull);
 }
 
-static void fill_tiles(const anykv_cache *cache, uint32_t layer, uint32_t method, akv_score_params *p)
+static void fill_tiles(const anykv_cache *cache, uint32_t layer, uint32_t method,
+                       akv_score_params *p)
 {
     akv_attend_params attend;
     const struct akv_group *group = &cache->layout->groups[cache->layout->places[layer].group];
@@ -41,10 +42,12 @@ static void fill_tiles(const anykv_cache *cache, uint32_t layer, uint32_t method
     p->k_flags = group->rotate[0];
 }
 
-void akv_run_fill_score(const struct akv_evict_run *run, uint32_t layer, uint32_t method, akv_score_params *p)
+void akv_run_fill_score(const struct akv_evict_run *run, uint32_t layer, uint32_t method,
+                        akv_score_params *p)
 {
     fill_tiles(run->cache, layer, method, p);
-    p->pool = akv_pool_group_map(&run->cache->pool, run->cache->layout->places[layer].group, run->cache->slabs);
+    p->pool = akv_pool_group_map(&run->cache->pool, run->cache->layout->places[layer].group,
+                                 run->cache->slabs);
     p->blocks = run->have[run->cache->layout->places[layer].group];
     p->rows = p->stride = akv_run_rows(run, layer);
 }
@@ -138,7 +141,8 @@ anykv_status akv_run_fetch_sums(struct akv_evict_run *run)
     return status;
 }
 
-/* Directions as weights: all of the region's rows are of one kind, so both copies may be the same. */
+/* Directions as weights: all of the region's rows are of one kind, so both copies may be the same.
+ */
 static anykv_status put_mean(struct akv_evict_run *run, uint32_t layer, const akv_score_params *p)
 {
     const int32_t *sums = run->sums;
@@ -158,16 +162,19 @@ static anykv_status put_mean(struct akv_evict_run *run, uint32_t layer, const ak
 }
 
 /* `count` dense rows of `dim`, put at `at`, as stored rows want to meet them: to at + bytes. */
-static anykv_status turn(struct akv_evict_run *run, uint64_t at, uint64_t rows, uint32_t dim, bool rotated)
+static anykv_status turn(struct akv_evict_run *run, uint64_t at, uint64_t rows, uint32_t dim,
+                         bool rotated)
 {
     const uint64_t bytes = rows * dim * 4;
     const akv_rotate_params p = {(akv_u32)rows, dim, 0, 0};
-    const struct akv_span args[2] = {akv_run_span(run, at, bytes), akv_run_span(run, at + bytes, bytes)};
+    const struct akv_span args[2] = {akv_run_span(run, at, bytes),
+                                     akv_run_span(run, at + bytes, bytes)};
     return rotated ? akv_run_launch(run, AKV_K_ROTATE, &p, args, 2)
                    : akv_run_put(run, at + bytes, run->rows_in, bytes);
 }
 
-static anykv_status put_weights(struct akv_evict_run *run, uint32_t layer, const akv_score_params *p)
+static anykv_status put_weights(struct akv_evict_run *run, uint32_t layer,
+                                const akv_score_params *p)
 {
     const uint32_t before = akv_heads_before(run->cache->layout, layer), dim = p->k_dim;
     float *both = run->rows_in;
@@ -182,13 +189,16 @@ static anykv_status put_weights(struct akv_evict_run *run, uint32_t layer, const
         status = turn(run, run->room.queries, p->kv_heads, dim, p->k_flags & AKV_FLAG_ROTATE);
     for (uint32_t h = 0; h < p->kv_heads && !status; h++)
         for (uint32_t side = 0; side < 2 && !status; side++)
-            status = akv_queue_copy(run->cache->device->queue,
-                                    akv_run_span(run, run->room.weights + (h * 2ull + side) * dim * 4, dim * 4ull),
-                                    akv_run_span(run, run->room.queries + side * bytes + (uint64_t)h * dim * 4, dim * 4ull));
+            status = akv_queue_copy(
+                run->cache->device->queue,
+                akv_run_span(run, run->room.weights + (h * 2ull + side) * dim * 4, dim * 4ull),
+                akv_run_span(run, run->room.queries + side * bytes + (uint64_t)h * dim * 4,
+                             dim * 4ull));
     memset(both, 0, p->kv_heads * sizeof *both);
     if (run->params.bias)
         memcpy(both, run->params.bias + before, p->kv_heads * sizeof *both);
-    return status ? status : akv_run_put(run, run->room.weights + 2 * bytes, both, p->kv_heads * 4ull);
+    return status ? status
+                  : akv_run_put(run, run->room.weights + 2 * bytes, both, p->kv_heads * 4ull);
 }
 
 static float element(const anykv_view *view, uint64_t index)
@@ -206,7 +216,8 @@ static float element(const anykv_view *view, uint64_t index)
 }
 
 /* Row of the region that a query at a row of the sequence sees last; false: it sees none. */
-static bool last_seen(const struct akv_evict_run *run, uint32_t group, uint32_t at, uint32_t *row_out)
+static bool last_seen(const struct akv_evict_run *run, uint32_t group, uint32_t at,
+                      uint32_t *row_out)
 {
     const uint32_t size = akv_block_tokens(run->cache), block = at / size - run->first;
     uint32_t before = 0;
@@ -225,7 +236,8 @@ static bool last_seen(const struct akv_evict_run *run, uint32_t group, uint32_t 
 static anykv_status mass(struct akv_evict_run *run, uint32_t layer, const akv_score_params *score)
 {
     const anykv_layout *layout = run->cache->layout;
-    const uint32_t q_heads = layout->layers[layer].q_heads, dim = score->k_dim, all = run->params.queries;
+    const uint32_t q_heads = layout->layers[layer].q_heads, dim = score->k_dim,
+                   all = run->params.queries;
     const anykv_view *view = &run->params.q[layer];
     const float *lse = run->params.lse;
     const uint64_t score_bytes = (uint64_t)score->kv_heads * score->stride * 4;
@@ -237,29 +249,37 @@ static anykv_status mass(struct akv_evict_run *run, uint32_t layer, const akv_sc
     p.cap = run->params.cap;
     for (uint32_t l = 0; l < layer; l++)
         lse += (uint64_t)all * layout->layers[l].q_heads;
-    anykv_status status = akv_queue_fill(run->cache->device->queue, akv_run_span(run, run->room.scores, score_bytes), 0);
+    anykv_status status = akv_queue_fill(run->cache->device->queue,
+                                         akv_run_span(run, run->room.scores, score_bytes), 0);
     for (uint32_t done = 0; done < all && !status; done += p.queries) {
         float *rows = run->rows_in;
         p.queries = all - done < AKV_EVICT_QUERIES ? all - done : AKV_EVICT_QUERIES;
         const uint64_t bytes = (uint64_t)p.queries * q_heads * dim * 4;
         for (uint32_t i = 0; i < p.queries; i++) {
             positions[i] = 0;
-            const bool sees = last_seen(run, layout->places[layer].group, run->seq->length - all + done + i, &positions[i]);
+            const bool sees = last_seen(run, layout->places[layer].group,
+                                        run->seq->length - all + done + i, &positions[i]);
             for (uint32_t h = 0; h < q_heads; h++)
                 for (uint32_t j = 0; j < dim; j++)
-                    *rows++ = sees ? element(view, (done + i) * view->token_stride + h * view->head_stride + j) : 0.0f;
+                    *rows++ = sees ? element(view, (done + i) * view->token_stride +
+                                                       h * view->head_stride + j)
+                                   : 0.0f;
         }
         status = akv_run_put(run, run->room.queries, run->rows_in, bytes);
         if (!status)
-            status = turn(run, run->room.queries, (uint64_t)p.queries * q_heads, dim, p.k_flags & AKV_FLAG_ROTATE);
+            status = turn(run, run->room.queries, (uint64_t)p.queries * q_heads, dim,
+                          p.k_flags & AKV_FLAG_ROTATE);
         if (!status)
-            status = akv_run_put(run, run->room.lse, lse + (uint64_t)done * q_heads, (uint64_t)p.queries * q_heads * 4);
+            status = akv_run_put(run, run->room.lse, lse + (uint64_t)done * q_heads,
+                                 (uint64_t)p.queries * q_heads * 4);
         if (!status)
             status = akv_run_put(run, run->room.positions, positions, p.queries * 4ull);
         const struct akv_span args[5] = {
-            akv_run_span(run, run->room.from, p.blocks * 4ull), akv_run_span(run, run->room.queries, 2 * bytes),
+            akv_run_span(run, run->room.from, p.blocks * 4ull),
+            akv_run_span(run, run->room.queries, 2 * bytes),
             akv_run_span(run, run->room.lse, (uint64_t)p.queries * q_heads * 4),
-            akv_run_span(run, run->room.positions, p.queries * 4ull), akv_run_span(run, run->room.scores, score_bytes)};
+            akv_run_span(run, run->room.positions, p.queries * 4ull),
+            akv_run_span(run, run->room.scores, score_bytes)};
         if (!status)
             status = akv_run_launch(run, AKV_K_MASS, &p, args, 5);
     }
@@ -277,7 +297,8 @@ static uint32_t most_rows(const anykv_seq *seq)
 }
 
 /* The caller's numbers in the kernels' order of integers: NaN stays. */
-static anykv_status given_scores(struct akv_evict_run *run, uint32_t layer, const akv_score_params *p)
+static anykv_status given_scores(struct akv_evict_run *run, uint32_t layer,
+                                 const akv_score_params *p)
 {
     const uint32_t before = akv_heads_before(run->cache->layout, layer), most = most_rows(run->seq);
     const uint32_t first = akv_seq_count_rows(run->seq, before, run->first * p->block_tokens);
@@ -288,23 +309,28 @@ static anykv_status given_scores(struct akv_evict_run *run, uint32_t layer, cons
         for (uint32_t r = 0; r < p->rows; r++) {
             uint32_t bits;
             memcpy(&bits, &in[r], 4);
-            out[r] = isnan(in[r]) ? KEEP : in[r] == 0.0f ? 0 : (int32_t)(bits >> 31 ? bits ^ 0x7FFFFFFFu : bits);
+            out[r] = isnan(in[r])    ? KEEP
+                     : in[r] == 0.0f ? 0
+                                     : (int32_t)(bits >> 31 ? bits ^ 0x7FFFFFFFu : bits);
         }
-        status = akv_run_put(run, run->room.scores + (uint64_t)h * p->stride * 4, out, p->rows * 4ull);
+        status =
+            akv_run_put(run, run->room.scores + (uint64_t)h * p->stride * 4, out, p->rows * 4ull);
     }
     return status;
 }
 
 anykv_status akv_run_score(struct akv_evict_run *run, uint32_t layer)
 {
-    static const uint32_t methods[] = {0, 0, AKV_SCORE_NORM, AKV_SCORE_DIFF, AKV_SCORE_RATIO, AKV_SCORE_AFFINE, 0, 0};
+    static const uint32_t methods[] = {
+        0, 0, AKV_SCORE_NORM, AKV_SCORE_DIFF, AKV_SCORE_RATIO, AKV_SCORE_AFFINE, 0, 0};
     const anykv_token_policy policy = run->params.policy;
     akv_score_params p;
     akv_run_fill_score(run, layer, methods[policy], &p);
     const uint64_t weights = (2ull * p.k_dim + 1) * p.kv_heads * 4;
-    const struct akv_span args[3] = {akv_run_span(run, run->room.from, p.blocks * 4ull),
-                                     akv_run_span(run, run->room.weights, weights),
-                                     akv_run_span(run, run->room.scores, (uint64_t)p.kv_heads * p.stride * 4)};
+    const struct akv_span args[3] = {
+        akv_run_span(run, run->room.from, p.blocks * 4ull),
+        akv_run_span(run, run->room.weights, weights),
+        akv_run_span(run, run->room.scores, (uint64_t)p.kv_heads * p.stride * 4)};
     anykv_status status = ANYKV_OK;
     if (policy == ANYKV_TOKENS_MASS)
         return mass(run, layer, &p);

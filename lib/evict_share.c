@@ -17,7 +17,8 @@ anykv_status akv_run_fetch_scores(struct akv_evict_run *run)
         if (!status)
             status = akv_run_score(run, l);
         if (!status)
-            status = akv_queue_get(run->cache->device->queue, scores, akv_run_span(run, run->room.scores, count * 4));
+            status = akv_queue_get(run->cache->device->queue, scores,
+                                   akv_run_span(run, run->room.scores, count * 4));
         scores += count;
     }
     return status;
@@ -29,11 +30,13 @@ static int larger_first(const void *a, const void *b)
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-/* Adds what the k-th block of a head is worth to value[k]: the middle score of the rows that would be
- * in it, the best ones first; values of rows and units are those of select. */
-static void add_values(const struct akv_evict_run *run, const int32_t *scores, uint32_t rows, int64_t *value)
+/* Adds what the k-th block of a head is worth to value[k]: the middle score of the rows that would
+ * be in it, the best ones first; values of rows and units are those of select. */
+static void add_values(const struct akv_evict_run *run, const int32_t *scores, uint32_t rows,
+                       int64_t *value)
 {
-    const uint32_t size = akv_block_tokens(run->cache), unit = akv_run_unit(run), pool = akv_run_pool(run);
+    const uint32_t size = akv_block_tokens(run->cache), unit = akv_run_unit(run),
+                   pool = akv_run_pool(run);
     int32_t *sorted = run->rows_in;
     for (uint32_t u = 0; u < rows / unit; u++) {
         const uint32_t count = unit > 1 ? unit : pool;
@@ -90,7 +93,8 @@ static uint64_t cost(const struct shares *s, int64_t bar)
     return bytes;
 }
 
-/* The blocks that are worth most, as many bytes of them as the set's groups would keep with equal shares. */
+/* The blocks that are worth most, as many bytes of them as the set's groups would keep with equal
+ * shares. */
 static void share_set(const struct shares *s)
 {
     const struct akv_evict_run *run = s->run;
@@ -106,9 +110,11 @@ static void share_set(const struct shares *s)
             low = middle + 1;
     }
     uint64_t bytes = cost(s, low);
-    for (uint32_t g = 0; g < run->cache->layout->group_count; g++) /* of equal ones those of the first groups */
+    for (uint32_t g = 0; g < run->cache->layout->group_count;
+         g++) /* of equal ones those of the first groups */
         while (in_set(s, g) && run->stay[g] < run->have[g] &&
-               s->value[(size_t)g * s->blocks + run->stay[g]] == low - 1 && bytes + bytes_of(run, g) <= budget) {
+               s->value[(size_t)g * s->blocks + run->stay[g]] == low - 1 &&
+               bytes + bytes_of(run, g) <= budget) {
             run->stay[g]++;
             bytes += bytes_of(run, g);
         }
@@ -123,7 +129,8 @@ anykv_status akv_run_share_out(struct akv_evict_run *run)
     uint32_t *sets = akv_alloc(run->cache->context, groups, sizeof *sets);
     anykv_status status = value && sets ? ANYKV_OK : ANYKV_E_MEMORY;
     for (uint32_t l = 0; l < layout->count && !status; l++) {
-        const uint32_t g = layout->places[l].group, heads = akv_layer_heads(layout, l), rows = akv_run_rows(run, l);
+        const uint32_t g = layout->places[l].group, heads = akv_layer_heads(layout, l),
+                       rows = akv_run_rows(run, l);
         if (!akv_run_scored(run, l))
             continue;
         sets[g] = run->params.share ? run->params.share[l] : 0;
@@ -132,7 +139,8 @@ anykv_status akv_run_share_out(struct akv_evict_run *run)
     }
     for (uint32_t g = 0; g < groups && !status; g++)
         for (uint32_t k = 0; k < run->have[g] && akv_run_evicts(run, g); k++)
-            value[(size_t)g * blocks + k] /= (int64_t)layout->groups[g].kv_heads * layout->groups[g].layers;
+            value[(size_t)g * blocks + k] /=
+                (int64_t)layout->groups[g].kv_heads * layout->groups[g].layers;
     for (uint32_t g = 0; g < groups && !status; g++) {
         struct shares shares = {run, value, blocks, sets[g], sets};
         bool done = !in_set(&shares, g);

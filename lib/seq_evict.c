@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Eviction of tokens inside a sequence: the region, the rows that stay, their way into dense blocks.
+/* Eviction of tokens inside a sequence: the region, the rows that stay, their way into dense
+ * blocks.
  *
- * The region is a run of whole blocks of one kind between the sinks and the recent tokens.  Of every
- * layer and kv head of a layer group as many of its rows stay, a number of whole blocks, so the kernels
- * of attention see a shorter sequence and nothing else: seq->length counts rows from here on,
- * seq->dropped says how many positions are gone, seq->kept has the positions of the region's rows.  Where
- * groups keep different numbers of blocks (ANYKV_EVICT_ADAPTIVE) seq->length counts those of the group
- * that keeps most; in the others' tables blocks are missing at the region's end, as after a removal, and
- * their rows have the position AKV_NO_ROW.  Rows move in place where the sequence alone holds the blocks and
- * they have no name, into fresh blocks otherwise.
+ * The region is a run of whole blocks of one kind between the sinks and the recent tokens.  Of
+ * every layer and kv head of a layer group as many of its rows stay, a number of whole blocks, so
+ * the kernels of attention see a shorter sequence and nothing else: seq->length counts rows from
+ * here on, seq->dropped says how many positions are gone, seq->kept has the positions of the
+ * region's rows.  Where groups keep different numbers of blocks (ANYKV_EVICT_ADAPTIVE) seq->length
+ * counts those of the group that keeps most; in the others' tables blocks are missing at the
+ * region's end, as after a removal, and their rows have the position AKV_NO_ROW.  Rows move in
+ * place where the sequence alone holds the blocks and they have no name, into fresh blocks
+ * otherwise.
  *
- * Layers with a window lose nothing: what they see are recent tokens, so their blocks of the region are
- * gone already, and the later ones get lower numbers. */
+ * Layers with a window lose nothing: what they see are recent tokens, so their blocks of the region
+ * are gone already, and the later ones get lower numbers. */
 #include "evict_run.h"
 #include <math.h>
 
@@ -19,7 +21,8 @@
 static bool changes(const struct akv_evict_run *run, uint32_t group)
 {
     const uint32_t have = run->have[group];
-    return akv_run_evicts(run, group) && have && (run->stay[group] < have || akv_run_numbers(run, group)[have - 1] != have - 1);
+    return akv_run_evicts(run, group) && have &&
+           (run->stay[group] < have || akv_run_numbers(run, group)[have - 1] != have - 1);
 }
 static uint32_t first_layer(const anykv_layout *layout, uint32_t group)
 {
@@ -70,11 +73,13 @@ static anykv_status check_policy(const struct akv_evict_run *run)
     anykv_context *context = run->cache->context;
     const anykv_evict_params *p = &run->params;
     if (p->policy < ANYKV_TOKENS_WINDOW || p->policy > ANYKV_TOKENS_SCORES)
-        return akv_fail(context, ANYKV_E_ARG, "policy: %d is none of the known policies", (int)p->policy);
+        return akv_fail(context, ANYKV_E_ARG, "policy: %d is none of the known policies",
+                        (int)p->policy);
     if (p->flags & ~(ANYKV_EVICT_SHARED | ANYKV_EVICT_ADAPTIVE))
         return akv_fail(context, ANYKV_E_ARG, "flags: 0x%x has unknown bits", p->flags);
     if ((p->flags & ANYKV_EVICT_ADAPTIVE) && p->policy == ANYKV_TOKENS_WINDOW)
-        return akv_fail(context, ANYKV_E_ARG, "flags: ANYKV_EVICT_ADAPTIVE, but ANYKV_TOKENS_WINDOW has no scores");
+        return akv_fail(context, ANYKV_E_ARG,
+                        "flags: ANYKV_EVICT_ADAPTIVE, but ANYKV_TOKENS_WINDOW has no scores");
     if (p->recent < AKV_EVICT_RECENT)
         return akv_fail(context, ANYKV_E_ARG, "recent: %u; the last %u tokens at least always stay",
                         p->recent, AKV_EVICT_RECENT);
@@ -86,10 +91,12 @@ static anykv_status check_policy(const struct akv_evict_run *run)
         return akv_fail(context, ANYKV_E_ARG, "scores: NULL with ANYKV_TOKENS_SCORES");
     if (p->policy == ANYKV_TOKENS_MASS &&
         (!p->q || !p->lse || p->queries == 0 || p->queries > run->seq->length))
-        return akv_fail(context, ANYKV_E_ARG, "q, lse, queries: ANYKV_TOKENS_MASS needs them, of 1 to %u tokens",
+        return akv_fail(context, ANYKV_E_ARG,
+                        "q, lse, queries: ANYKV_TOKENS_MASS needs them, of 1 to %u tokens",
                         run->seq->length);
     if (!isfinite(p->scale) || !isfinite(p->cap) || p->cap < 0.0f)
-        return akv_fail(context, ANYKV_E_ARG, "scale, cap: %g and %g", (double)p->scale, (double)p->cap);
+        return akv_fail(context, ANYKV_E_ARG, "scale, cap: %g and %g", (double)p->scale,
+                        (double)p->cap);
     for (uint32_t l = 0; p->policy == ANYKV_TOKENS_MASS && l < run->cache->layout->count; l++)
         if (akv_run_evicts(run, run->cache->layout->places[l].group) &&
             (p->q[l].dtype < ANYKV_F32 || p->q[l].dtype > ANYKV_BF16 || !p->q[l].data))
@@ -110,14 +117,19 @@ static anykv_status check_layers(const struct akv_evict_run *run)
             run->params.share[l] != run->params.share[alike])
             return akv_fail(run->cache->context, ANYKV_E_ARG,
                             "share[%u]: layer %u has its rows in the same blocks and another share "
-                            "(ANYKV_LAYOUT_APART)", l, alike);
+                            "(ANYKV_LAYOUT_APART)",
+                            l, alike);
         if (group->rotate[0] & AKV_FLAG_MAP)
-            return akv_fail(run->cache->context, ANYKV_E_UNSUPPORTED,
-                            "layers[%u].k_transform: the keys' mean or matrix goes by their rows' numbers, "
-                            "which an eviction changes", l);
-        if (run->params.policy == ANYKV_TOKENS_RATIO && akv_run_evicts_layer(run, l) && (group->rotate[1] & AKV_FLAG_MAP))
-            return akv_fail(run->cache->context, ANYKV_E_UNSUPPORTED,
-                            "layers[%u].v_transform: ANYKV_TOKENS_RATIO takes plain and rotated values", l);
+            return akv_fail(
+                run->cache->context, ANYKV_E_UNSUPPORTED,
+                "layers[%u].k_transform: the keys' mean or matrix goes by their rows' numbers, "
+                "which an eviction changes",
+                l);
+        if (run->params.policy == ANYKV_TOKENS_RATIO && akv_run_evicts_layer(run, l) &&
+            (group->rotate[1] & AKV_FLAG_MAP))
+            return akv_fail(
+                run->cache->context, ANYKV_E_UNSUPPORTED,
+                "layers[%u].v_transform: ANYKV_TOKENS_RATIO takes plain and rotated values", l);
     }
     if (!any)
         return akv_fail(run->cache->context, ANYKV_E_UNSUPPORTED,
@@ -132,11 +144,13 @@ static bool left_out(const struct akv_evict_run *run, uint32_t group, uint32_t b
     const uint32_t row = block * akv_block_tokens(run->cache);
     if (row < seq->kept_first || row >= seq->kept_first + seq->kept_rows)
         return false;
-    const uint32_t head = akv_heads_before(run->cache->layout, first_layer(run->cache->layout, group));
+    const uint32_t head =
+        akv_heads_before(run->cache->layout, first_layer(run->cache->layout, group));
     return seq->kept[(uint64_t)head * seq->kept_rows + row - seq->kept_first] == AKV_NO_ROW;
 }
 
-/* Lists a group's blocks from run->first on and ends the region where one is missing or of another kind. */
+/* Lists a group's blocks from run->first on and ends the region where one is missing or of another
+ * kind. */
 static void list_blocks(struct akv_evict_run *run, uint32_t group)
 {
     const anykv_seq *seq = run->seq;
@@ -163,8 +177,9 @@ static void find_region(struct akv_evict_run *run)
     const anykv_seq *seq = run->seq;
     const uint32_t size = akv_block_tokens(cache), groups = cache->layout->group_count;
     uint32_t exempt = run->params.recent;
-    const uint32_t sinks = run->params.sinks > cache->plan.options.sinks ? run->params.sinks
-                                                                         : cache->plan.options.sinks;
+    const uint32_t sinks = run->params.sinks > cache->plan.options.sinks
+                               ? run->params.sinks
+                               : cache->plan.options.sinks;
     for (uint32_t g = 0; g < groups; g++) {
         const uint32_t window = cache->layout->groups[g].window;
         exempt = window > exempt ? window : exempt;
@@ -185,7 +200,8 @@ static void find_region(struct akv_evict_run *run)
     run->share = keep >= (uint64_t)blocks * size ? blocks : (uint32_t)((keep + size - 1) / size);
     for (uint32_t g = 0; g < groups; g++) {
         uint32_t *have = &run->have[g];
-        while (*have && akv_run_numbers(run, g)[*have - 1] >= blocks) /* a later group ended the region earlier */
+        while (*have && akv_run_numbers(run, g)[*have - 1] >=
+                            blocks) /* a later group ended the region earlier */
             --*have;
         run->stay[g] = *have < run->share ? *have : run->share;
     }
@@ -205,7 +221,8 @@ static bool exclusive(const struct akv_evict_run *run)
 {
     for (uint32_t g = 0; g < run->cache->layout->group_count; g++)
         for (uint32_t i = 0; i < run->have[g] && changes(run, g); i++) {
-            const struct akv_block *block = akv_pool_block(&run->cache->pool, akv_run_block(run, g, i));
+            const struct akv_block *block =
+                akv_pool_block(&run->cache->pool, akv_run_block(run, g, i));
             if (block->refs != 1 || block->node != AKV_NO_ID || block->locks || block->holds)
                 return false;
         }
@@ -214,7 +231,8 @@ static bool exclusive(const struct akv_evict_run *run)
 
 static void release_fresh(struct akv_evict_run *run)
 {
-    for (uint32_t i = 0; run->to && !run->in_place && i < run->cache->layout->group_count * run->keep; i++)
+    for (uint32_t i = 0;
+         run->to && !run->in_place && i < run->cache->layout->group_count * run->keep; i++)
         if (run->to[i] != AKV_NO_ID) {
             akv_cache_release(run->cache, run->to[i]);
             run->to[i] = AKV_NO_ID;
@@ -240,7 +258,8 @@ static anykv_status make_destination(struct akv_evict_run *run)
         if (changes(run, g)) {
             const uint32_t class_ = AKV_CLASS(g, akv_run_kind(run, g));
             cache->need[class_] = run->stay[g];
-            cache->tenant[run->seq->part].need += run->stay[g] * cache->pool.class_[class_].block_bytes;
+            cache->tenant[run->seq->part].need +=
+                run->stay[g] * cache->pool.class_[class_].block_bytes;
         }
     status = akv_tenants_admit(cache, (uint64_t)1 << run->seq->part | 1u);
     if (!status)
@@ -248,12 +267,15 @@ static anykv_status make_destination(struct akv_evict_run *run)
     if (!status) /* room may have been made of the region's own blocks */
         for (uint32_t g = 0; g < groups; g++)
             for (uint32_t i = 1; i < run->have[g] && akv_run_evicts(run, g); i++)
-                if (akv_block_kind(akv_pool_block(&cache->pool, akv_run_block(run, g, i))) != akv_run_kind(run, g))
-                    return akv_fail(cache->context, ANYKV_E_STATE,
-                                    "seq: some of its blocks stepped down while room was made; call again");
+                if (akv_block_kind(akv_pool_block(&cache->pool, akv_run_block(run, g, i))) !=
+                    akv_run_kind(run, g))
+                    return akv_fail(
+                        cache->context, ANYKV_E_STATE,
+                        "seq: some of its blocks stepped down while room was made; call again");
     for (uint32_t i = 0; i < groups * run->keep && !status; i++)
         if (changes(run, i / run->keep) && i % run->keep < run->stay[i / run->keep])
-            run->to[i] = akv_cache_alloc(cache, i / run->keep, akv_run_kind(run, i / run->keep), run->seq->tenant, &status);
+            run->to[i] = akv_cache_alloc(cache, i / run->keep, akv_run_kind(run, i / run->keep),
+                                         run->seq->tenant, &status);
     if (status)
         release_fresh(run);
     return status;
@@ -274,7 +296,8 @@ static anykv_status select_rows(struct akv_evict_run *run, uint32_t layer)
     const uint32_t heads = akv_run_group(run, layer)->kv_heads, size = akv_block_tokens(run->cache);
     const uint32_t rows = akv_run_rows(run, layer), unit = akv_run_unit(run);
     const uint32_t keep = run->stay[run->cache->layout->places[layer].group] * size;
-    akv_select_params p = {1, heads, rows, rows, 0, rows, unit, akv_run_pool(run), keep / unit, 0, 0, 0};
+    akv_select_params p = {1,           heads, rows, rows, 0, rows, unit, akv_run_pool(run),
+                           keep / unit, 0,     0,    0};
     if (run->params.policy == ANYKV_TOKENS_WINDOW) { /* the newest: known without scores */
         uint32_t *list = run->rows_in;
         anykv_status status = ANYKV_OK;
@@ -288,9 +311,10 @@ static anykv_status select_rows(struct akv_evict_run *run, uint32_t layer)
     }
     if (run->params.flags & ANYKV_EVICT_SHARED)
         p.flags = AKV_SELECT_SHARED;
-    const struct akv_span args[3] = {akv_run_span(run, run->room.scores, (uint64_t)heads * rows * 4),
-                                     akv_run_span(run, run->room.rows, (uint64_t)heads * rows * 4),
-                                     akv_run_span(run, run->room.counts, heads * 4ull)};
+    const struct akv_span args[3] = {
+        akv_run_span(run, run->room.scores, (uint64_t)heads * rows * 4),
+        akv_run_span(run, run->room.rows, (uint64_t)heads * rows * 4),
+        akv_run_span(run, run->room.counts, heads * 4ull)};
     return akv_run_launch(run, AKV_K_SELECT, &p, args, 3);
 }
 
@@ -303,10 +327,11 @@ static anykv_status compact(struct akv_evict_run *run, uint32_t layer)
     akv_run_fill_compact(&tiles, kind, &p);
     p.to_blocks = run->stay[g];
     p.in_place = run->in_place;
-    const struct akv_span args[4] = {akv_run_span(run, run->room.from, p.from_blocks * 4ull),
-                                     akv_run_span(run, run->room.to, p.to_blocks * 4ull),
-                                     akv_run_span(run, run->room.rows, (uint64_t)p.kv_heads * p.stride * 4),
-                                     akv_run_span(run, run->room.counts, p.kv_heads * 4ull)};
+    const struct akv_span args[4] = {
+        akv_run_span(run, run->room.from, p.from_blocks * 4ull),
+        akv_run_span(run, run->room.to, p.to_blocks * 4ull),
+        akv_run_span(run, run->room.rows, (uint64_t)p.kv_heads * p.stride * 4),
+        akv_run_span(run, run->room.counts, p.kv_heads * 4ull)};
     anykv_status status = put_to(run, layer);
     run->touched = true;
     return status ? status : akv_run_launch(run, AKV_K_COMPACT, &p, args, 4);
@@ -316,10 +341,12 @@ static anykv_status evict_layer(struct akv_evict_run *run, uint32_t layer)
 {
     const anykv_layout *layout = run->cache->layout;
     const uint32_t size = akv_block_tokens(run->cache), g = layout->places[layer].group;
-    const uint32_t kept = run->keep * size, heads = akv_layer_heads(layout, layer), rows = akv_run_rows(run, layer);
+    const uint32_t kept = run->keep * size, heads = akv_layer_heads(layout, layer),
+                   rows = akv_run_rows(run, layer);
     uint32_t *list = run->lists + (uint64_t)akv_heads_before(layout, layer) * kept;
     if (!changes(run, g)) {
-        /* All that is there stays; a layer with a window has none of these rows, its newest get the numbers. */
+        /* All that is there stays; a layer with a window has none of these rows, its newest get the
+         * numbers. */
         const uint32_t from = akv_run_evicts(run, g) ? 0 : (run->end - run->first) * size - kept;
         for (uint32_t i = 0; i < heads * kept; i++)
             list[i] = from + i % kept;
@@ -337,8 +364,9 @@ static anykv_status evict_layer(struct akv_evict_run *run, uint32_t layer)
     if (!status)
         status = select_rows(run, layer);
     for (uint32_t h = 0; h < heads && !status; h++)
-        status = akv_queue_get(run->cache->device->queue, list + (uint64_t)h * kept,
-                               akv_run_span(run, run->room.rows + (uint64_t)h * rows * 4, run->stay[g] * size * 4ull));
+        status = akv_queue_get(
+            run->cache->device->queue, list + (uint64_t)h * kept,
+            akv_run_span(run, run->room.rows + (uint64_t)h * rows * 4, run->stay[g] * size * 4ull));
     return status ? status : compact(run, layer);
 }
 
@@ -352,7 +380,8 @@ static void commit_group(struct akv_evict_run *run, uint32_t g, uint64_t epoch)
     if (!akv_run_evicts(run, g))
         akv_seq_drop_blocks(run->seq, g, run->first, run->end);
     for (uint32_t i = run->in_place ? run->stay[g] : 0; i < run->have[g] && changes(run, g); i++)
-        akv_seq_drop_blocks(run->seq, g, run->first + akv_run_numbers(run, g)[i], run->first + akv_run_numbers(run, g)[i] + 1);
+        akv_seq_drop_blocks(run->seq, g, run->first + akv_run_numbers(run, g)[i],
+                            run->first + akv_run_numbers(run, g)[i] + 1);
     for (uint32_t i = 0; i < run->stay[g] && changes(run, g); i++) {
         if (run->in_place)
             table[akv_run_numbers(run, g)[i]] = AKV_NO_ID; /* its new place is no later one */
@@ -368,7 +397,8 @@ static void commit(struct akv_evict_run *run)
 {
     anykv_cache *cache = run->cache;
     anykv_seq *seq = run->seq;
-    const uint32_t held = akv_blocks_for(cache, seq->length), gone = run->end - run->first - run->keep;
+    const uint32_t held = akv_blocks_for(cache, seq->length),
+                   gone = run->end - run->first - run->keep;
     const uint64_t epoch = ++cache->epoch;
     uint64_t lost = 0, of = 0;
     if (seq->node_count > run->first)
@@ -376,7 +406,8 @@ static void commit(struct akv_evict_run *run)
     for (uint32_t g = 0; g < cache->layout->group_count; g++) {
         uint32_t *table = akv_seq_table(seq, g);
         commit_group(run, g, epoch);
-        memmove(table + run->first + run->keep, table + run->end, (held - run->end) * sizeof *table);
+        memmove(table + run->first + run->keep, table + run->end,
+                (held - run->end) * sizeof *table);
         for (uint32_t b = held - gone; b < held; b++)
             table[b] = AKV_NO_ID;
         if (seq->first[g] >= run->end)
@@ -385,7 +416,8 @@ static void commit(struct akv_evict_run *run)
             seq->sealed[g] -= gone;
         else if (seq->sealed[g] > run->first)
             seq->sealed[g] = run->first;
-        const uint64_t weight = (uint64_t)cache->layout->groups[g].layers * cache->layout->groups[g].kv_heads;
+        const uint64_t weight =
+            (uint64_t)cache->layout->groups[g].layers * cache->layout->groups[g].kv_heads;
         of += akv_run_evicts(run, g) ? weight : 0;
         lost += akv_run_evicts(run, g) ? weight * (run->have[g] - run->stay[g]) : 0;
     }
@@ -405,12 +437,14 @@ static uint32_t position(const anykv_seq *seq, uint32_t head, uint32_t r)
 {
     if (r < seq->kept_first)
         return r;
-    return r < seq->kept_first + seq->kept_rows ? seq->kept[(uint64_t)head * seq->kept_rows + r - seq->kept_first]
-                                                : r + seq->dropped;
+    return r < seq->kept_first + seq->kept_rows
+               ? seq->kept[(uint64_t)head * seq->kept_rows + r - seq->kept_first]
+               : r + seq->dropped;
 }
 
 /* Row of the sequence that became row r of the region for a head of the layer, or AKV_NO_ROW. */
-static uint32_t old_row(const struct akv_evict_run *run, uint32_t layer, const uint32_t *list, uint32_t r)
+static uint32_t old_row(const struct akv_evict_run *run, uint32_t layer, const uint32_t *list,
+                        uint32_t r)
 {
     const uint32_t size = akv_block_tokens(run->cache), g = run->cache->layout->places[layer].group;
     if (!akv_run_evicts(run, g))
@@ -425,14 +459,17 @@ static void write_positions(const struct akv_evict_run *run, const anykv_seq *be
 {
     const anykv_layout *layout = run->cache->layout;
     const uint32_t first = run->seq->kept_first, rows = run->seq->kept_rows;
-    const uint32_t size = akv_block_tokens(run->cache), from = run->first * size, kept = run->keep * size;
+    const uint32_t size = akv_block_tokens(run->cache), from = run->first * size,
+                   kept = run->keep * size;
     uint32_t head = 0;
     for (uint32_t l = 0; l < layout->count; l++)
         for (uint32_t h = 0; h < akv_layer_heads(layout, l); h++, head++)
             for (uint32_t i = 0; i < rows; i++) {
                 const uint32_t r = first + i;
-                const uint32_t old = r < from ? r : old_row(run, l, run->lists + (uint64_t)head * kept, r - from);
-                run->seq->kept[(uint64_t)head * rows + i] = old == AKV_NO_ROW ? AKV_NO_ROW : position(before, head, old);
+                const uint32_t old =
+                    r < from ? r : old_row(run, l, run->lists + (uint64_t)head * kept, r - from);
+                run->seq->kept[(uint64_t)head * rows + i] =
+                    old == AKV_NO_ROW ? AKV_NO_ROW : position(before, head, old);
             }
 }
 
@@ -446,8 +483,8 @@ anykv_status akv_seq_rows_of(const anykv_seq *seq, uint64_t first, uint64_t coun
     }
     if (first < end + seq->dropped)
         return akv_fail(seq->cache->context, ANYKV_E_NOT_FOUND,
-                        "%s: tokens were evicted between positions %u and %llu", what, seq->kept_first,
-                        (unsigned long long)(end + seq->dropped));
+                        "%s: tokens were evicted between positions %u and %llu", what,
+                        seq->kept_first, (unsigned long long)(end + seq->dropped));
     *row_out = (uint32_t)(first - seq->dropped);
     return ANYKV_OK;
 }
@@ -494,7 +531,8 @@ static anykv_status make_counts(struct akv_evict_run *run)
 {
     const size_t groups = run->cache->layout->group_count;
     run->numbers = akv_blocks_for(run->cache, run->seq->length);
-    run->have = akv_alloc(run->cache->context, groups * (2 + (size_t)run->numbers), sizeof *run->have);
+    run->have =
+        akv_alloc(run->cache->context, groups * (2 + (size_t)run->numbers), sizeof *run->have);
     if (!run->have)
         return ANYKV_E_MEMORY;
     run->stay = run->have + groups;
@@ -508,7 +546,8 @@ static anykv_status make_run(struct akv_evict_run *run)
     anykv_cache *cache = run->cache;
     const anykv_layout *layout = cache->layout;
     uint64_t sums = 0, scores = 0;
-    const uint64_t rows_bytes = run->room.lse - run->room.queries, list_bytes = run->room.counts - run->room.rows;
+    const uint64_t rows_bytes = run->room.lse - run->room.queries,
+                   list_bytes = run->room.counts - run->room.rows;
     for (uint32_t l = 0; l < layout->count; l++) {
         sums += akv_run_scored(run, l) ? akv_run_sums_count(run, l) : 0;
         scores += akv_run_scored(run, l) ? akv_run_scores_count(run, l) : 0;
@@ -519,7 +558,8 @@ static anykv_status make_run(struct akv_evict_run *run)
         run->sums = akv_alloc(cache->context, sums, 4);
     if (akv_run_adaptive(run))
         run->scores = akv_alloc(cache->context, scores, 4);
-    return run->entries && run->rows_in && (run->sums || run->params.policy != ANYKV_TOKENS_KEYDIFF) &&
+    return run->entries && run->rows_in &&
+                   (run->sums || run->params.policy != ANYKV_TOKENS_KEYDIFF) &&
                    (run->scores || !akv_run_adaptive(run))
                ? ANYKV_OK
                : ANYKV_E_MEMORY;
@@ -534,10 +574,12 @@ static anykv_status make_lists(struct akv_evict_run *run)
     const uint32_t first = run->first * size;
     for (uint32_t g = 0; g < layout->group_count; g++)
         run->keep = run->stay[g] > run->keep ? run->stay[g] : run->keep;
-    run->kept_first = run->seq->kept_rows && run->seq->kept_first < first ? run->seq->kept_first : first;
+    run->kept_first =
+        run->seq->kept_rows && run->seq->kept_first < first ? run->seq->kept_first : first;
     run->lists = akv_alloc(cache->context, (uint64_t)heads * run->keep * size + 1, 4);
     run->to = akv_alloc(cache->context, (uint64_t)layout->group_count * run->keep + 1, 4);
-    run->positions = akv_alloc(cache->context, (uint64_t)heads * (first + run->keep * size - run->kept_first) + 1,
+    run->positions = akv_alloc(cache->context,
+                               (uint64_t)heads * (first + run->keep * size - run->kept_first) + 1,
                                sizeof *run->positions);
     for (uint32_t i = 0; run->to && i < layout->group_count * run->keep; i++)
         run->to[i] = AKV_NO_ID;
@@ -652,7 +694,8 @@ anykv_status anykv_seq_evict_tokens(anykv_seq *seq, const anykv_evict_params *pa
         return akv_fail(NULL, ANYKV_E_ARG, "seq: NULL");
     anykv_cache *cache = seq->cache;
     anykv_evict_params checked = ANYKV_EVICT_PARAMS_INIT;
-    anykv_status status = akv_options(cache->context, "evict params", &checked, sizeof checked, params);
+    anykv_status status =
+        akv_options(cache->context, "evict params", &checked, sizeof checked, params);
     if (status)
         return status;
     akv_mutex_lock(&cache->io); /* before the cache's own lock: the order of locks */
@@ -671,28 +714,32 @@ anykv_status anykv_seq_evict_tokens(anykv_seq *seq, const anykv_evict_params *pa
     return status;
 }
 
-anykv_status anykv_seq_kept(const anykv_seq *seq, uint32_t layer, uint32_t head, uint32_t *positions,
-                            uint64_t *count_in_out)
+anykv_status anykv_seq_kept(const anykv_seq *seq, uint32_t layer, uint32_t head,
+                            uint32_t *positions, uint64_t *count_in_out)
 {
     if (seq && (!count_in_out || (!positions && *count_in_out)))
-        return akv_fail(seq->cache->context, ANYKV_E_ARG, "%s: NULL", count_in_out ? "positions" : "count_in_out");
+        return akv_fail(seq->cache->context, ANYKV_E_ARG, "%s: NULL",
+                        count_in_out ? "positions" : "count_in_out");
     anykv_status status = akv_seq_enter(seq, false);
     if (status)
         return status;
     const anykv_layout *layout = seq->cache->layout;
     if (layer >= layout->count)
-        return akv_seq_leave(seq, akv_fail(seq->cache->context, ANYKV_E_ARG, "layer: %u, the layout has %u",
-                                           layer, layout->count));
+        return akv_seq_leave(seq, akv_fail(seq->cache->context, ANYKV_E_ARG,
+                                           "layer: %u, the layout has %u", layer, layout->count));
     if (layout->layers[layer].source != ANYKV_OWN_ROWS)
         layer = layout->layers[layer].source;
     const uint64_t capacity = *count_in_out;
     if (head >= akv_layer_heads(layout, layer))
-        return akv_seq_leave(seq, akv_fail(seq->cache->context, ANYKV_E_ARG, "head: %u, the layer has %u",
-                                           head, akv_layer_heads(layout, layer)));
-    const uint32_t number = akv_heads_before(layout, layer) + head, rows = akv_seq_count_rows(seq, number, seq->length);
+        return akv_seq_leave(seq, akv_fail(seq->cache->context, ANYKV_E_ARG,
+                                           "head: %u, the layer has %u", head,
+                                           akv_layer_heads(layout, layer)));
+    const uint32_t number = akv_heads_before(layout, layer) + head,
+                   rows = akv_seq_count_rows(seq, number, seq->length);
     *count_in_out = rows;
     if (capacity < rows)
-        status = akv_fail(seq->cache->context, ANYKV_E_SHAPE, "count_in_out: room for %llu positions, there are %u",
+        status = akv_fail(seq->cache->context, ANYKV_E_SHAPE,
+                          "count_in_out: room for %llu positions, there are %u",
                           (unsigned long long)capacity, rows);
     for (uint32_t r = 0, n = 0; r < seq->length && !status; r++)
         if (position(seq, number, r) != AKV_NO_ROW)

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Eviction of tokens with shares: kv heads declared as layers of their own compete for the same bytes. */
+/* Eviction of tokens with shares: kv heads declared as layers of their own compete for the same
+ * bytes. */
 #include "steps.h"
 
 #define LAYERS 4u /* two layers of two kv heads each, as a caller would declare them */
 #define DIM    64u
 #define ALL    400u
 #define SIZE   16u
-#define FIRST  16u  /* the candidates, with 40 recent tokens: blocks 1 … 21 */
+#define FIRST  16u /* the candidates, with 40 recent tokens: blocks 1 … 21 */
 #define END    352u
-#define SHARE  9u   /* blocks of them that `keep` leaves each layer */
+#define SHARE  9u /* blocks of them that `keep` leaves each layer */
 #define KEEP   (ALL - (END - FIRST) + SHARE * SIZE)
 
 static void begin_cache(anykv_format format, uint32_t flags)
@@ -74,8 +75,8 @@ static void attend_kept(anykv_seq *seq, double bound)
             for (uint32_t j = 0; j <= n; j++) {
                 double s = 0.0;
                 for (uint32_t i = 0; i < DIM; i++)
-                    s += (double)(float)((int)((h * DIM + i) * 2654435761u >> 20 & 63) - 32) / 256.0 *
-                         (double)row(kept[j], layer, 0, i);
+                    s += (double)(float)((int)((h * DIM + i) * 2654435761u >> 20 & 63) - 32) /
+                         256.0 * (double)row(kept[j], layer, 0, i);
                 const double w = exp(s / 8.0);
                 sum += w;
                 for (uint32_t i = 0; i < DIM; i++)
@@ -83,7 +84,8 @@ static void attend_kept(anykv_seq *seq, double bound)
             }
             for (uint32_t i = 0; i < DIM; i++)
                 worst = fmax(worst, fabs(want[i] / sum - (double)out[h * DIM + i]));
-            cr_assert(worst < bound, "layer %u, head %u: off by %g over %u rows", layer, h, worst, n);
+            cr_assert(worst < bound, "layer %u, head %u: off by %g over %u rows", layer, h, worst,
+                      n);
         }
     }
     OK(anykv_step_end(step, NULL, &position));
@@ -97,8 +99,8 @@ static int larger_first(const void *a, const void *b)
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-/* Blocks of each layer: a fifth of the share, then one after the other the block with the largest middle
- * score of its 16 rows, the layer's best rows first. */
+/* Blocks of each layer: a fifth of the share, then one after the other the block with the largest
+ * middle score of its 16 rows, the layer's best rows first. */
 static void expect_shares(double score[LAYERS][ALL], const uint32_t *set, uint32_t *blocks)
 {
     double sorted[LAYERS][ALL];
@@ -115,8 +117,8 @@ static void expect_shares(double score[LAYERS][ALL], const uint32_t *set, uint32
             uint32_t best = LAYERS;
             for (uint32_t l = LAYERS; l-- > 0;) /* of equal ones the first layer's */
                 if (set[l] == s && blocks[l] < (END - FIRST) / SIZE &&
-                    (best == LAYERS ||
-                     sorted[l][blocks[l] * SIZE + SIZE / 2] >= sorted[best][blocks[best] * SIZE + SIZE / 2]))
+                    (best == LAYERS || sorted[l][blocks[l] * SIZE + SIZE / 2] >=
+                                           sorted[best][blocks[best] * SIZE + SIZE / 2]))
                     best = l;
             blocks[best]++;
         }
@@ -127,7 +129,8 @@ static void check_best(const anykv_seq *seq, uint32_t layer, const double *score
 {
     uint32_t kept[1024], in[1024] = {0};
     const uint32_t n = kept_of(seq, layer, kept);
-    cr_assert_eq(n, ALL - (END - FIRST) + blocks * SIZE, "layer %u: %u rows, %u blocks expected", layer, n, blocks);
+    cr_assert_eq(n, ALL - (END - FIRST) + blocks * SIZE, "layer %u: %u rows, %u blocks expected",
+                 layer, n, blocks);
     for (uint32_t i = 0; i < n; i++) {
         cr_assert(i == 0 || kept[i] > kept[i - 1], "row %u: not ascending", i);
         in[kept[i]] = 1;
@@ -136,7 +139,8 @@ static void check_best(const anykv_seq *seq, uint32_t layer, const double *score
         uint32_t better = 0;
         for (uint32_t q = FIRST; q < END; q++)
             better += score[q] > score[p] || (score[q] == score[p] && q < p);
-        cr_assert_eq(in[p], p < FIRST || p >= END || better < blocks * SIZE, "layer %u, position %u", layer, p);
+        cr_assert_eq(in[p], p < FIRST || p >= END || better < blocks * SIZE,
+                     "layer %u, position %u", layer, p);
     }
 }
 
@@ -150,7 +154,8 @@ static void by_scores(bool private_, anykv_format format, const uint32_t *share,
     anykv_seq *seq = long_seq(private_), *fork;
     for (uint32_t l = 0; l < LAYERS; l++)
         for (uint32_t p = 0; p < ALL; p++)
-            score[l][p] = scores[l * ALL + p] = (float)((p * 7919 + l) % 51) + (float)(l * l) * 9.0f;
+            score[l][p] = scores[l * ALL + p] =
+                (float)((p * 7919 + l) % 51) + (float)(l * l) * 9.0f;
     anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
     params.policy = ANYKV_TOKENS_SCORES;
     params.scores = scores;
@@ -174,7 +179,8 @@ static void by_scores(bool private_, anykv_format format, const uint32_t *share,
     cr_expect_eq(sum, LAYERS * SHARE);
     cr_expect_eq(after.tokens_evicted, (END - FIRST) - SHARE * SIZE);
     if (private_)
-        cr_expect_eq(before.hot_blocks + before.sealed_blocks - after.hot_blocks - after.sealed_blocks,
+        cr_expect_eq(before.hot_blocks + before.sealed_blocks - after.hot_blocks -
+                         after.sealed_blocks,
                      LAYERS * ((END - FIRST) / SIZE - SHARE));
     for (int i = 0; i < 20; i++)
         attend_kept(seq, bound);
@@ -225,10 +231,12 @@ Test(evict_shares, packed)
     by_scores(false, ANYKV_N4, pairs, 1.0);
 }
 
-/* Every policy that has scores, three times on a sequence that goes on; no more bytes than equal shares. */
+/* Every policy that has scores, three times on a sequence that goes on; no more bytes than equal
+ * shares. */
 Test(evict_shares, every_policy)
 {
-    static float weights[LAYERS * DIM], scores[LAYERS * 1024], q[LAYERS][70 * 2 * DIM], lse[LAYERS * 70 * 2];
+    static float weights[LAYERS * DIM], scores[LAYERS * 1024], q[LAYERS][70 * 2 * DIM],
+        lse[LAYERS * 70 * 2];
     anykv_view views[LAYERS];
     for (uint32_t i = 0; i < LAYERS * DIM; i++)
         weights[i] = (float)(i % 7) - 3.0f + (float)(i / DIM);
@@ -327,8 +335,8 @@ static void every_failure(bool private_, anykv_token_policy policy, int how)
             sites = how == 0 ? akv_alloc_count() : akv_fault_count();
         akv_alloc_fail_at(0, false);
         akv_fault_at(0, ANYKV_OK, false);
-        cr_assert((status == ANYKV_OK) == (at == 0), "site %d of %d, way %d: %s", (int)at, (int)sites, how,
-                  anykv_status_name(status));
+        cr_assert((status == ANYKV_OK) == (at == 0), "site %d of %d, way %d: %s", (int)at,
+                  (int)sites, how, anykv_status_name(status));
         uint64_t length;
         const anykv_status alive = anykv_seq_length(seq, &length);
         cr_assert(alive == ANYKV_OK || ((how || !engine_on_processor()) && alive == ANYKV_E_DEAD));

@@ -43,12 +43,18 @@ static void close_measure(struct measure *m)
 }
 
 static const struct eviction evictions[] = {
-    {"knorm", ANYKV_TOKENS_KNORM, 0, SHARE_EQUAL},         {"knorm:heads", ANYKV_TOKENS_KNORM, 0, SHARE_HEADS},
-    {"knorm:all", ANYKV_TOKENS_KNORM, 0, SHARE_ALL},       {"keydiff", ANYKV_TOKENS_KEYDIFF, 0, SHARE_EQUAL},
-    {"keydiff:heads", ANYKV_TOKENS_KEYDIFF, 0, SHARE_HEADS}, {"keydiff:all", ANYKV_TOKENS_KEYDIFF, 0, SHARE_ALL},
-    {"paged", ANYKV_TOKENS_RATIO, 0, SHARE_EQUAL},         {"paged:heads", ANYKV_TOKENS_RATIO, 0, SHARE_HEADS},
-    {"paged:all", ANYKV_TOKENS_RATIO, 0, SHARE_ALL},       {"snapkv", ANYKV_TOKENS_MASS, 5, SHARE_EQUAL},
-    {"snapkv:heads", ANYKV_TOKENS_MASS, 5, SHARE_HEADS},   {"snapkv:all", ANYKV_TOKENS_MASS, 5, SHARE_ALL},
+    {"knorm", ANYKV_TOKENS_KNORM, 0, SHARE_EQUAL},
+    {"knorm:heads", ANYKV_TOKENS_KNORM, 0, SHARE_HEADS},
+    {"knorm:all", ANYKV_TOKENS_KNORM, 0, SHARE_ALL},
+    {"keydiff", ANYKV_TOKENS_KEYDIFF, 0, SHARE_EQUAL},
+    {"keydiff:heads", ANYKV_TOKENS_KEYDIFF, 0, SHARE_HEADS},
+    {"keydiff:all", ANYKV_TOKENS_KEYDIFF, 0, SHARE_ALL},
+    {"paged", ANYKV_TOKENS_RATIO, 0, SHARE_EQUAL},
+    {"paged:heads", ANYKV_TOKENS_RATIO, 0, SHARE_HEADS},
+    {"paged:all", ANYKV_TOKENS_RATIO, 0, SHARE_ALL},
+    {"snapkv", ANYKV_TOKENS_MASS, 5, SHARE_EQUAL},
+    {"snapkv:heads", ANYKV_TOKENS_MASS, 5, SHARE_HEADS},
+    {"snapkv:all", ANYKV_TOKENS_MASS, 5, SHARE_ALL},
 };
 
 static int find_eviction(const char *name, const struct eviction **out)
@@ -59,10 +65,14 @@ static int find_eviction(const char *name, const struct eviction **out)
     for (size_t i = 0; i < sizeof evictions / sizeof evictions[0]; i++)
         if (strcmp(name, evictions[i].name) == 0)
             *out = &evictions[i];
-    return *out ? 0 : fail("--evict: \"%s\" is none of knorm, keydiff, paged, snapkv, with :heads or :all, none", name);
+    return *out ? 0
+                : fail("--evict: \"%s\" is none of knorm, keydiff, paged, snapkv, with :heads or "
+                       ":all, none",
+                       name);
 }
 
-static int add_setting(struct measure *m, const char *formats, int exact, const struct eviction *eviction)
+static int add_setting(struct measure *m, const char *formats, int exact,
+                       const struct eviction *eviction)
 {
     struct program *p = m->program;
     struct setting *s = &m->settings[m->count];
@@ -94,7 +104,8 @@ static int open_measure(struct measure *m, struct program *p, int with_reference
     if (o->context % STEP != 0)
         return fail("--ctx %u is not a multiple of %d", o->context, STEP);
     if (split_list(o->kv, copy, sizeof copy, formats, MAX_SETTINGS, &count) != 0 ||
-        split_list(o->evict ? o->evict : "none", evict_copy, sizeof evict_copy, evict, MAX_SETTINGS, &ways) != 0 ||
+        split_list(o->evict ? o->evict : "none", evict_copy, sizeof evict_copy, evict, MAX_SETTINGS,
+                   &ways) != 0 ||
         program_tokens(p, &m->ids, &tokens) != 0)
         return -1;
     if (count * ways > MAX_SETTINGS)
@@ -195,8 +206,8 @@ static int one_step(struct measure *m, const uint32_t *ids, uint32_t first)
 static int evict_all(struct measure *m, uint32_t rows)
 {
     for (uint32_t i = 0; i < m->count; i++)
-        if (m->parts[i]->eviction &&
-            store_evict(m->parts[i], m->settings[i].seq, (uint64_t)(rows * m->program->options.keep)) != 0)
+        if (m->parts[i]->eviction && store_evict(m->parts[i], m->settings[i].seq,
+                                                 (uint64_t)(rows * m->program->options.keep)) != 0)
             return -1;
     return 0;
 }
@@ -281,12 +292,14 @@ static int report(struct measure *m)
         double ratio = exp((s->nll - m->settings[0].nll) / n), limit = store_bits_limit(&s->store);
         points[i - 1] = (struct point){s->bits, kld, s->store.name};
         if (o->json)
-            printf("{\"k\":\"%s\",\"v\":\"%s\",\"evict\":\"%s\",\"sinks\":%u,\"recent\":%u,\"bits\":%.4f,"
+            printf("{\"k\":\"%s\",\"v\":\"%s\",\"evict\":\"%s\",\"sinks\":%u,\"recent\":%u,"
+                   "\"bits\":%.4f,"
                    "\"bits_limit\":%.4f,\"kld\":%.7f,\"kld_999\":%.6f,\"top1\":%.5f,\"ppl_ratio\":%"
                    ".6f,"
                    "\"positions\":%llu}\n",
                    anykv_format_name(s->store.k), anykv_format_name(s->store.v),
-                   s->store.eviction ? s->store.eviction->name : "none", o->sinks, o->recent, s->bits, limit, kld, high, (double)s->top1 / n, ratio,
+                   s->store.eviction ? s->store.eviction->name : "none", o->sinks, o->recent,
+                   s->bits, limit, kld, high, (double)s->top1 / n, ratio,
                    (unsigned long long)m->positions);
         else
             printf("%-21s %8.3f %8.3f %10.6f %10.5f %8.2f %10.5f\n", s->store.name, s->bits, limit,

@@ -42,8 +42,8 @@ void machine_close(struct machine *machine)
 /* ---- the anykv cache
  * -------------------------------------------------------------------------------- */
 
-/* All layers of these models have one shape.  Where heads keep different numbers of tokens each kv head
- * is a layer of its own, with its query heads and its own blocks. */
+/* All layers of these models have one shape.  Where heads keep different numbers of tokens each kv
+ * head is a layer of its own, with its query heads and its own blocks. */
 static int make_layout(struct store *s, const struct machine *machine,
                        const struct store_options *options)
 {
@@ -61,9 +61,9 @@ static int make_layout(struct store *s, const struct machine *machine,
         layer.k_dim = layer.v_dim = m->head_dim;
         layer.k_format = s->k;
         layer.v_format = s->v;
-        layer.hot_type = options->exact                                ? ANYKV_F32
+        layer.hot_type = options->exact                             ? ANYKV_F32
                          : s->k == ANYKV_BF16 && s->v == ANYKV_BF16 ? ANYKV_BF16
-                                                                       : ANYKV_F16;
+                                                                    : ANYKV_F16;
         layer.k_transform = options->transform;
         layer.v_transform = options->transform == ANYKV_TRANSFORM_CENTRE ? ANYKV_TRANSFORM_ROTATE
                                                                          : options->transform;
@@ -152,7 +152,8 @@ int store_open(struct store *s, const struct machine *machine, const struct mode
         s->eviction = options->eviction;
         s->apart = s->eviction && s->eviction->share != SHARE_EQUAL;
         (void)snprintf(s->name, sizeof s->name, "%s/%s%s%s", anykv_format_name(s->k),
-                       anykv_format_name(s->v), s->eviction ? " " : "", s->eviction ? s->eviction->name : "");
+                       anykv_format_name(s->v), s->eviction ? " " : "",
+                       s->eviction ? s->eviction->name : "");
         if (status == 0)
             status = make_layout(s, machine, options);
         if (status == 0 && s->eviction)
@@ -188,7 +189,8 @@ anykv_seq *store_sequence(struct store *s, int shared)
 int store_evict(struct store *s, anykv_seq *seq, uint64_t keep)
 {
     const struct model *m = s->model;
-    const uint32_t split = s->apart ? m->kv_heads : 1, count = m->layers * split, heads = m->heads / split;
+    const uint32_t split = s->apart ? m->kv_heads : 1, count = m->layers * split,
+                   heads = m->heads / split;
     anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
     anykv_view *views = grab(count, sizeof *views);
     uint32_t *share = grab(count, sizeof *share);
@@ -198,7 +200,8 @@ int store_evict(struct store *s, anykv_seq *seq, uint64_t keep)
         return -1;
     }
     for (uint32_t i = 0; i < count; i++) {
-        const size_t first = (size_t)(i / split) * EVICT_QUERIES * m->heads + (size_t)(i % split) * heads;
+        const size_t first =
+            (size_t)(i / split) * EVICT_QUERIES * m->heads + (size_t)(i % split) * heads;
         share[i] = s->eviction->share == SHARE_ALL ? 0 : i / split;
         if (!s->queries)
             continue;
@@ -286,8 +289,8 @@ static float *newest(float *rows, size_t count, size_t width)
 }
 
 /* Append and attend of one of anykv's layers: kv heads from `head` on, all or one. */
-static int cache_layer(struct store *s, uint32_t layer, uint32_t head, const float *q, const float *k,
-                       const float *v, float *out)
+static int cache_layer(struct store *s, uint32_t layer, uint32_t head, const float *q,
+                       const float *k, const float *v, float *out)
 {
     const struct model *m = s->model;
     const uint32_t split = s->apart ? m->kv_heads : 1, heads = m->heads / split;
@@ -301,8 +304,8 @@ static int cache_layer(struct store *s, uint32_t layer, uint32_t head, const flo
     keys.token_stride = values.token_stride = row;
     queries.token_stride = mixed.token_stride = q_row;
     if (s->lse)
-        params.lse = newest(s->lse + ((size_t)layer * m->kv_heads + (s->apart ? head : 0)) * EVICT_QUERIES *
-                                         (m->heads / m->kv_heads),
+        params.lse = newest(s->lse + ((size_t)layer * m->kv_heads + (s->apart ? head : 0)) *
+                                         EVICT_QUERIES * (m->heads / m->kv_heads),
                             s->step_tokens, heads);
     const uint32_t number = layer * split + head;
     int status = check(anykv_step_append(s->step, number, &keys, &values), "append");

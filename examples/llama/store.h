@@ -35,7 +35,8 @@ struct store_options {
 };
 
 enum share { SHARE_EQUAL, SHARE_HEADS, SHARE_ALL };
-/* Which tokens store_evict keeps, and who competes for them: nobody, the heads of a layer, all heads. */
+/* Which tokens store_evict keeps, and who competes for them: nobody, the heads of a layer, all
+ * heads. */
 struct eviction {
     const char *name;
     anykv_token_policy policy;
@@ -57,11 +58,11 @@ struct store {
     uint32_t plain_count; /* of the open step */
     float *scores;
     const struct eviction *eviction;
-    int apart;           /* every kv head is a layer of its own */
-    float *queries, *lse; /* of the last tokens: [layer][EVICT_QUERIES][heads][head_dim], of anykv's layers
-                           * [EVICT_QUERIES][query heads] */
-    int refused; /* the last begin failed: the budget has no room */
-    double time; /* spent in the calls below */
+    int apart;            /* every kv head is a layer of its own */
+    float *queries, *lse; /* of the last tokens: [layer][EVICT_QUERIES][heads][head_dim], of anykv's
+                           * layers [EVICT_QUERIES][query heads] */
+    int refused;          /* the last begin failed: the budget has no room */
+    double time;          /* spent in the calls below */
 };
 
 int store_open(struct store *store, const struct machine *machine, const struct model *model,
