@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Score with AVX2. */
+/* Score and mass with AVX2. */
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "k_quant_x86_codes.h"
 #include "k_quant_x86_pack.h"
@@ -48,4 +48,44 @@ static int e_sums(const float *x, const float *w, uint32_t dp, float sums[2])
 
 #include "k_evict_body.h"
 
+#define M_WIDTH 8u
+
+static inline void m_scores(const float *key, const float *const query[8], uint32_t dim, float (*out)[M_WIDTH])
+{
+    __m256 sum[8];
+    for (int r = 0; r < 8; r++)
+        sum[r] = _mm256_setzero_ps();
+    for (uint32_t j = 0; j < dim; j++) {
+        const __m256 k = _mm256_load_ps(key + j * M_WIDTH);
+        for (int r = 0; r < 8; r++)
+            sum[r] = _mm256_fmadd_ps(_mm256_broadcast_ss(query[r] + j), k, sum[r]);
+    }
+    for (int r = 0; r < 8; r++)
+        _mm256_store_ps(out[r], sum[r]);
+}
+
+static inline void m_add(const float *score, float scale, float lse, uint32_t *sum)
+{
+    /* A NaN comes out of min as its second operand: it counts as the largest score. */
+    __m256 s = _mm256_mul_ps(_mm256_load_ps(score), _mm256_set1_ps(scale));
+    s = _mm256_min_ps(_mm256_max_ps(s, _mm256_set1_ps(-AKV_ATTEND_CLAMP)), _mm256_set1_ps(AKV_ATTEND_CLAMP));
+    s = _mm256_min_ps(_mm256_sub_ps(s, _mm256_set1_ps(lse)), _mm256_setzero_ps());
+    __m256 x = _mm256_mul_ps(s, _mm256_set1_ps(AKV_LOG2E));
+    const __m256 seen = _mm256_cmp_ps(x, _mm256_set1_ps(-126.0f), _CMP_GE_OQ);
+    x = _mm256_and_ps(x, seen);
+    const __m256i n = _mm256_cvtps_epi32(x);
+    const __m256 f = _mm256_sub_ps(x, _mm256_cvtepi32_ps(n));
+    __m256 y = _mm256_fmadd_ps(_mm256_set1_ps(AKV_EXP2_C5), f, _mm256_set1_ps(AKV_EXP2_C4));
+    y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AKV_EXP2_C3));
+    y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AKV_EXP2_C2));
+    y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AKV_EXP2_C1));
+    y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(1.0f));
+    const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23);
+    y = _mm256_mul_ps(_mm256_mul_ps(y, _mm256_castsi256_ps(power)), _mm256_set1_ps(AKV_MASS_UNIT));
+    const __m256i units = _mm256_cvtps_epi32(_mm256_and_ps(y, seen));
+    _mm256_store_si256((__m256i *)(void *)sum, _mm256_add_epi32(_mm256_load_si256((const __m256i *)(const void *)sum), units));
+}
+#include "k_evict_mass.h"
+
+const struct akv_cpu_kernel akv_cpu_mass_avx2 = {1, m_items, m_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_score_avx2 = {1, e_score_items, e_score_run, NULL, NULL};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Score with AVX-512. */
+/* Score and mass with AVX-512. */
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "k_quant_x512.h"
 #include "k_quant_x512_rows.h"
@@ -82,4 +82,42 @@ static int e_sums_f16(const uint8_t *x, const float *w, uint32_t dim, float sums
 
 #include "k_evict_body.h"
 
+#define M_WIDTH 16u
+
+static inline void m_scores(const float *key, const float *const query[8], uint32_t dim, float (*out)[M_WIDTH])
+{
+    __m512 sum[8];
+    for (int r = 0; r < 8; r++)
+        sum[r] = _mm512_setzero_ps();
+    for (uint32_t j = 0; j < dim; j++) {
+        const __m512 k = _mm512_load_ps(key + j * M_WIDTH);
+        for (int r = 0; r < 8; r++)
+            sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(query[r][j]), k, sum[r]);
+    }
+    for (int r = 0; r < 8; r++)
+        _mm512_store_ps(out[r], sum[r]);
+}
+
+static inline void m_add(const float *score, float scale, float lse, uint32_t *sum)
+{
+    /* A NaN comes out of min as its second operand: it counts as the largest score. */
+    __m512 s = _mm512_mul_ps(_mm512_load_ps(score), _mm512_set1_ps(scale));
+    s = _mm512_min_ps(_mm512_max_ps(s, _mm512_set1_ps(-AKV_ATTEND_CLAMP)), _mm512_set1_ps(AKV_ATTEND_CLAMP));
+    s = _mm512_min_ps(_mm512_sub_ps(s, _mm512_set1_ps(lse)), _mm512_setzero_ps());
+    const __m512 x = _mm512_mul_ps(s, _mm512_set1_ps(AKV_LOG2E));
+    const __mmask16 seen = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_GE_OQ);
+    const __m512i n = _mm512_maskz_cvtps_epi32(seen, x);
+    const __m512 f = _mm512_sub_ps(x, _mm512_cvtepi32_ps(n));
+    __m512 y = _mm512_fmadd_ps(_mm512_set1_ps(AKV_EXP2_C5), f, _mm512_set1_ps(AKV_EXP2_C4));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AKV_EXP2_C3));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AKV_EXP2_C2));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AKV_EXP2_C1));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
+    y = _mm512_mul_ps(_mm512_scalef_ps(y, _mm512_cvtepi32_ps(n)), _mm512_set1_ps(AKV_MASS_UNIT));
+    const __m512i units = _mm512_maskz_cvtps_epi32(seen, y);
+    _mm512_store_si512(sum, _mm512_add_epi32(_mm512_load_si512(sum), units));
+}
+#include "k_evict_mass.h"
+
+const struct akv_cpu_kernel akv_cpu_mass_avx512 = {1, m_items, m_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_score_avx512 = {1, e_score_items, e_score_run, NULL, NULL};
