@@ -316,7 +316,7 @@ Test(queue, nothing_is_allocated_by_commands)
         struct rig rig;
         struct akv_mem *mem;
         struct akv_event *event;
-        static uint8_t bytes[1 << 18];
+        static uint8_t bytes[1 << 18], back[100];
         set_up(&rig, threads);
         own = (struct akv_cpu_kernel){1, one_item, wait_at_gate, NULL, NULL};
         atomic_store(&gate_open, 1);
@@ -331,7 +331,7 @@ Test(queue, nothing_is_allocated_by_commands)
             OK(akv_queue_copy(rig.queue, few, (struct akv_span){mem, 4096, 100}));
             OK(akv_event_record(event, rig.queue));
             OK(akv_event_await(event, rig.queue));
-            OK(akv_queue_get(rig.queue, bytes, few));
+            OK(akv_queue_get(rig.queue, back, few));
         }
         OK(akv_queue_wait(rig.queue, UINT64_MAX));
         OK(akv_event_wait(event, UINT64_MAX));
