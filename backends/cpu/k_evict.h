@@ -18,8 +18,6 @@ static inline float e_weights(const struct akv_cpu_args *args, const akv_score_p
 {
     const uint32_t dp = akv_padded_dim(p->k_dim);
     memset(weight, 0, dp * sizeof *weight);
-    if (p->method != AKV_SCORE_AFFINE && p->method != AKV_SCORE_DIFF)
-        return 0.0f;
     for (uint32_t i = 0; i < p->k_dim; i++)
         weight[i] = akv_level(akv_load_u32(
             args->arg[1] + 4u * (((uint64_t)head * 2u + side) * p->k_dim + i)));

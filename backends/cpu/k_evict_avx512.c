@@ -29,7 +29,7 @@ static inline float e_tree(__m512 low, __m512 high)
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
 }
 
-static int e_sums(const float *x, const float *w, uint32_t dp, float sums[2])
+static int e_sums_levelled(const float *x, const float *w, uint32_t dp, float sums[2])
 {
     __m512 kk0 = _mm512_setzero_ps(), kk1 = kk0, kw0 = kk0, kw1 = kk0;
     __mmask16 nan = 0;
@@ -46,6 +46,34 @@ static int e_sums(const float *x, const float *w, uint32_t dp, float sums[2])
     sums[0] = e_tree(kk0, kk1);
     sums[1] = w ? e_tree(kw0, kw1) : 0.0f;
     return nan != 0;
+}
+
+/* Levels are taken only in a row where one differs from its element: but for zeros, whose sign no sum
+ * here shows, all magnitudes of the others are looked at together. */
+static int e_sums(const float *x, const float *w, uint32_t dp, float sums[2])
+{
+    const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF), one = _mm512_set1_epi32(1);
+    __m512i most = _mm512_setzero_si512(), least = _mm512_set1_epi32(-1); /* least: less 1, zeros wrap */
+    __m512 kk0 = _mm512_setzero_ps(), kk1 = kk0, kw0 = kk0, kw1 = kk0;
+    for (uint32_t i = 0; i < dp; i += 32u) {
+        const __m512 a = _mm512_loadu_ps(x + i), b = _mm512_loadu_ps(x + i + 16);
+        const __m512i m = _mm512_and_si512(_mm512_castps_si512(a), magnitude);
+        const __m512i n = _mm512_and_si512(_mm512_castps_si512(b), magnitude);
+        most = _mm512_max_epu32(most, _mm512_max_epu32(m, n));
+        least = _mm512_min_epu32(least, _mm512_min_epu32(_mm512_sub_epi32(m, one), _mm512_sub_epi32(n, one)));
+        kk0 = _mm512_fmadd_ps(a, a, kk0);
+        kk1 = _mm512_fmadd_ps(b, b, kk1);
+        if (w) {
+            kw0 = _mm512_fmadd_ps(a, _mm512_loadu_ps(w + i), kw0);
+            kw1 = _mm512_fmadd_ps(b, _mm512_loadu_ps(w + i + 16), kw1);
+        }
+    }
+    if (_mm512_cmpgt_epu32_mask(most, _mm512_set1_epi32((int)AKV_LEVEL_HUGE)) |
+        _mm512_cmplt_epu32_mask(least, _mm512_set1_epi32((int)(AKV_TINY_BITS - 1u))))
+        return e_sums_levelled(x, w, dp, sums);
+    sums[0] = e_tree(kk0, kk1);
+    sums[1] = w ? e_tree(kw0, kw1) : 0.0f;
+    return 0;
 }
 
 /* The same of a row of f16, dim a multiple of 32, without a row of floats in between.  A finite f16
@@ -72,7 +100,7 @@ static int e_sums_f16(const uint8_t *x, const float *w, uint32_t dim, float sums
         _Alignas(64) float row[AKV_MAX_HEAD_DIM];
         for (uint32_t i = 0; i < dim; i += 16u)
             _mm512_store_ps(row + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(x + 2u * i))));
-        return e_sums(row, w, dim, sums);
+        return e_sums_levelled(row, w, dim, sums);
     }
     sums[0] = e_tree(kk0, kk1);
     sums[1] = w ? e_tree(kw0, kw1) : 0.0f;

@@ -43,6 +43,20 @@ static const float *e_decode(const uint8_t *tile, uint32_t format, uint32_t orde
     return rows + t % 4u * AKV_CODE_STRIDE;
 }
 
+/* Row t of a tile of keys of which `count` are read one after the other; packed ones are decoded several
+ * at a time. */
+static const float *e_key(const uint8_t *tile, uint32_t format, uint32_t tokens, uint32_t dim, uint32_t t,
+                          uint32_t count, struct e_row *work)
+{
+    const uint32_t dp = akv_padded_dim(dim), room = sizeof work->row / sizeof work->row[0] / dp;
+    const uint32_t at = t % room;
+    if (format > AKV_N2 || akv_format_raw(format))
+        return e_decode(tile, format, AKV_ORDER_ROW, tokens, dim, t, work->row);
+    if (at == 0)
+        q_get_rows(tile, format, tokens, dim, t, AKV_MIN(room, count - t), work->row, dp);
+    return work->row + at * dp;
+}
+
 /* Keys of a head of a block, or NULL where there are none. */
 static const uint8_t *e_keys(const struct akv_cpu_args *args, uint32_t b, uint32_t head)
 {
@@ -73,7 +87,7 @@ static void e_score_block(const struct akv_cpu_args *args, uint32_t b, uint32_t 
     const uint32_t row = (uint32_t)(akv_tile_bytes(kf, tokens, p->k_dim) / tokens);
     const bool weighted = p->method == AKV_SCORE_AFFINE || p->method == AKV_SCORE_DIFF;
     const float *weight = weighted ? work->weight : NULL;
-    const float bias = e_weights(args, p, head, akv_score_side(kf, p->k_flags), work->weight);
+    const float bias = weighted ? e_weights(args, p, head, akv_score_side(kf, p->k_flags), work->weight) : 0.0f;
     for (uint32_t t = 0; t < count; t++) {
         float sums[2];
         int nan;
@@ -84,7 +98,7 @@ static void e_score_block(const struct akv_cpu_args *args, uint32_t b, uint32_t 
             nan = E_SUMS_F16(k + (uint64_t)t * dp * 2u, weight, dp, sums);
         else
 #endif
-            nan = e_sums(e_decode(k, kf, AKV_ORDER_ROW, tokens, p->k_dim, t, work->row), weight, dp, sums);
+            nan = e_sums(e_key(k, kf, tokens, p->k_dim, t, count, work), weight, dp, sums);
         work->kk[t] = sums[0];
         out[t] = nan ? AKV_SCORE_KEEP : akv_score_of(p->method, sums[0], 0.0f, sums[1], bias);
     }
