@@ -5,7 +5,8 @@
  * parts, kv heads, sequences); where the parts begin and how they are walked follows from the sequence
  * alone.  Results of parts go to scratch, [sequence][slot][q head]: m, l, sums; a sequence of one part
  * is finished at once.  Options: AKV_ATTEND, AKV_ATTEND_ONE (attend_one.cl), AKV_COMBINE choose the kernel;
- * AKV_NOT_ONE: sequences with one new token are left to attend_one; AKV_ROWS; GPU shape: AKV_KDIM,
+ * AKV_NOT_ONE: sequences with one new token are left to attend_one; AKV_DOT: that by integer products
+ * (attend_dot.cl); AKV_ROWS; GPU shape: AKV_KDIM,
  * AKV_VDIM, and K0, K1, V0, V1 where only kinds 0 and 1 have formats. */
 #if defined(FP_FAST_FMAF) || defined(__NV_CL_C_VERSION)
 #define MULTIPLY_ADD(a, b, c) fma((a), (b), (c))
@@ -131,7 +132,7 @@ __kernel SHAPE void akv_k_combine(__global const uchar *step, ulong step_at, __g
 }
 #endif
 
-#if defined(AKV_ATTEND) && defined(AKV_MAP)
+#if (defined(AKV_ATTEND) || defined(AKV_ATTEND_ONE)) && defined(AKV_MAP)
 static inline akv_u32 first_of(__global const akv_map *map, akv_u32 pair)
 {
     return map->rope == AKV_ROPE_HALF ? pair : pair * 2u;

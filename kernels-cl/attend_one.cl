@@ -10,27 +10,12 @@
  * The reference m of the weights e^(s - m) need not be the maximum, only near it: it moves when a score is
  * FAR above it, so that a chunk costs two barriers.
  *
+ * AKV_DOT: slices are of 32 dimensions, and chunks that are wholly of kind 1 go by integer products (attend_dot.cl);
+ * with AKV_MAP too, rows of kind 1 were stored by maps.
+ *
  * Options: AKV_ATTEND_ONE, and those of attend.cl with K0, K1, V0, V1 (raw ones of 16 bits); AKV_TOKENS, tokens
  * of a block where the host knows them.  Head sizes 64, 128, 256. */
 #if defined(AKV_ATTEND_ONE) && !defined(AKV_CPU_SHAPE)
-#define GROUPS (KD / 32)
-#define SLICES (KD / 8)
-#define UNITS  (VD / 8)
-#define KP     (WG / SLICES) /* keys at a time */
-#define VP     (WG / UNITS)  /* 16-bit rows of values at a time */
-#define FAR 16.0f
-#define HELD_RUNS 64         /* runs that are looked up at a time */
-#define CHUNK     (R * KD <= 256 || VD == 64 ? 64 : 32)
-#define CHUNK_RUNS (CHUNK / 16)
-#define KEYS   (CHUNK / KP)                      /* keys of a work-item in a chunk */
-#define TOGETHER (KEYS < 4 ? KEYS : 4)           /* of those, how many are loaded together */
-#define ROWS   (CHUNK / VP)                      /* 16-bit rows of values */
-#define QUADS  (CHUNK / 4 * UNITS / WG)          /* units of values, at least one */
-#define VALUES (ROWS > QUADS ? ROWS : QUADS)
-#define PRODUCTS (R * CHUNK * (SLICES + 1))      /* one more: neighbours use different banks */
-#define SHARED_ONE (PRODUCTS > WG * 8 ? PRODUCTS : WG * 8)
-#define WEIGHTS  ((R * CHUNK + WG - 1) / WG)     /* of a work-item */
-
 /* The first row of a run in its block: none where a block is a run. */
 #if defined(AKV_TOKENS) && AKV_TOKENS == 16
 #define TOKENS_OR(runtime) AKV_TOKENS
@@ -207,7 +192,6 @@ static inline void add_values(float *sum, __local const float *weight, const sto
  * leave loops where loads can be issued together. */
 #define UNROLL    _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")
-#define KEY_AT(n)   ((n) * KP + key)
 #define KEY_INFO(n) run_info[at_run + KEY_AT(n) / RUN]
 #define LOAD_KEY(to, n, of_kind, format)                                                                \
     load_key(to, slab_at(run_block[at_run + KEY_AT(n) / RUN], SLAB_NAMES) + k_at[of_kind], format,      \
@@ -229,6 +213,37 @@ static inline void add_values(float *sum, __local const float *weight, const sto
         UNROLL for (i = 0u; i < TOGETHER; i++) LOAD_KEY(&keys[i], n + i, of_kind, format)               \
         UNROLL for (i = 0u; i < TOGETHER; i++) KEY_PRODUCT(&keys[i], n + i, format)                     \
     }
+#ifdef AKV_DOT
+/* Slices of 8 dimensions, one after the other. */
+#define SLICE_OF(format, part) (akv_format_raw(format) || (format) == AKV_I8 ? slice * 4u + (part) : (part) * GROUPS + slice)
+#define TAKE_KEYS(of_kind, format)                                                                      \
+    NO_UNROLL for (n = 0u; n < KEYS; n++)                                                               \
+    {                                                                                                   \
+        const akv_u32 info = KEY_INFO(n);                                                               \
+        float dot[R];                                                                                   \
+        if (!(info & HELD) || (info & 1u) != (of_kind))                                                 \
+            continue;                                                                                   \
+        UNROLL for (r = 0u; r < R; r++) dot[r] = REGAINED(n, r);                                        \
+        NO_UNROLL for (i = 0u; i < 4u; i++)                                                             \
+        {                                                                                               \
+            const akv_u32 s = SLICE_OF(format, i);                                                      \
+            stored one;                                                                                 \
+            float x[8];                                                                                 \
+            load_key(&one, slab_at(run_block[at_run + KEY_AT(n) / RUN], SLAB_NAMES) + k_at[of_kind],    \
+                     format, tokens, FROM(info) + KEY_AT(n) % RUN, s);                                  \
+            float unit = key_slice(x, &one, format, s, book);                                           \
+            UNROLL for (r = 0u; r < R; r++)                                                             \
+            {                                                                                           \
+                float a = 0.0f;                                                                         \
+                UNROLL for (d = 0u; d < 8u; d++)                                                        \
+                    a = MULTIPLY_ADD(asked[r * KD + slice_dim(format, s, d)], x[d], a);                 \
+                dot[r] = MULTIPLY_ADD(a, unit, dot[r]);                                                 \
+            }                                                                                           \
+        }                                                                                               \
+        UNROLL for (r = 0u; r < R; r++)                                                                 \
+            product[(r * CHUNK + KEY_AT(n)) * (SLICES + 1) + slice] = dot[r];                           \
+    }
+#else
 #define TAKE_KEYS(of_kind, format)                                                                      \
     NO_UNROLL for (n = 0u; n < KEYS; n++)                                                               \
     {                                                                                                   \
@@ -239,6 +254,7 @@ static inline void add_values(float *sum, __local const float *weight, const sto
         LOAD_KEY(&one, n, of_kind, format)                                                              \
         KEY_PRODUCT(&one, n, format)                                                                    \
     }
+#endif
 /* Where value n of the work-item stands: its run, its row or quad in the block, its unit, its weights. */
 #define PLACE(format)                                                                                   \
     const bool raw = akv_format_raw(format);                                                            \
@@ -258,16 +274,85 @@ static inline void add_values(float *sum, __local const float *weight, const sto
 #define ADD_VALUES(format)                                                                              \
     UNROLL for (n = 0u; n < (akv_format_raw(format) ? ROWS : QUADS); n++)                               \
         add_values(sum, WEIGHT_OF(format), &values[n], format, false, book);
-#define TAKE_VALUES(of_kind, format)                                                                    \
+#define TAKE_VALUES(of_kind, format, one)                                                               \
     NO_UNROLL for (n = 0u; n < (akv_format_raw(format) ? ROWS : QUADS); n++)                            \
     {                                                                                                   \
         PLACE(format)                                                                                   \
         if (!(info & HELD) || (info & 1u) != (of_kind))                                                 \
             continue;                                                                                   \
-        load_values(&values[0], slab_at(run_block[at_run + run], SLAB_NAMES) + v_at[of_kind], format,   \
+        load_values(&one[0], slab_at(run_block[at_run + run], SLAB_NAMES) + v_at[of_kind], format,      \
                     tokens, at, u);                                                                     \
-        add_values(sum, WEIGHT_OF(format), &values[0], format, true, book);                             \
+        add_values(sum, WEIGHT_OF(format), &one[0], format, true, book);                                \
     }
+
+#ifdef AKV_DOT
+/* The two keys of a work-item in the chunk whose first run is `first`, where they are of kind 1. */
+#define LOAD_PACKED_KEYS(first)                                                                         \
+    UNROLL for (n = 0u; n < KEYS; n++)                                                                  \
+    {                                                                                                   \
+        const akv_u32 info = run_info[(first) + KEY_AT(n) / RUN];                                       \
+        if ((info & (HELD | 1u)) == (HELD | 1u)) {                                                      \
+            __global const uchar *tile = slab_at(run_block[(first) + KEY_AT(n) / RUN], SLAB_NAMES) + k_at[1]; \
+            const akv_u32 t = FROM(info) + KEY_AT(n) % RUN;                                             \
+            load_packed_key(&keys[n], tile, K1, tokens, t, slice);                                      \
+            scale[n] = akv_scale_get(tile, K1, AKV_ORDER_ROW, tokens, KD, t, slice * 32u / akv_scale_width(K1)); \
+        }                                                                                               \
+    }
+/* Its two quads, and the scales of what it makes codes of. */
+#define LOAD_PACKED_VALUES                                                                              \
+    UNROLL for (n = 0u; n < 2u; n++)                                                                    \
+    {                                                                                                   \
+        PLACE(V1)                                                                                       \
+        const akv_u32 run_of = item % SEGMENTS / 4u + n * SEGMENT_RUNS;                                 \
+        load_packed_values(&values[n], slab_at(run_block[at_run + run], SLAB_NAMES) + v_at[1], V1,      \
+                           tokens, at, u);                                                              \
+        load_quad_scales(&scales[n], slab_at(run_block[at_run + run_of], SLAB_NAMES) + v_at[1], tokens, \
+                         FROM(run_info[at_run + run_of]) / 4u + item % 4u, item / SEGMENTS % SCALES);   \
+    }
+#define PACKED_PRODUCTS                                                                                 \
+    {                                                                                                   \
+        akv_u32 x[KEYS][8];                                                                             \
+        float unit[KEYS];                                                                               \
+        UNROLL for (n = 0u; n < KEYS; n++)                                                              \
+        {                                                                                               \
+            UNROLL for (d = 0u; d < 8u; d++) x[n][d] = packed_bytes(&keys[n], K1, d, k_pairs);          \
+            unit[n] = akv_code_unit(K1, scale[n]);                                                      \
+        }                                                                                               \
+        UNROLL for (r = 0u; r < R; r++)                                                                 \
+        {                                                                                               \
+            __local const akv_u32 *query = codes + (r * GROUPS + slice) * ASK_STEP;                     \
+            const float factor = akv_as_f32(query[ASK_WORDS]);                                          \
+            int dots[KEYS];                                                                             \
+            UNROLL for (n = 0u; n < KEYS; n++) dots[n] = 0;                                             \
+            UNROLL for (d = 0u; d < ASK_WORDS / 4; d++)                                                 \
+            {                                                                                           \
+                const uint4 a = ((__local const uint4 *)query)[d];                                      \
+                UNROLL for (n = 0u; n < KEYS; n++)                                                      \
+                    dots[n] = ASK_WIDE ? dot_16(a.zw, x[n][d * 2u + 1u], dot_16(a.xy, x[n][d * 2u], dots[n])) \
+                                       : dot_32(a, x[n] + d % 2u * 4u, dots[n]);                        \
+            }                                                                                           \
+            UNROLL for (n = 0u; n < KEYS; n++)                                                          \
+                (n ? product_1 : product_0)[r * CHUNK * (SLICES + 1)] =                                 \
+                    MULTIPLY_ADD((float)dots[n], factor * unit[n], REGAINED(n, r));                     \
+        }                                                                                               \
+    }
+#define ADD_PACKED                                                                                      \
+    {                                                                                                   \
+        const akv_u32 at = item / 4u % UNITS * 8u / akv_scale_width(V1) * SEGMENTS +                    \
+                           item / (4u * UNITS) * 4u + item % 4u;                                        \
+        akv_u32 x[2][8];                                                                                \
+        UNROLL for (n = 0u; n < 2u; n++)                                                                \
+            UNROLL for (d = 0u; d < 8u; d++) x[n][d] = packed_bytes(&values[n], V1, d, v_pairs);        \
+        UNROLL for (r = 0u; r < R; r++)                                                                 \
+        {                                                                                               \
+            const uint4 w = coded[r * SCALES * SEGMENTS + at];                                          \
+            const float factor = coded_scale[r * SCALES * SEGMENTS + at];                               \
+            UNROLL for (d = 0u; d < 8u; d++)                                                            \
+                sum[r * 8u + d] = MULTIPLY_ADD((float)dot_16(w.zw, x[1][d], dot_16(w.xy, x[0][d], 0)), factor, \
+                                               sum[r * 8u + d]);                                        \
+        }                                                                                               \
+    }
+#endif
 
 /* NVIDIA's compiler heeds a limit of registers only where the size of a work-group is open. */
 #ifdef __NV_CL_C_VERSION
@@ -290,6 +375,22 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
     __local float book[64];
     __local ulong run_block[HELD_RUNS];
     __local uint run_info[HELD_RUNS];
+#ifdef AKV_DOT
+    __local float asked[R * KD]; /* queries of the open kind */
+    __local akv_u32 codes[R * GROUPS * ASK_STEP] IN_PIECES; /* the same as integers, for kind 1 */
+    __local uint4 coded[CODED];                             /* weights of a chunk as integers */
+    __local float coded_scale[CODED];
+    __local ushort k_pairs[PAIRS(K1)], v_pairs[PAIRS(V1)];
+    __local uint inexact; /* queries that codes cannot stand for */
+#define QUERIES asked
+#else
+#define QUERIES product
+#endif
+#ifdef AKV_MAP
+    __local float met[R * KD], rest[R];                     /* queries times the keys' mean, for position 0 */
+    __local float turned[R * GROUPS * TURNED_STEP] IN_PIECES; /* the same for the middle of a chunk */
+    __local float4 angles[8 * WG];
+#endif
     const akv_u32 item = (akv_u32)get_local_id(0), number = (akv_u32)get_group_id(2);
     const akv_u32 kv = (akv_u32)get_group_id(1);
     akv_u32 r, d, i, n, kind;
@@ -313,6 +414,12 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
     if (item == 0u)
         far = 0u;
     fill_books(book, item);
+#ifdef AKV_DOT
+    FILL_PAIRS(k_pairs, K1)
+    FILL_PAIRS(v_pairs, V1)
+    if (item == 0u)
+        inexact = 0u;
+#endif
     barrier(CLK_LOCAL_MEM_FENCE);
     const akv_u32 first_seen = akv_attend_first(c.length, p.window);
     const akv_u32 begin = AKV_MAX(first_seen, part * c.each);
@@ -323,7 +430,25 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
     k_at[1] = p.tiles.k_offset[1] + kv * akv_tile_bytes(K1, tokens, KD);
     v_at[0] = p.tiles.v_offset[0] + kv * akv_tile_bytes(V0, tokens, VD);
     v_at[1] = p.tiles.v_offset[1] + kv * akv_tile_bytes(V1, tokens, VD);
-    float mine[R * 8], sum[R * 8], part_l[WEIGHTS];
+#ifdef AKV_DOT
+    codes_32 keys[KEYS];
+    akv_u32 scale[KEYS], keys_of = 0xFFFFFFFFu; /* chunk */
+    __local float *const product_0 = product + KEY_AT(0) * (SLICES + 1) + slice;
+    __local float *const product_1 = product + KEY_AT(1) * (SLICES + 1) + slice;
+#else
+    float mine[R * 8];
+#endif
+    float sum[R * 8], part_l[WEIGHTS];
+#ifdef AKV_MAP
+    maps += maps_at;
+    __global const akv_map *k_map = akv_map_at(maps, p.k_map), *v_map = akv_map_at(maps, p.v_map);
+    const bool has_mean = (p.k_flags & AKV_FLAG_MAP) && k_map->mean;
+    const akv_u64 turn = has_mean && item % TURNS < k_map->pairs ? akv_map_turns(maps, k_map, item % TURNS) : 0u;
+    const akv_turn forward = akv_rope_at(turn, CHUNK); /* of this work-item's pair, a chunk on */
+    akv_u32 turned_to = 0xFFFFFFFFu;                   /* chunk */
+    if (has_mean)
+        fill_angles(angles + item, maps, k_map, slice, key);
+#endif
     akv_u32 open = 2u, chunk, batch = 0xFFFFFFFFu; /* open: the kind whose sums are in registers; 2: none */
     for (chunk = begin / CHUNK; chunk * CHUNK < end || open < 2u; chunk++) {
         const bool last = chunk * CHUNK >= end; /* one more turn hands over what is open */
@@ -404,7 +529,7 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
                 barrier(CLK_LOCAL_MEM_FENCE);
                 for (i = item; i < R * KD; i += WG) {
                     const akv_u32 head = kv * c.repeat + first_row + i / KD;
-                    product[i] = i / KD < rows ? akv_as_f32(akv_load_bits(
+                    QUERIES[i] = i / KD < rows ? akv_as_f32(akv_load_bits(
                                                      q + q_at,
                                                      akv_page_source(&p.q, c.first_token, head) + i % KD,
                                                      p.q.dtype)) *
@@ -412,14 +537,37 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
                                                : 0.0f;
                 }
                 barrier(CLK_LOCAL_MEM_FENCE);
+#ifdef AKV_MAP
+                if (kind && has_mean) {
+                    meet_mean(met, rest, asked, maps, k_map, kv, item);
+                    turned_to = 0xFFFFFFFFu;
+                    barrier(CLK_LOCAL_MEM_FENCE);
+                }
+                if (kind && (p.k_flags & AKV_FLAG_MAP) && k_map->transform == AKV_TRANSFORM_MATRIX)
+                    multiply_queries(asked, product, (__global const float *)(maps + akv_map_inverse_row(k_map, kv, KD, 0u)),
+                                     item);
+                if (kind && (p.k_flags & AKV_FLAG_MAP ? akv_map_rotates(k_map) : p.k_flags & AKV_FLAG_ROTATE))
+                    rotate_local(asked, KD, item);
+                if (kind && (p.k_flags & AKV_FLAG_MAP) && k_map->scales) {
+                    for (i = item; i < R * KD; i += WG)
+                        asked[i] *= akv_map_scale(maps, k_map, kv, 1u);
+                    barrier(CLK_LOCAL_MEM_FENCE);
+                }
+#else
                 if (kind && (p.k_flags & AKV_FLAG_ROTATE) && !akv_format_raw(K1))
-                    rotate_local(product, KD, item);
+                    rotate_local(QUERIES, KD, item);
+#endif
+#ifdef AKV_DOT
+                if (kind && item < R * GROUPS && !code_query(codes + item * ASK_STEP, asked + item * 32u))
+                    inexact = 1u;
+#else
 #pragma unroll
                 for (r = 0u; r < R; r++)
 #pragma unroll
                     for (d = 0u; d < 8u; d++)
                         mine[r * 8u + d] =
                             product[r * KD + (kind ? slice_dim(K1, slice, d) : slice_dim(K0, slice, d))];
+#endif
                 barrier(CLK_LOCAL_MEM_FENCE);
 #pragma unroll
                 for (i = 0u; i < R * 8; i++)
@@ -433,6 +581,41 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
             /* plain: every row of the chunk is of this kind and seen. */
             const bool plain = held == CHUNK_RUNS && kinds == 1u << kind && chunk * CHUNK >= begin &&
                                chunk * CHUNK + CHUNK <= end;
+#ifdef AKV_DOT
+            const bool dot = plain && kind && !inexact;
+            codes_32 values[2];
+            quad_scales scales[2];
+            stored other[1];
+#ifdef AKV_MAP
+            float regain[KEYS * R];
+#pragma unroll
+            for (i = 0u; i < KEYS * R; i++)
+                regain[i] = 0.0f;
+            if (kind && has_mean) {
+                if (turned_to != chunk) {
+                    barrier(CLK_LOCAL_MEM_FENCE);
+                    turn_means(turned, met, turn, chunk, item);
+                    turned_to = chunk;
+                    barrier(CLK_LOCAL_MEM_FENCE);
+                }
+                regain_means(regain, turned, angles + item, rest, slice);
+            }
+#endif
+            if (dot) {
+                if (keys_of != chunk)
+                    LOAD_PACKED_KEYS(at_run)
+                LOAD_PACKED_VALUES
+                PACKED_PRODUCTS
+                if ((chunk + 1u) * CHUNK_RUNS / HELD_RUNS == batch) { /* the next ones are on their way meanwhile */
+                    LOAD_PACKED_KEYS(at_run + CHUNK_RUNS)
+                    keys_of = chunk + 1u;
+                }
+            } else if (kind) {
+                TAKE_KEYS(1u, K1)
+            } else {
+                TAKE_KEYS(0u, K0)
+            }
+#else
             stored values[VALUES];
             if (plain && kind) {
                 KEY_PRODUCTS(1u, K1)
@@ -445,7 +628,14 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
             } else {
                 TAKE_KEYS(0u, K0)
             }
+#endif
             barrier(CLK_LOCAL_MEM_FENCE);
+#ifdef AKV_MAP
+            if (kind && has_mean) { /* all have read them: on to the next chunk */
+                advance_means(turned, forward, item);
+                turned_to = chunk + 1u;
+            }
+#endif
             /* Scores, and weights in case the reference stays. */
             float s[WEIGHTS], factor = 1.0f;
 #pragma unroll
@@ -505,22 +695,48 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
                 if (item + i * WG < R * CHUNK)
                     part_l[i] += weight[(item + i * WG) % CHUNK * R + (item + i * WG) / CHUNK];
             /* Values. */
+#ifdef AKV_DOT
+            if (dot) {
+                if (item < CODED)
+                    coded_scale[item] = code_weights(coded + item, weight, scales, item % SEGMENTS,
+                                                     item / (SEGMENTS * SCALES));
+                barrier(CLK_LOCAL_MEM_FENCE);
+                ADD_PACKED
+            } else if (kind) {
+                TAKE_VALUES(1u, V1, other)
+            } else {
+                TAKE_VALUES(0u, V0, other)
+            }
+#else
             if (plain && kind) {
                 ADD_VALUES(V1)
             } else if (plain) {
                 ADD_VALUES(V0)
             } else if (kind) {
-                TAKE_VALUES(1u, V1)
+                TAKE_VALUES(1u, V1, values)
             } else {
-                TAKE_VALUES(0u, V0)
+                TAKE_VALUES(0u, V0, values)
             }
+#endif
         }
     }
 
     /* The two kinds meet. */
     barrier(CLK_LOCAL_MEM_FENCE);
+#ifdef AKV_MAP
+    if ((p.v_flags & AKV_FLAG_MAP) && v_map->transform == AKV_TRANSFORM_MATRIX)
+        multiply_sums(total + R * VD, product, (__global const float *)(maps + akv_map_inverse_row(v_map, kv, VD, 0u)), item);
+    if (p.v_flags & AKV_FLAG_MAP ? akv_map_rotates(v_map) : p.v_flags & AKV_FLAG_ROTATE)
+        rotate_local(total + R * VD, VD, item);
+    if ((p.v_flags & AKV_FLAG_MAP) && v_map->scales) {
+        for (i = item; i < R * VD; i += WG)
+            total[R * VD + i] *= akv_map_scale(maps, v_map, kv, 1u);
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+#else
     if ((p.v_flags & AKV_FLAG_ROTATE) && !akv_format_raw(V1))
         rotate_local(total + R * VD, VD, item);
+#endif
     for (i = item; i < rows * VD; i += WG) {
         const akv_u32 head = kv * c.repeat + first_row + i / VD;
         akv_softmax all;
@@ -551,6 +767,20 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
         total[i] = 0.0f;
     for (i = item; i < R * CHUNK; i += WG)
         score[i] = weight[i] = 0.0f;
+#ifdef AKV_DOT
+    for (i = item; i < R * KD; i += WG)
+        asked[i] = 0.0f;
+    for (i = item; i < R * GROUPS * ASK_STEP; i += WG)
+        codes[i] = 0u;
+    for (i = item; i < CODED; i += WG)
+        coded[i] = (uint4)(0u);
+#endif
+#ifdef AKV_MAP
+    for (i = item; i < R * KD; i += WG)
+        met[i] = 0.0f;
+    for (i = item; i < R * GROUPS * TURNED_STEP; i += WG)
+        turned[i] = 0.0f;
+#endif
 #endif
 }
 #endif

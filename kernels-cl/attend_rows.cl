@@ -237,4 +237,33 @@ static inline void rotate_local(__local float *x, akv_u32 dim, akv_u32 item)
         x[i] *= factor;
     barrier(CLK_LOCAL_MEM_FENCE);
 }
+
+#ifdef AKV_ATTEND_ONE
+/* ---- how attend_one.cl cuts the work ---- */
+#define GROUPS (KD / 32)
+#ifdef AKV_DOT
+#define SLICE  32 /* dimensions of a slice */
+#define CHUNK  (8192 / KD) /* two keys and two quads a work-item; KD == VD */
+#define KEY_AT(n) ((n) ? CHUNK - 1u - key : key)
+#else
+#define SLICE  8
+#define CHUNK  (R * KD <= 256 || VD == 64 ? 64 : 32)
+#define KEY_AT(n) ((n) * KP + key)
+#endif
+#define SLICES (KD / SLICE)
+#define UNITS  (VD / 8)
+#define KP     (WG / SLICES) /* keys at a time */
+#define VP     (WG / UNITS)  /* 16-bit rows of values at a time */
+#define FAR 16.0f
+#define HELD_RUNS 64         /* runs that are looked up at a time */
+#define CHUNK_RUNS (CHUNK / 16)
+#define KEYS   (CHUNK / KP)                      /* keys of a work-item in a chunk */
+#define TOGETHER (KEYS < 4 ? KEYS : 4)           /* of those, how many are loaded together */
+#define ROWS   (CHUNK / VP)                      /* 16-bit rows of values */
+#define QUADS  (CHUNK / 4 * UNITS / WG)          /* units of values, at least one */
+#define VALUES (ROWS > QUADS ? ROWS : QUADS)
+#define PRODUCTS (R * CHUNK * (SLICES + 1))      /* one more: neighbours use different banks */
+#define SHARED_ONE (PRODUCTS > WG * 8 ? PRODUCTS : WG * 8)
+#define WEIGHTS  ((R * CHUNK + WG - 1) / WG)     /* of a work-item */
+#endif
 #endif

@@ -23,7 +23,7 @@ fi
 
 mkdir "$work/cache"
 export ANYKV_OPENCL_LIBRARY="$runtime" XDG_CACHE_HOME="$work/cache" OCLGRIND_DATA_RACES=1 \
-    OCLGRIND_MAX_ERRORS=4 OCLGRIND_GLOBAL_MEM_SIZE=268435456
+    OCLGRIND_MAX_ERRORS=4 OCLGRIND_GLOBAL_MEM_SIZE=268435456 OCLGRIND_LOCAL_MEM_SIZE=65536
 # one SHAPE CASE [ELEMENTS]: nothing differs and the simulator says nothing (on stderr: its log file stays
 # empty where the known answers of a device found something first).
 one() {
@@ -74,6 +74,11 @@ done
 # Kernels that only the GPU shape has; work-groups whose rows are all there.
 one gpu attend/F16/F16/d128-d128-decode-g4-t16-F16-precise-30
 one gpu attend/N4/N4/d64-d64-decode-g4-t16-F16-precise-30
+# Integer products; means and matrices with them.
+one dot attend/N4/N4/d256-d256-decode-g4-t16-F16-common-30
+one dot attend/N2/N2/d64-d64-decode-g4-t16-F16-centre-30
+one dot attend/I8/I8/d256-d256-decode-g4-t16-F16-still-30
+one dot attend/N5/N4/d128-d128-decode-g4-t16-F16-matrix-30
 one odd seal/I8/I8-I8-F16-d128-d128-t16-0
 one gpu encode/I8/d128-F32-1 400000
 one gpu encode/N5/d192-F16-rotate-1 400000

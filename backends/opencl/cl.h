@@ -70,6 +70,7 @@ struct akv_cl_device {
     bool vectors;     /* a processor: the CPU shape may use vectors of 16 */
     bool denormals;   /* float arithmetic keeps them */
     bool nv_options;  /* the compiler takes NVIDIA's options */
+    bool dots;        /* integer products of bytes by an instruction, and local memory for them */
     bool scrub;       /* local memory is overwritten before a kernel ends */
     atomic_int dense; /* AKV_CL_DENSE_*: what became of CLBlast here */
     akv_mutex lock;   /* guards programs and internal; never held while a program is built */
@@ -152,7 +153,7 @@ extern const struct akv_cl_source akv_cl_sources[];
 struct akv_cl_program {
     struct akv_cl_program *next;
     cl_program program;
-    char key[200]; /* source name and options */
+    char key[280]; /* source name and options */
 };
 /* Finds or builds the program of `source` with `options`. */
 anykv_status akv_cl_program(struct akv_cl_device *device, const char *source, const char *options,
@@ -183,7 +184,7 @@ enum akv_cl_pass {
 struct akv_cl_plan {
     const char *source, *entry; /* static */
     enum akv_cl_pass pass;
-    char options[176];
+    char options[256];
 };
 /* The programs of a kernel, in the order of its passes. */
 uint32_t akv_cl_plans(const struct akv_cl_device *device, enum akv_kernel_id kernel,
@@ -193,6 +194,7 @@ struct akv_cl_attend {
     uint32_t least, most;
     uint32_t rows;
     uint32_t one;        /* query rows of attend_one, 0: it does not run */
+    bool dot;            /* attend_one with integer products */
     uint32_t slots;      /* of a sequence, for results of parts; 0: no sequence has two parts */
     uint32_t slot_bytes; /* all query heads */
 };

@@ -27,9 +27,32 @@ static void identify(struct akv_cl_device *device)
         snprintf(device->identity + 2 * i, 3, "%02x", digest.byte[i]);
 }
 
+/* Queries of cl_nv_device_attribute_query. */
+#define CAPABILITY_MAJOR_NV 0x4000u
+#define CAPABILITY_MINOR_NV 0x4001u
+#define DOT_LOCAL_BYTES     49152u /* what attend_one with integer products and means may need */
+
+/* NVIDIA's GPUs multiply bytes from compute capability 6.1 on; elsewhere an extension says so. */
+static bool has_dots(const struct akv_cl_device *device)
+{
+    const struct akv_cl *cl = device->cl;
+    cl_device_id id = device->place.device;
+    cl_ulong local = 0;
+    cl_uint major = 0, minor = 0;
+    if (cl->device_info(id, CL_DEVICE_LOCAL_MEM_SIZE, sizeof local, &local, NULL) != CL_SUCCESS ||
+        local < DOT_LOCAL_BYTES)
+        return false;
+    if (!akv_cl_has_extension(cl, id, "cl_nv_device_attribute_query"))
+        return akv_cl_has_extension(cl, id, "cl_khr_integer_dot_product");
+    return cl->device_info(id, CAPABILITY_MAJOR_NV, sizeof major, &major, NULL) == CL_SUCCESS &&
+           cl->device_info(id, CAPABILITY_MINOR_NV, sizeof minor, &minor, NULL) == CL_SUCCESS &&
+           major * 10u + minor >= 61u;
+}
+
 /* A GPU takes the GPU shape, everything else the CPU shape; ANYKV_OPENCL_SHAPE=gpu or cpu
  * overrides, so that both can be tested on one machine; odd is the GPU shape with local memory that
- * begins as low as its alignment allows (AKV_ODD in kernels-cl/common.cl). */
+ * begins as low as its alignment allows (AKV_ODD in kernels-cl/common.cl), dot the GPU shape with
+ * integer products whatever the device has. */
 static anykv_status choose_shape(struct akv_cl_device *device)
 {
     const char *wish = getenv("ANYKV_OPENCL_SHAPE");
@@ -37,7 +60,9 @@ static anykv_status choose_shape(struct akv_cl_device *device)
     if (!wish || !*wish)
         return ANYKV_OK;
     device->odd = strcmp(wish, "odd") == 0;
-    if (strcmp(wish, "gpu") != 0 && strcmp(wish, "cpu") != 0 && !device->odd)
+    device->dots = device->dots || strcmp(wish, "dot") == 0;
+    if (strcmp(wish, "gpu") != 0 && strcmp(wish, "cpu") != 0 && strcmp(wish, "dot") != 0 &&
+        !device->odd)
         return akv_fail(device->base.context, ANYKV_E_ARG,
                         "ANYKV_OPENCL_SHAPE: \"%.20s\" is none of gpu, cpu", wish);
     device->shape = wish[0] == 'c' ? AKV_CL_SHAPE_CPU : AKV_CL_SHAPE_GPU;
@@ -125,6 +150,7 @@ static anykv_status judge(struct akv_cl_device *device)
     device->nv_options =
         akv_cl_has_extension(device->cl, device->place.device, "cl_nv_compiler_options");
     device->scrub = leaks_local_memory(info);
+    device->dots = has_dots(device);
     identify(device);
     return choose_shape(device);
 }

@@ -48,7 +48,8 @@ program quant $(headers $arithmetic) kernels-cl/shape.h kernels-cl/common.cl ker
 program page $(headers $arithmetic) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/map.cl kernels-cl/page.cl
 # shellcheck disable=SC2046,SC2086
 program attend $(headers $arithmetic attend) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/map.cl \
-    kernels-cl/attend.cl kernels-cl/attend_cpu.cl kernels-cl/attend_rows.cl kernels-cl/attend_gpu.cl kernels-cl/attend_one.cl
+    kernels-cl/attend.cl kernels-cl/attend_cpu.cl kernels-cl/attend_rows.cl kernels-cl/attend_gpu.cl \
+    kernels-cl/attend_dot.cl kernels-cl/attend_one.cl
 # shellcheck disable=SC2046,SC2086
 program evict $(headers $arithmetic attend evict) kernels-cl/shape.h kernels-cl/common.cl kernels-cl/map.cl kernels-cl/evict.cl
 # shellcheck disable=SC2046,SC2086

@@ -144,13 +144,26 @@ static void plan_gather(const akv_gather_params *p, struct akv_cl_plan *plan)
 #define CPU_LEAST 1024u
 #define CPU_MOST  8u
 
+/* Formats whose codes stand for integers of 8 bits. */
+static bool byte_codes(uint32_t format)
+{
+    return format == AKV_I8 || akv_format_codebook(format);
+}
+
+/* Does attend_one, where it runs, take integer products? */
+static bool dot_rows(const struct akv_cl_device *device, const akv_attend_params *p)
+{
+    return device->dots && p->k_dim == p->v_dim && byte_codes(p->tiles.k_format[1]) &&
+           byte_codes(p->tiles.v_format[1]) && !(p->flags & AKV_ATTEND_PRECISE);
+}
+
 /* Query rows of a work-group of attend_one, 0 where the general kernel takes every sequence. */
-static uint32_t one_rows(const akv_attend_params *p)
+static uint32_t one_rows(const akv_attend_params *p, bool dot)
 {
     const akv_tile_map *t = &p->tiles;
     if (!common_dim(p->k_dim) || !common_dim(p->v_dim) || !two_kinds(t->k_format) ||
         !two_kinds(t->v_format) || (p->flags & AKV_ATTEND_MASK) ||
-        ((p->k_flags | p->v_flags) & AKV_FLAG_MAP))
+        (!dot && ((p->k_flags | p->v_flags) & AKV_FLAG_MAP)))
         return 0;
     for (unsigned kind = 0; kind < 2; kind++)
         if (t->k_format[kind] == AKV_F32 || t->v_format[kind] == AKV_F32 ||
@@ -168,7 +181,8 @@ struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device,
     uint32_t widest = AKV_MAX(p->k_dim, p->v_dim);
     shape.least = gpu ? GPU_LEAST : CPU_LEAST;
     shape.most = gpu ? GPU_MOST : CPU_MOST;
-    shape.one = gpu ? one_rows(p) : 0;
+    shape.dot = gpu && dot_rows(device, p);
+    shape.one = gpu ? one_rows(p, shape.dot) : 0;
     shape.rows = !gpu || widest <= 128 ? 4 : widest <= 256 ? 2 : 1;
     uint64_t longest = (uint64_t)p->max_length + p->max_tokens;
     uint64_t parts = AKV_MIN((uint64_t)shape.most, longest / shape.least + 1u);
@@ -194,6 +208,8 @@ static uint32_t plan_attend(const struct akv_cl_device *device, const akv_attend
         add(plan, " -DAKV_ROWS=%u", one ? shape.one : shape.rows);
         if (!one && shape.one)
             add(plan, " -DAKV_NOT_ONE");
+        if (one && shape.dot)
+            add(plan, " -DAKV_DOT");
         if (one && p->block_tokens == 16)
             add(plan, " -DAKV_TOKENS=16");
         if (one && device->nv_options)

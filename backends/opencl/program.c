@@ -154,7 +154,7 @@ anykv_status akv_cl_program(struct akv_cl_device *device, const char *source_nam
                             const char *options, struct akv_cl_program **program_out)
 {
     anykv_context *context = device->base.context;
-    char all[256];
+    char all[384];
     struct akv_cl_program *fresh;
     const struct akv_cl_source *source = find_source(source_name);
     assert(source);
