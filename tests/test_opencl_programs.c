@@ -311,6 +311,38 @@ Test(opencl_programs, allocations_failed_once, .timeout = 900)
     }
 }
 
+/* Which kernel decodes: integer products where device, formats and caller allow them; maps only with those. */
+Test(opencl_programs, decode_attention)
+{
+    struct akv_cl_device device = {.shape = AKV_CL_SHAPE_GPU, .dots = true, .nv_options = true};
+    akv_attend_params p = {.kv_heads = 8, .q_heads = 32, .k_dim = 128, .v_dim = 128, .block_tokens = 16,
+                           .max_tokens = 16, .max_length = 8192, .pool.slabs = 2};
+    struct akv_cl_plan plans[AKV_CL_PLANS];
+    p.tiles.k_format[0] = p.tiles.v_format[0] = AKV_F16;
+    p.tiles.k_format[1] = AKV_N5;
+    p.tiles.v_format[1] = AKV_N4;
+    p.k_flags = p.v_flags = AKV_FLAG_MAP;
+    cr_expect(akv_cl_attend_shape(&device, &p).dot && akv_cl_attend_shape(&device, &p).one == 4);
+    cr_expect(akv_cl_plans(&device, AKV_K_ATTEND, &p, plans) == 3);
+    cr_expect(!strstr(plans[0].options, "AKV_DOT") && strstr(plans[1].options, " -DAKV_DOT") &&
+                  strstr(plans[1].options, " -DAKV_MAP") && strstr(plans[1].options, " -DV1=7"),
+              "%s", plans[1].options);
+    p.flags = AKV_ATTEND_PRECISE;
+    cr_expect(!akv_cl_attend_shape(&device, &p).dot && !akv_cl_attend_shape(&device, &p).one);
+    p.k_flags = p.v_flags = AKV_FLAG_ROTATE;
+    cr_expect(!akv_cl_attend_shape(&device, &p).dot && akv_cl_attend_shape(&device, &p).one == 4);
+    p.flags = 0;
+    cr_expect(akv_cl_attend_shape(&device, &p).dot);
+    p.tiles.k_format[1] = AKV_N6;
+    cr_expect(!akv_cl_attend_shape(&device, &p).dot && akv_cl_attend_shape(&device, &p).one == 4);
+    p.tiles.k_format[1] = AKV_I8;
+    p.v_dim = 64;
+    cr_expect(!akv_cl_attend_shape(&device, &p).dot && akv_cl_attend_shape(&device, &p).one == 4);
+    p.v_dim = 128;
+    device.dots = false;
+    cr_expect(!akv_cl_attend_shape(&device, &p).dot && akv_cl_attend_shape(&device, &p).one == 4);
+}
+
 #else
 Test(opencl_programs, not_built)
 {
