@@ -376,9 +376,12 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
     __local ulong run_block[HELD_RUNS];
     __local uint run_info[HELD_RUNS];
 #ifdef AKV_DOT
-    __local float asked[R * KD]; /* queries of the open kind */
-    __local akv_u32 codes[R * GROUPS * ASK_STEP] IN_PIECES; /* the same as integers, for kind 1 */
-    __local uint4 coded[CODED];                             /* weights of a chunk as integers */
+    /* Used in pieces of 16 bytes: arrays of a type that is aligned by itself. */
+    __local float4 asked_room[R * KD / 4];            /* queries of the open kind */
+    __local uint4 codes_room[R * GROUPS * ASK_STEP / 4]; /* the same as integers, for kind 1 */
+    __local uint4 coded[CODED];                       /* weights of a chunk as integers */
+    __local float *const asked = (__local float *)asked_room;
+    __local akv_u32 *const codes = (__local akv_u32 *)codes_room;
     __local float coded_scale[CODED];
     __local ushort k_pairs[PAIRS(K1)], v_pairs[PAIRS(V1)];
     __local uint inexact; /* queries that codes cannot stand for */
@@ -387,9 +390,10 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
 #define QUERIES product
 #endif
 #ifdef AKV_MAP
-    __local float met[R * KD], rest[R];                     /* queries times the keys' mean, for position 0 */
-    __local float turned[R * GROUPS * TURNED_STEP] IN_PIECES; /* the same for the middle of a chunk */
+    __local float met[R * KD], rest[R];                      /* queries times the keys' mean, for position 0 */
+    __local float4 turned_room[R * GROUPS * TURNED_STEP / 4]; /* the same for the middle of a chunk */
     __local float4 angles[8 * WG];
+    __local float *const turned = (__local float *)turned_room;
 #endif
     const akv_u32 item = (akv_u32)get_local_id(0), number = (akv_u32)get_group_id(2);
     const akv_u32 kv = (akv_u32)get_group_id(1);
