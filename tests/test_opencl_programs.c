@@ -3,6 +3,7 @@
 #include "house.h"
 #if defined(AKV_WITH_OPENCL)
 #include "opencl_rig.h"
+#include "lib/kernel/attend.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -341,6 +342,14 @@ Test(opencl_programs, decode_attention)
     p.v_dim = 128;
     device.dots = false;
     cr_expect(!akv_cl_attend_shape(&device, &p).dot && akv_cl_attend_shape(&device, &p).one == 4);
+    /* Loops that must be short are so however long the sequence and however many ask. */
+    device.short_loops = true;
+    struct akv_cl_attend shape = akv_cl_attend_shape(&device, &p);
+    cr_expect(akv_attend_part(1000000, 2048, shape.least, shape.most) == 512);
+    p.max_tokens = 2048;
+    p.max_length = 100000;
+    shape = akv_cl_attend_shape(&device, &p);
+    cr_expect(shape.slots >= 2048u * ((100000u + 2048u + 511u) / 512u));
 }
 
 #else

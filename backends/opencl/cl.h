@@ -71,6 +71,7 @@ struct akv_cl_device {
     bool denormals;   /* float arithmetic keeps them */
     bool nv_options;  /* the compiler takes NVIDIA's options */
     bool dots;        /* integer products of bytes by an instruction, and local memory for them */
+    bool short_loops; /* a work-item's loops end after 65,535 turns in all, and nothing says so */
     bool scrub;       /* local memory is overwritten before a kernel ends */
     atomic_int dense; /* AKV_CL_DENSE_*: what became of CLBlast here */
     akv_mutex lock;   /* guards programs and internal; never held while a program is built */

@@ -49,14 +49,15 @@ static bool has_dots(const struct akv_cl_device *device)
            major * 10u + minor >= 61u;
 }
 
-/* A GPU takes the GPU shape, everything else the CPU shape; ANYKV_OPENCL_SHAPE=gpu or cpu
- * overrides, so that both can be tested on one machine; odd is the GPU shape with local memory that
+/* A GPU takes the GPU shape, so does what cannot loop for long, everything else the CPU shape;
+ * ANYKV_OPENCL_SHAPE=gpu or cpu overrides, so that both can be tested on one machine; odd is the GPU shape with local memory that
  * begins as low as its alignment allows (AKV_ODD in kernels-cl/common.cl), dot the GPU shape with
  * integer products whatever the device has. */
 static anykv_status choose_shape(struct akv_cl_device *device)
 {
     const char *wish = getenv("ANYKV_OPENCL_SHAPE");
-    device->shape = device->base.info.caps & AKV_CAP_GPU ? AKV_CL_SHAPE_GPU : AKV_CL_SHAPE_CPU;
+    device->shape = device->base.info.caps & AKV_CAP_GPU || device->short_loops ? AKV_CL_SHAPE_GPU
+                                                                                : AKV_CL_SHAPE_CPU;
     if (!wish || !*wish)
         return ANYKV_OK;
     device->odd = strcmp(wish, "odd") == 0;
@@ -151,6 +152,7 @@ static anykv_status judge(struct akv_cl_device *device)
         akv_cl_has_extension(device->cl, device->place.device, "cl_nv_compiler_options");
     device->scrub = leaks_local_memory(info);
     device->dots = has_dots(device);
+    device->short_loops = strstr(info->name, "llvmpipe") != NULL;
     identify(device);
     return choose_shape(device);
 }

@@ -143,6 +143,10 @@ static void plan_gather(const akv_gather_params *p, struct akv_cl_plan *plan)
 #define GPU_MOST  64u
 #define CPU_LEAST 1024u
 #define CPU_MOST  8u
+/* Where loops are short, parts are, however many that makes: a work-item turns up to 40 times a position
+ * (head size 576; 16 times at 128). */
+#define SHORT_LEAST 512u
+#define SHORT_MOST  (1u << 30)
 
 /* Formats whose codes stand for integers of 8 bits. */
 static bool byte_codes(uint32_t format)
@@ -179,8 +183,8 @@ struct akv_cl_attend akv_cl_attend_shape(const struct akv_cl_device *device,
     struct akv_cl_attend shape;
     bool gpu = device->shape == AKV_CL_SHAPE_GPU;
     uint32_t widest = AKV_MAX(p->k_dim, p->v_dim);
-    shape.least = gpu ? GPU_LEAST : CPU_LEAST;
-    shape.most = gpu ? GPU_MOST : CPU_MOST;
+    shape.least = device->short_loops ? SHORT_LEAST : gpu ? GPU_LEAST : CPU_LEAST;
+    shape.most = device->short_loops ? SHORT_MOST : gpu ? GPU_MOST : CPU_MOST;
     shape.dot = gpu && dot_rows(device, p);
     shape.one = gpu ? one_rows(p, shape.dot) : 0;
     shape.rows = !gpu || widest <= 128 ? 4 : widest <= 256 ? 2 : 1;
