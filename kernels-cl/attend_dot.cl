@@ -91,8 +91,8 @@ static inline akv_u32 four_bytes(akv_u32 format, akv_u32 low, akv_u32 high, __lo
 }
 #else
 /* Entries of every pair of codes, in local memory. */
-#define PAIR_BITS(format) (akv_format_codebook(format) ? 2 * (akv_format_plane0(format) + akv_format_plane1(format)) : 0)
-#define PAIRS(format) ((format) == AKV_N5 ? 1024 : (format) == AKV_N4 ? 256 : (format) == AKV_N3 ? 64 : (format) == AKV_N2 ? 16 : 1)
+#define PAIRS(format)                                                                                   \
+    ((format) == AKV_N5 ? 1024 : (format) == AKV_N4 ? 256 : (format) == AKV_N3 ? 64 : (format) == AKV_N2 ? 16 : 1)
 static inline akv_u32 pair_code(akv_u32 format, akv_u32 i, akv_u32 second)
 {
     const akv_u32 b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
@@ -196,7 +196,8 @@ static inline bool code_query(__local akv_u32 *to, __local const float *q)
 typedef struct quad_scales {
     akv_u32 word[2];
 } quad_scales;
-static inline void load_quad_scales(quad_scales *x, __global const uchar *tile, akv_u32 tokens, akv_u32 quad, akv_u32 scale)
+static inline void load_quad_scales(quad_scales *x, __global const uchar *tile, akv_u32 tokens, akv_u32 quad,
+                                    akv_u32 scale)
 {
     const akv_u32 bytes = akv_scale_bytes(V1);
     __global const uchar *at = tile + akv_scale_offset(V1, tokens, VD) + (quad * SCALES + scale) * 4u * bytes;
@@ -287,7 +288,8 @@ static inline __local float *turned_at(__local float *turned, akv_u32 row, akv_u
     return turned + (row * GROUPS + pair / 16u) * TURNED_STEP + pair % 16u;
 }
 /* To the middle of a chunk; turn: the frequency of pair item % TURNS. */
-static inline void turn_means(__local float *turned, __local const float *met, akv_u64 turn, akv_u32 chunk, akv_u32 item)
+static inline void turn_means(__local float *turned, __local const float *met, akv_u64 turn, akv_u32 chunk,
+                              akv_u32 item)
 {
     const akv_turn at = akv_rope_turn((akv_u64)(chunk * CHUNK + CHUNK / 2 - 1u) * turn + (turn >> 1));
     akv_u32 i;
@@ -339,6 +341,11 @@ static inline void regain_means(float *regain, __local const float *turned, __lo
         regain[r] = even[r] - odd[r];
         regain[R + r] = even[r] + odd[r];
     }
+}
+/* The inverse of a head's matrix. */
+static inline __global const float *inverse_of(__global const uchar *maps, __global const akv_map *map, akv_u32 kv)
+{
+    return (__global const float *)(maps + akv_map_inverse_row(map, kv, KD, 0u));
 }
 /* x = W x of R rows, W the inverse [KD][KD] of a head: 8 work-items share a row of W.  scratch: R * (KD + WG)
  * floats.  Ends with a barrier. */

@@ -215,7 +215,8 @@ static inline void add_values(float *sum, __local const float *weight, const sto
     }
 #ifdef AKV_DOT
 /* Slices of 8 dimensions, one after the other. */
-#define SLICE_OF(format, part) (akv_format_raw(format) || (format) == AKV_I8 ? slice * 4u + (part) : (part) * GROUPS + slice)
+#define SLICE_OF(format, part)                                                                          \
+    (akv_format_raw(format) || (format) == AKV_I8 ? slice * 4u + (part) : (part) * GROUPS + slice)
 #define TAKE_KEYS(of_kind, format)                                                                      \
     NO_UNROLL for (n = 0u; n < KEYS; n++)                                                               \
     {                                                                                                   \
@@ -548,8 +549,7 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
                     barrier(CLK_LOCAL_MEM_FENCE);
                 }
                 if (kind && (p.k_flags & AKV_FLAG_MAP) && k_map->transform == AKV_TRANSFORM_MATRIX)
-                    multiply_queries(asked, product, (__global const float *)(maps + akv_map_inverse_row(k_map, kv, KD, 0u)),
-                                     item);
+                    multiply_queries(asked, product, inverse_of(maps, k_map, kv), item);
                 if (kind && (p.k_flags & AKV_FLAG_MAP ? akv_map_rotates(k_map) : p.k_flags & AKV_FLAG_ROTATE))
                     rotate_local(asked, KD, item);
                 if (kind && (p.k_flags & AKV_FLAG_MAP) && k_map->scales) {
@@ -729,7 +729,7 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
     barrier(CLK_LOCAL_MEM_FENCE);
 #ifdef AKV_MAP
     if ((p.v_flags & AKV_FLAG_MAP) && v_map->transform == AKV_TRANSFORM_MATRIX)
-        multiply_sums(total + R * VD, product, (__global const float *)(maps + akv_map_inverse_row(v_map, kv, VD, 0u)), item);
+        multiply_sums(total + R * VD, product, inverse_of(maps, v_map, kv), item);
     if (p.v_flags & AKV_FLAG_MAP ? akv_map_rotates(v_map) : p.v_flags & AKV_FLAG_ROTATE)
         rotate_local(total + R * VD, VD, item);
     if ((p.v_flags & AKV_FLAG_MAP) && v_map->scales) {
