@@ -26,8 +26,8 @@ AKV_FN unsigned table_half(unsigned magnitude, bool negative)
 }
 template <bool TWO> AKV_FN void fill_table(unsigned char *table)
 {
-    for (unsigned e = threadIdx.x; e < (TWO ? 1024u : 4096u); e += blockDim.x) {
-        unsigned byte = e >> 4, upper = (e >> 3) & 1u, pair[2];
+    for (unsigned e = threadIdx.x; e < (TWO ? 128u : 512u); e += blockDim.x) {
+        unsigned byte = e >> 1, upper = e & 1u, pair[2];
 #pragma unroll
         for (int j = 0; j < 2; j++) {
             if (TWO) {
@@ -46,7 +46,9 @@ template <bool TWO> AKV_FN void fill_table(unsigned char *table)
             }
         }
         unsigned x = pair[0] | (pair[1] << 16);
-        *(uint4 *)(table + byte * 256u + (e & 15u) * 16u) = make_uint4(x, x, x, x);
+#pragma unroll
+        for (unsigned i = 0u; i < 8u; i++) /* eight lanes at eight places, so that they do not share banks */
+            *(uint4 *)(table + e * TABLE_UPPER + ((i ^ e) & 7u) * 16u) = make_uint4(x, x, x, x);
     }
 }
 /* Byte J of a word through the table. */
