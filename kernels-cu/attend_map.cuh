@@ -209,36 +209,43 @@ template <int G> struct warp_mean {
         }
     }
 };
-/* y = W x of 8 rows of shared memory, W the inverse [dim][dim] of a head; y is other memory.  A warp takes a row
- * of W, a lane a part of it. */
+/* y = W x of 8 rows of shared memory, W the inverse [dim][dim] of a head; y is other memory.  A warp takes rows
+ * of W, eight on their way at a time, a lane a part of them. */
 template <int G, int NW> AKV_FN void multiply_queries(float *y, const float *x, const float *w)
 {
-    constexpr akv_u32 dim = 32 * G, each = G < 4 ? G : 4; /* floats of a lane at a time */
+    constexpr akv_u32 dim = 32 * G, each = G < 4 ? G : 4; /* floats of a lane in a run */
     akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u;
-#pragma unroll 2
-    for (akv_u32 i = warp; i < dim; i += NW) {
-        float part[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 1
+    for (akv_u32 first = warp; first < dim; first += 8u * NW) {
+        float a[8][G];
 #pragma unroll
-        for (akv_u32 k = each * lane; k < dim; k += 32u * each)
+        for (akv_u32 row = 0u; row < 8u; row++)
 #pragma unroll
-            for (akv_u32 j = 0u; j < each; j++) {
-                float a = w[(akv_u64)i * dim + k + j];
+            for (akv_u32 j = 0u; j < (akv_u32)G; j++)
+                a[row][j] = first + row * NW < dim
+                                ? w[(akv_u64)(first + row * NW) * dim + each * (lane + j / each * 32u) + j % each]
+                                : 0.0f;
+#pragma unroll
+        for (akv_u32 row = 0u; row < 8u; row++) {
+            float part[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+            for (akv_u32 j = 0u; j < (akv_u32)G; j++)
 #pragma unroll
                 for (akv_u32 c = 0u; c < 8u; c++)
-                    part[c] += a * x[c * dim + k + j];
-            }
+                    part[c] += a[row][j] * x[c * dim + each * (lane + j / each * 32u) + j % each];
 #pragma unroll
-        for (akv_u32 n = 4u; n > 0u; n /= 2u) /* lanes halve the columns among them: 16, 8, 4 apart */
+            for (akv_u32 n = 4u; n > 0u; n /= 2u) /* lanes halve the columns among them: 16, 8, 4 apart */
 #pragma unroll
-            for (akv_u32 j = 0u; j < n; j++) {
-                bool upper = lane & n * 4u;
-                float give = upper ? part[j] : part[j + n], keep = upper ? part[j + n] : part[j];
-                part[j] = keep + __shfl_xor_sync(0xFFFFFFFFu, give, (int)(n * 4u));
-            }
-        part[0] += __shfl_xor_sync(0xFFFFFFFFu, part[0], 2);
-        part[0] += __shfl_xor_sync(0xFFFFFFFFu, part[0], 1);
-        if ((lane & 3u) == 0u)
-            y[(lane >> 2) * dim + i] = part[0];
+                for (akv_u32 j = 0u; j < n; j++) {
+                    bool upper = lane & n * 4u;
+                    float give = upper ? part[j] : part[j + n], keep = upper ? part[j + n] : part[j];
+                    part[j] = keep + __shfl_xor_sync(0xFFFFFFFFu, give, (int)(n * 4u));
+                }
+            part[0] += __shfl_xor_sync(0xFFFFFFFFu, part[0], 2);
+            part[0] += __shfl_xor_sync(0xFFFFFFFFu, part[0], 1);
+            if ((lane & 3u) == 0u && first + row * NW < dim)
+                y[(lane >> 2) * dim + first + row * NW] = part[0];
+        }
     }
     __syncthreads();
 }
@@ -249,7 +256,7 @@ template <int G, int NW> AKV_FN void multiply_sums(float *o, const float *w, flo
     for (akv_u32 e = threadIdx.x; e < parts * dim; e += NW * 32) {
         akv_u32 part = e / dim, i = e % dim, first = part * each, last = AKV_MIN(first + each, dim);
         float sum[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 8
+#pragma unroll 32 /* their loads are on their way together */
         for (akv_u32 k = first; k < last; k++) {
             float a = w[(akv_u64)k * dim + i];
 #pragma unroll
