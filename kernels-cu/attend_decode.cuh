@@ -22,7 +22,7 @@ template <class K, class V, int G, int NW, int STAGES, bool MAP> struct decode_s
     static constexpr int warp_bytes = STAGES * stage_bytes;
     static constexpr int rows_bytes = COLUMNS * dim * 4;
     static constexpr int control_bytes = 2048;
-    static constexpr int mean_bytes = MAP ? mean::table_bytes + NW * mean::angle_bytes : 0;
+    static constexpr int mean_bytes = MAP ? mean::table_bytes + mean::turn_bytes + NW * mean::run_bytes : 0;
     /* Shared memory given starts between 1 and 2 KiB; the table at 64 KiB parts the rings. */
     static constexpr int rows_end = 2048 + control_bytes + 3 * rows_bytes, first = rows_end + mean_bytes;
     static constexpr int below = first > (int)TABLE_BYTES ? -1 : ((int)TABLE_BYTES - first) / warp_bytes;
@@ -44,34 +44,30 @@ typedef NoKey NoValue;
 
 /* The tiles of one class (raw or packed) that a warp takes, 32 table entries at a time. */
 struct tile_walk {
-    akv_u32 first, count, base, mask, batch; /* first: tile of its first run */
+    akv_u32 first, count, base, mask; /* first: tile of its first run */
     akv_u32 end, shift;                      /* MAP: tiles of a run, as a shift; a run may reach past the end */
-    const akv_u8 *block; /* of this lane's entry */
-    akv_u32 kind;
-    /* Number of the i-th tile of the warp; those of a run come in pairs, from the outside in. */
-    template <int NW, bool MAP> AKV_MEMBER akv_u32 tile(akv_u32 i)
+    const akv_u8 *block;  /* of this lane's entry, an offset further */
+    akv_u32 kind, number; /* and its tile */
+    template <int NW, bool MAP> AKV_MEMBER akv_u32 tile(akv_u32 i) /* number of the i-th tile of the warp */
     {
-        if (!MAP)
-            return first + NW * i;
-        akv_u32 last = (1u << shift) - 1u, j = (i & last) >> 1;
-        return first + (NW * (i >> shift) << shift) + (i & 1u ? last - j : j);
+        return MAP ? first + (NW * (i >> shift) << shift) + (i & ((1u << shift) - 1u)) : first + NW * i;
     }
     template <bool RAW, int NW, bool MAP>
-    AKV_MEMBER int next(const attend_work &w, const akv_attend_params &p, const akv_cu_args &a, akv_u32 lane)
+    AKV_MEMBER int next(const attend_work &w, const akv_attend_params &p, const akv_cu_args &a, akv_u32 lane,
+                        akv_u32 offset)
     {
         while (mask == 0u) {
             if (base >= count)
                 return -1;
-            akv_u32 i = base + lane;
-            akv_u32 entry = i < count && (!MAP || tile<NW, MAP>(i) < end)
-                                ? w.table[tile<NW, MAP>(i) - w.seq.first_block]
-                                : AKV_NO_BLOCK;
+            akv_u32 i = base + lane, entry = AKV_NO_BLOCK;
+            number = tile<NW, MAP>(i);
+            if (i < count && (!MAP || number < end))
+                entry = w.table[number - w.seq.first_block];
             kind = entry >> 28;
             bool mine = entry != AKV_NO_BLOCK && (p.tiles.k_format[kind] == AKV_F16) == RAW;
             if (mine)
-                block = akv_cu_at(a, akv_block_address(&p.pool, entry));
+                block = akv_cu_at(a, akv_block_address(&p.pool, entry)) + offset;
             mask = __ballot_sync(0xFFFFFFFFu, mine);
-            batch = base;
             base += 32u;
         }
         int owner = __ffs((int)mask) - 1;
@@ -139,6 +135,38 @@ AKV_FN void tile_scores(const akv_attend_params &p, const lane_columns &k, float
     }
 }
 
+/* Queries of a thread block to floats in shared memory.  Loads start long before they are waited for. */
+template <int dim, int NW> struct query_loads {
+    static constexpr int each = (COLUMNS * dim + NW * 32 - 1) / (NW * 32);
+    akv_u32 x[each];
+    AKV_MEMBER void start(const akv_attend_params &p, const akv_cu_args &a, const attend_work &w)
+    {
+        akv_u32 group = p.q_heads / p.kv_heads;
+        bool wide = p.q.dtype == AKV_F32;
+#pragma unroll
+        for (int i = 0; i < each; i++) {
+            akv_u32 e = i * (NW * 32) + threadIdx.x, column = w.tile * COLUMNS + e / dim;
+            akv_u64 at = row_element(p.q, w.seq.first_token + column / group, w.head * group + column % group) + e % dim;
+            x[i] = 0u;
+            if (e / dim < w.columns && wide)
+                x[i] = akv_load_u32(a.arg[1] + at * 4u);
+            if (e / dim < w.columns && !wide)
+                x[i] = akv_load_u16(a.arg[1] + at * 2u);
+        }
+    }
+    AKV_MEMBER void finish(const akv_attend_params &p, float *q, float *copy) const
+    {
+#pragma unroll
+        for (int i = 0; i < each; i++) {
+            akv_u32 e = i * (NW * 32) + threadIdx.x, bits = x[i];
+            if (p.q.dtype != AKV_F32)
+                bits = p.q.dtype == AKV_F16 ? akv_f32_from_f16(bits) : akv_f32_from_bf16(bits);
+            if (e < COLUMNS * dim)
+                q[e] = copy[e] = akv_as_f32(bits);
+        }
+    }
+};
+
 /* Query operands of a lane from rows in shared memory, halves of q / norm. */
 template <class K, int G>
 AKV_FN void load_query(const float *rows, const float *norm, unsigned (*q)[4], akv_u32 r, akv_u32 c)
@@ -204,13 +232,13 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     constexpr int dim = shape::dim;
     extern __shared__ __align__(128) unsigned char memory[];
     __shared__ alignas(16) float mean_units[COLUMNS / 2][4]; /* of columns 2c and 2c + 1: factor, what stays */
-    __shared__ mean_turns turns; /* in shared memory for want of registers */
     __shared__ float norm[2][COLUMNS], m[COLUMNS], l[COLUMNS], m_packed[COLUMNS], l_packed[COLUMNS];
     akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u, r = lane >> 2, c = lane & 3u;
     attend_work w;
     if (!find_work(p, a, plan, w))
         return;
-    akv_u32 group = p.q_heads / p.kv_heads;
+    query_loads<dim, NW> queries;
+    queries.start(p, a, w);
 
     /* Memory: control, three sets of rows, what belongs to the mean, then rings; the table at the first multiple
      * of 64 KiB with rings below and above it. */
@@ -219,7 +247,10 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     float *q_raw = (float *)at, *q_stored = q_raw + COLUMNS * dim, *o_packed = q_stored + COLUMNS * dim;
     float *o = q_stored; /* free again when o is written */
     unsigned char *rows_end = at + 3 * shape::rows_bytes, *rings = rows_end + shape::mean_bytes;
-    float *met = o_packed, *angles = (float *)(rows_end + shape::mean::table_bytes); /* met: until o_packed is */
+    float *met = o_packed; /* until o_packed is written */
+    akv_u64 *turns = (akv_u64 *)(rows_end + shape::mean::table_bytes);
+    unsigned products = akv_shared(rows_end) + shape::mean::table_bytes + shape::mean::turn_bytes +
+                        warp * shape::mean::run_bytes;
     unsigned char *above = rings; /* a run of memory long enough for the warps to meet in */
     unsigned ring;
     if (shape::table) {
@@ -236,27 +267,30 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     tile_walk walk;
     akv_u32 first_tile = w.first / 16u, tiles = w.last == w.first ? 0u : (w.last + 15u) / 16u - first_tile;
     walk.end = first_tile + tiles;
-    walk.shift = MAP ? run_shift(tiles, NW, shape::mean::longest) : 0u;
+    mean_runs runs = {0u, 0u};
+    if constexpr (MAP)
+        runs = choose_runs(tiles, NW, w.columns);
+    walk.shift = runs.shift;
     walk.first = first_tile + (warp << walk.shift);
     walk.count = walk.first < walk.end
                      ? ((walk.end - walk.first - 1u) / (NW << walk.shift) + 1u) << walk.shift
                      : 0u;
-    walk.base = walk.mask = walk.batch = 0u;
+    walk.base = walk.mask = 0u;
     tile_walk raw_walk = walk;
 
     akv_u32 issued = 0u, put = 0u;
+    akv_i32 apart = (akv_i32)(p.tiles.v_offset[1] - p.tiles.k_offset[1]) + (akv_i32)w.head * (V::bytes - K::bytes);
     auto issue = [&]() { /* one packed tile into the ring, by the lane that has its address */
         if constexpr (shape::packed) {
-            int owner = walk.next<false, NW, MAP>(w, p, a, lane);
+            int owner = walk.next<false, NW, MAP>(w, p, a, lane, p.tiles.k_offset[1] + w.head * K::bytes);
             if (owner < 0)
                 return;
             if ((int)lane == owner) {
-                tile_of[put] = walk.tile<NW, MAP>(walk.batch + (akv_u32)owner);
+                tile_of[put] = walk.number;
                 unsigned slot = ring + put * shape::stage_bytes;
                 akv_bar_expect(bar + 8u * put, shape::stage_bytes);
-                akv_bulk(slot, walk.block + p.tiles.k_offset[1] + w.head * K::bytes, K::bytes, bar + 8u * put);
-                akv_bulk(slot + K::bytes, walk.block + p.tiles.v_offset[1] + w.head * V::bytes, V::bytes,
-                         bar + 8u * put);
+                akv_bulk(slot, walk.block, K::bytes, bar + 8u * put);
+                akv_bulk(slot + K::bytes, walk.block + apart, V::bytes, bar + 8u * put);
             }
             issued++;
             put = put + 1u == STAGES ? 0u : put + 1u;
@@ -275,31 +309,22 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
 
     /* Queries: as they came, and in the domain of stored keys; norm is a power of two that keeps halves
      * in range. */
-    for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += NW * 32) {
-        akv_u32 j = e / dim, column = w.tile * COLUMNS + j;
-        float x = j < w.columns ? load_row(a.arg[1], p.q,
-                                           row_element(p.q, w.seq.first_token + column / group,
-                                                       w.head * group + column % group) +
-                                               e % dim)
-                                : 0.0f;
-        q_raw[e] = x;
-        q_stored[e] = x;
-    }
     if constexpr (shape::table)
         fill_table<shape::two>(memory + (table - base));
+    queries.finish(p, q_raw, q_stored);
     const akv_u8 *maps = a.arg[7];
     const akv_map *k_map = MAP && (p.k_flags & AKV_FLAG_MAP) ? akv_map_at(maps, p.k_map) : nullptr;
     const akv_map *v_map = MAP && (p.v_flags & AKV_FLAG_MAP) ? akv_map_at(maps, p.v_map) : nullptr;
     bool mean = k_map && k_map->mean;
     if constexpr (MAP)
         if (mean)
-            fill_angles<G>((uint4 *)rows_end, {(const akv_u64 *)(maps + k_map->turns), k_map->pairs});
+            load_turns<G>(turns, maps, k_map);
     __syncthreads();
     if constexpr (MAP) {
-        if (mean && threadIdx.x == 0u)
-            turns = {(const akv_u64 *)(maps + k_map->turns), k_map->pairs};
-        if (mean)
-            meet_means<G>(met, q_raw, maps, k_map, w.head);
+        if (mean) {
+            fill_angles<G>((uint4 *)rows_end, turns);
+            meet_means<G>(met, q_raw, maps, k_map, w.head, turns, runs);
+        }
         if (k_map && k_map->transform == AKV_TRANSFORM_MATRIX)
             multiply_queries<G, NW>(q_stored, q_raw,
                                     (const float *)(maps + akv_map_inverse_row(k_map, w.head, dim, 0u)));
@@ -315,21 +340,24 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     if constexpr (MAP)
         __syncthreads();
     for (akv_u32 j = warp; j < 2u * COLUMNS; j += NW) {
-        const float *row = (j < COLUMNS ? q_raw : q_stored) + (j % COLUMNS) * dim;
+        akv_u32 column = j % COLUMNS, from = column;
+        if (MAP && mean && runs.paired()) /* the same queries, turned on */
+            from %= COLUMNS / 2u;
+        const float *row = (j < COLUMNS ? q_raw : q_stored) + from * dim;
         float top = 0.0f;
         for (akv_u32 i = lane; i < dim; i += 32u)
             top = fmaxf(top, fabsf(row[i]));
         for (int i = 16; i > 0; i /= 2)
             top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, i));
         if (lane == 0u)
-            norm[j / COLUMNS][j % COLUMNS] = power_below(top);
+            norm[j / COLUMNS][column] = power_below(top);
         if constexpr (MAP)
             if (mean && j >= COLUMNS) { /* in the units of the products with packed keys */
-                float units = scale_met<G>(met, j % COLUMNS) / power_below(top);
-                float still = still_product(q_raw + (j % COLUMNS) * dim, maps, k_map, w.head, dim);
+                float units = scale_met<G>(met, column) / power_below(top);
+                float still = still_product(q_raw + from * dim, maps, k_map, w.head, dim);
                 if (lane == 0u)
-                    mean_units[j % COLUMNS / 2u][j % 2u] = units,
-                    mean_units[j % COLUMNS / 2u][2u + j % 2u] = still / power_below(top);
+                    mean_units[column / 2u][column % 2u] = units,
+                    mean_units[column / 2u][2u + column % 2u] = still / power_below(top);
             }
     }
     __syncthreads();
@@ -356,41 +384,45 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
         state.clear();
         unsigned lane_table = table + lane * 4u, take = 0u, parity = 0u;
         akv_u32 done = 0u, row = 4u * (r >> 1) + (r & 1u);
-        warp_mean<G> means;
-        means.run = ~0u;
+        akv_u32 run = ~0u;
+        unsigned lane_products = products + runs.row_at(r, c);
         any_packed = issued;
         while (done < issued) {
             bool two = done + 1u < issued;
+            akv_u32 number[2] = {tile_of[take], tile_of[take + 1u == STAGES ? 0u : take + 1u]};
+            if constexpr (MAP)
+                if (mean) { /* two tiles of a run, whose products are there */
+                    akv_u32 n = (number[0] - first_tile) >> runs.shift;
+                    two = two && (number[1] - first_tile) >> runs.shift == n;
+                    if (n != run) {
+                        run = n;
+                        akv_u32 middle = first_tile + (n << runs.shift) + (1u << runs.half >> 1);
+                        regain_run<G>(products, runs, akv_shared(met), turns, akv_shared(rows_end),
+                                      ((const float4 *)mean_units)[c], middle * 16u - 1u, lane);
+                    }
+                }
             unsigned slot[2];
-            akv_u32 number[2] = {0u, 0u};
             float s[2][4];
 #pragma unroll
             for (int t = 0; t < 2; t++) {
                 s[t][0] = s[t][1] = s[t][2] = s[t][3] = t ? -INFINITY : 0.0f;
                 slot[t] = ring + take * shape::stage_bytes;
                 if (t == 0 || two) {
-                    akv_bar_wait(bar + 8u * take, parity);
-                    akv_i32 tile = (akv_i32)tile_of[take] * 16;
+                    akv_i32 tile = (akv_i32)number[t] * 16;
                     s[t][0] = s[t][1] = s[t][2] = s[t][3] = 0.0f;
+                    if constexpr (MAP)
+                        if (mean) {
+                            unsigned at = lane_products +
+                                          ((number[t] - first_tile) & ((1u << runs.shift) - 1u)) * runs.tile_bytes();
+                            float2 x = load_float2(at), y = load_float2(at + runs.tile_bytes() / 2u);
+                            s[t][0] = x.x, s[t][1] = x.y, s[t][2] = y.x, s[t][3] = y.y;
+                        }
+                    akv_bar_wait(bar + 8u * take, parity);
                     K::scores(slot[t], q, s[t], r, c, lane_table);
-                    if (!MAP)
-                        tile_scores(p, columns, s[t], tile, tile + (akv_i32)row, tile + (akv_i32)row + 2);
-                    else
-                        number[t] = (akv_u32)tile / 16u;
+                    tile_scores(p, columns, s[t], tile, tile + (akv_i32)row, tile + (akv_i32)row + 2);
                     if (++take == STAGES)
                         take = 0u, parity ^= 1u;
                 }
-            }
-            if constexpr (MAP) {
-                if (mean)
-                    means.add(s, number, two, first_tile, walk.shift, (const float4 *)met, angles + warp * (32u * G),
-                              turns, akv_shared(rows_end), (const float4 *)mean_units, lane);
-#pragma unroll
-                for (int t = 0; t < 2; t++)
-                    if (t == 0 || two) {
-                        akv_i32 tile = (akv_i32)number[t] * 16;
-                        tile_scores(p, columns, s[t], tile, tile + (akv_i32)row, tile + (akv_i32)row + 2);
-                    }
             }
             state.raise(fmaxf(fmaxf(s[0][0], s[0][2]), fmaxf(s[1][0], s[1][2])),
                         fmaxf(fmaxf(s[0][1], s[0][3]), fmaxf(s[1][1], s[1][3])));
@@ -409,6 +441,7 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
             issue();
             if (two)
                 issue();
+            __syncwarp(); /* numbers of the tiles */
         }
         any_packed = (akv_u32)__syncthreads_or((int)any_packed);
         if (any_packed) {
@@ -438,12 +471,11 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     constexpr int raw_bytes = RawF16<G>::bytes, raw_stages = shape::raw_stages;
     ring = akv_shared(rows_end) + warp * (raw_stages * 2 * raw_bytes);
     auto issue_raw = [&]() {
-        int owner = raw_walk.next<true, NW, MAP>(w, p, a, lane);
+        int owner = raw_walk.next<true, NW, MAP>(w, p, a, lane, 0u);
         if (owner >= 0) {
             const akv_u8 *block = (const akv_u8 *)__shfl_sync(0xFFFFFFFFu, (akv_u64)raw_walk.block, owner);
-            if (lane == 0u)
-                ((volatile akv_u32 *)tile_of)[raw_put] =
-                    raw_walk.tile<NW, MAP>(raw_walk.batch + (akv_u32)owner);
+            if ((int)lane == owner)
+                ((volatile akv_u32 *)tile_of)[raw_put] = raw_walk.number;
             akv_u32 kind = __shfl_sync(0xFFFFFFFFu, raw_walk.kind, owner);
             const akv_u8 *k = block + p.tiles.k_offset[kind] + w.head * raw_bytes;
             const akv_u8 *v = block + p.tiles.v_offset[kind] + w.head * raw_bytes;

@@ -5,49 +5,74 @@
  * A query times the mean turned to position p is, over the pairs i of the rotary embedding with frequencies f_i,
  *     sum_i x_i cos(t f_i) + y_i sin(t f_i),   t = p - z,
  * where (x, y) is the query, conj-multiplied with the mean, turned to z.  A warp's tiles come in runs of 2, 4 or 8
- * that follow each other.  z is the middle of a run, half way between two positions: (x, y) is turned there once
+ * that follow each other, and z is the middle of a run, half way between two positions: (x, y) is turned there once
  * for a run, and the two tiles as far before as behind z share one product of the matrix units each with a table
  * of cosines and one of sines, which all runs share: the sum is one's, the difference the other's, last
- * position first. */
+ * position first.  Where at most half of the columns are live, the others are the same queries turned on to the
+ * middle of the run's second half, so that a product serves four tiles.  A warp keeps the run's products in shared
+ * memory, where the scores of its tiles begin. */
 #ifndef AKV_ATTEND_MAP_CUH
 #define AKV_ATTEND_MAP_CUH
 #include "attend.cuh"
 #include "mma.cuh"
 #include "../lib/kernel/map.h"
 
-template <int G> struct mean_shape {
-    static constexpr int longest = G == 8 ? 4 : 8; /* run, in tiles */
-    static constexpr int quads = 4 * G; /* of pairs: 4 e … 4 e + 3 are operands of step e / 4 in lanes e % 4 */
-    static constexpr int table_bytes = longest / 2 * 2 * G * 512, angle_bytes = 2 * 16 * G * 4;
-};
-
-/* Frequencies of the pairs. */
-struct mean_turns {
-    const akv_u64 *at;
-    akv_u32 pairs;
-};
-/* Cosine and sine of a pair half a position behind `position`; (1, 0) behind the pairs. */
-AKV_FN float2 angle_behind(const mean_turns &turns, akv_u32 pair, akv_u32 position)
+AKV_FN float2 load_float2(unsigned at)
 {
-    float2 y = make_float2(1.0f, 0.0f);
-    if (pair < turns.pairs) {
-        akv_u64 turn = turns.at[pair], phase = (akv_u64)position * turn + (turn >> 1);
-        akv_sincos((float)(akv_i32)(phase >> 32) * (6.283185307179586f * 0x1p-32f), &y.y, &y.x);
-    }
-    return y;
+    uint2 v = akv_lds2(at);
+    return make_float2(akv_as_f32(v.x), akv_as_f32(v.y));
+}
+AKV_FN float4 load_float4(unsigned at)
+{
+    uint4 v = akv_lds4(at);
+    return make_float4(akv_as_f32(v.x), akv_as_f32(v.y), akv_as_f32(v.z), akv_as_f32(v.w));
 }
 
+template <int G> struct mean_shape {
+    static constexpr int distances = 2; /* of tiles from the middle */
+    static constexpr int table_bytes = distances * 2 * G * 512, turn_bytes = 16 * G * 8;
+    static constexpr int run_bytes = 2048; /* of products: 16 positions of 8 tiles and 4 columns, or half and twice */
+    static_assert(2 * 16 * G * 4 <= run_bytes, "a run's angles fit where its products come");
+};
+/* How the tiles of a warp come in runs. */
+struct mean_runs {
+    akv_u32 shift, half; /* 1 << shift tiles are a run; half: 1 << half of them share a middle */
+    AKV_MEMBER bool paired() const { return half < shift; }
+    /* Products in shared memory are [tile][row][columns]: bytes of a tile, and where row r of columns 2c and 2c + 1
+     * stands in it; row r + 8 half a tile further. */
+    AKV_MEMBER unsigned tile_bytes() const { return paired() ? 256u : 512u; }
+    AKV_MEMBER unsigned row_at(akv_u32 r, akv_u32 c) const { return paired() ? r * 16u + (c & 1u) * 8u : r * 32u + c * 8u; }
+};
+
+/* Cosine and sine of a pair half a position behind `position`; turn 0 gives (1, 0). */
+AKV_FN float2 angle_of(akv_u64 phase)
+{
+    float2 y;
+    akv_sincos((float)(akv_i32)(phase >> 32) * (6.283185307179586f * 0x1p-32f), &y.y, &y.x);
+    return y;
+}
+AKV_FN float2 angle_behind(akv_u64 turn, akv_u32 position)
+{
+    return angle_of((akv_u64)position * turn + (turn >> 1));
+}
+
+/* Turns of the pairs, 0 behind them. */
+template <int G> AKV_FN void load_turns(akv_u64 *turns, const akv_u8 *maps, const akv_map *map)
+{
+    for (akv_u32 e = threadIdx.x; e < 16u * G; e += blockDim.x)
+        turns[e] = e < map->pairs ? ((const akv_u64 *)(maps + map->turns))[e] : 0u;
+}
 /* The tables in the order of operands: [distance of a tile][cosines, sines][step][lane]; rows are the tile's
  * positions 4 (r / 2) + r % 2 and two further. */
-template <int G> AKV_FN void fill_angles(uint4 *table, const mean_turns &turns)
+template <int G> AKV_FN void fill_angles(uint4 *table, const akv_u64 *turns)
 {
-    for (akv_u32 e = threadIdx.x; e < mean_shape<G>::longest / 2u * G * 32u; e += blockDim.x) {
+    for (akv_u32 e = threadIdx.x; e < mean_shape<G>::distances * G * 32u; e += blockDim.x) {
         akv_u32 lane = e & 31u, r = lane >> 2, step = (e >> 5) % G, v = (e >> 5) / G;
         akv_u32 at = 16u * v + 4u * (r >> 1) + (r & 1u), pair = (4u * step + (lane & 3u)) * 4u, x[4], y[4];
 #pragma unroll
         for (akv_u32 j = 0u; j < 4u; j++) {
-            float2 a = angle_behind(turns, pair + (j >> 1) * 2u, at + (j & 1u) * 2u);
-            float2 b = angle_behind(turns, pair + (j >> 1) * 2u + 1u, at + (j & 1u) * 2u);
+            float2 a = angle_behind(turns[pair + (j >> 1) * 2u], at + (j & 1u) * 2u);
+            float2 b = angle_behind(turns[pair + (j >> 1) * 2u + 1u], at + (j & 1u) * 2u);
             x[j] = akv_pack_half2(a.x, b.x);
             y[j] = akv_pack_half2(a.y, b.y);
         }
@@ -56,43 +81,52 @@ template <int G> AKV_FN void fill_angles(uint4 *table, const mean_turns &turns)
     }
 }
 
-/* Queries of shared memory [8][dim] times the mean, as for position 0: met [x, y][8][quads]; quads of odd columns
- * are exchanged so that columns side by side do not share banks. */
-template <int G> AKV_FN akv_u32 met_at(akv_u32 part, akv_u32 column, akv_u32 e)
+/* Where a pair of a column stands among the queries times the mean, [x, y][step][lane][4]: as lanes take them. */
+template <int G> AKV_FN akv_u32 met_at(akv_u32 part, akv_u32 column, akv_u32 pair)
 {
-    return (part * COLUMNS + column) * (4u * G) + (e ^ (column & 1u) * 4u);
+    return ((part * G + pair / 16u) * 32u + column * 4u + pair / 4u % 4u) * 4u + pair % 4u;
 }
+/* Queries of shared memory [8][dim] times the mean, as for position 0.  Of paired runs columns 4 to 7 are the
+ * first four turned on by half a run. */
 template <int G>
-AKV_FN void meet_means(float *met, const float *q, const akv_u8 *maps, const akv_map *map, akv_u32 head)
+AKV_FN void meet_means(float *met, const float *q, const akv_u8 *maps, const akv_map *map, akv_u32 head,
+                       const akv_u64 *turns, const mean_runs &runs)
 {
     constexpr akv_u32 dim = 32 * G, pairs = 16 * G;
     akv_u32 mean = map->mean + head * dim * 2u, half = map->rope == AKV_ROPE_HALF;
     for (akv_u32 e = threadIdx.x; e < COLUMNS * pairs; e += blockDim.x) {
         akv_u32 c = e / pairs, i = e % pairs, first = half ? i : 2u * i, second = half ? i + map->pairs : 2u * i + 1u;
+        bool on = runs.paired() && c >= COLUMNS / 2u;
         float x = 0.0f, y = 0.0f;
         if (i < map->pairs) {
+            const float *row = q + (on ? c - COLUMNS / 2u : c) * dim;
             float m0 = akv_map_f16(maps, mean, first), m1 = akv_map_f16(maps, mean, second);
-            float q0 = q[c * dim + first], q1 = q[c * dim + second];
-            x = q0 * m0 + q1 * m1;
-            y = q1 * m0 - q0 * m1;
+            x = row[first] * m0 + row[second] * m1;
+            y = row[second] * m0 - row[first] * m1;
         }
-        met[met_at<G>(0u, c, i / 4u) * 4u + i % 4u] = x;
-        met[met_at<G>(1u, c, i / 4u) * 4u + i % 4u] = y;
+        if (on) {
+            float2 a = angle_of((16u << runs.half) * turns[i]);
+            float u = x;
+            x = u * a.x + y * a.y;
+            y = y * a.x - u * a.y;
+        }
+        met[met_at<G>(0u, c, i)] = x;
+        met[met_at<G>(1u, c, i)] = y;
     }
 }
 /* A warp divides a column of met by a power of two that keeps halves in range, which it returns. */
 template <int G> AKV_FN float scale_met(float *met, akv_u32 column)
 {
     akv_u32 lane = threadIdx.x & 31u;
-    float *x = met + column * (16u * G), *y = x + COLUMNS * (16u * G), top = 0.0f;
+    float top = 0.0f;
     for (akv_u32 e = lane; e < 16u * G; e += 32u)
-        top = fmaxf(top, fmaxf(fabsf(x[e]), fabsf(y[e])));
+        top = fmaxf(top, fmaxf(fabsf(met[met_at<G>(0u, column, e)]), fabsf(met[met_at<G>(1u, column, e)])));
     for (int i = 16; i > 0; i /= 2)
         top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, i));
     float norm = power_below(top), f = 1.0f / norm;
     for (akv_u32 e = lane; e < 16u * G; e += 32u) {
-        x[e] *= f;
-        y[e] *= f;
+        met[met_at<G>(0u, column, e)] *= f;
+        met[met_at<G>(1u, column, e)] *= f;
     }
     return norm;
 }
@@ -107,108 +141,80 @@ AKV_FN float still_product(const float *q, const akv_u8 *maps, const akv_map *ma
     return sum;
 }
 
-/* Tiles of a run for each of `warps` warps that share `tiles` of them, as a shift: long ones where that leaves
- * no warp with much more than its share. */
-AKV_FN akv_u32 run_shift(akv_u32 tiles, akv_u32 warps, akv_u32 longest)
+/* Runs for `warps` warps that share `tiles` of them: long ones where that leaves no warp with much more than its
+ * share. */
+AKV_FN mean_runs choose_runs(akv_u32 tiles, akv_u32 warps, akv_u32 columns)
 {
-    akv_u32 shift = longest == 8u ? 3u : 2u, share = (tiles + warps - 1u) / warps;
+    bool few = columns <= COLUMNS / 2u;
+    akv_u32 shift = few ? 3u : 2u, share = (tiles + warps - 1u) / warps;
     for (; shift > 1u; shift--) {
         akv_u32 rest = tiles % (warps << shift), most = (tiles / (warps << shift) << shift) + AKV_MIN(rest, 1u << shift);
         if (most * 16u <= share * 17u)
             break;
     }
-    return shift;
+    mean_runs runs = {shift, few && shift > 1u ? shift - 1u : shift};
+    return runs;
 }
 
-/* Adds products to scores; units: factors of columns 2c and 2c + 1, and what stays. */
-AKV_FN void add_mean(float *s, const float *product, float4 units)
+/* What scores regain of the mean in a run of a warp, to its shared memory `to`.  position: the last before the
+ * (first) middle; units: factors of columns 2c and 2c + 1, and what they get for components that do not turn. */
+template <int G>
+AKV_FN void regain_run(unsigned to, const mean_runs &runs, unsigned met, const akv_u64 *turns, unsigned table,
+                       float4 units, akv_u32 position, akv_u32 lane)
 {
-    s[0] += product[0] * units.x + units.z, s[1] += product[1] * units.y + units.w;
-    s[2] += product[2] * units.x + units.z, s[3] += product[3] * units.y + units.w;
-}
-
-/* What a warp knows of the mean: (x, y) of its run as operands. */
-template <int G> struct warp_mean {
     unsigned x[G][2], y[G][2];
-    akv_u32 run; /* that they are turned to */
-    /* angles: 2 * 16 G floats of this warp; position: the last before the middle */
-    AKV_MEMBER void turn(const float4 *met, float *angles, const mean_turns &turns, akv_u32 position, akv_u32 lane)
-    {
-        __syncwarp();
+    __syncwarp(); /* the products of the run before are read */
 #pragma unroll
-        for (akv_u32 e = 0u; e < (G + 1u) / 2u; e++) {
-            akv_u32 pair = 32u * e + lane;
-            if (pair < 16u * G) {
-                float2 a = angle_behind(turns, pair, position);
-                angles[pair] = a.x;
-                angles[16u * G + pair] = a.y;
-            }
-        }
-        __syncwarp();
-#pragma unroll
-        for (akv_u32 k = 0u; k < G; k++) {
-            akv_u32 e = 4u * k + (lane & 3u);
-            float4 c = ((const float4 *)angles)[e], s = ((const float4 *)angles)[4u * G + e];
-            float4 u = met[met_at<G>(0u, lane >> 2, e)], v = met[met_at<G>(1u, lane >> 2, e)];
-            x[k][0] = akv_pack_half2(u.x * c.x + v.x * s.x, u.y * c.y + v.y * s.y);
-            x[k][1] = akv_pack_half2(u.z * c.z + v.z * s.z, u.w * c.w + v.w * s.w);
-            y[k][0] = akv_pack_half2(v.x * c.x - u.x * s.x, v.y * c.y - u.y * s.y);
-            y[k][1] = akv_pack_half2(v.z * c.z - u.z * s.z, v.w * c.w - u.w * s.w);
+    for (akv_u32 e = 0u; e < (G + 1u) / 2u; e++) {
+        akv_u32 pair = 32u * e + lane;
+        if (pair < 16u * G) {
+            float2 a = angle_behind(turns[pair], position);
+            akv_sts1(to + pair * 4u, a.x);
+            akv_sts1(to + (16u * G + pair) * 4u, a.y);
         }
     }
-    /* Products of the tiles at distance v before and behind the middle. */
-    AKV_MEMBER void products(float *before, float *behind, unsigned table, akv_u32 v, akv_u32 lane)
-    {
+    __syncwarp();
+#pragma unroll
+    for (akv_u32 k = 0u; k < G; k++) {
+        float4 c = load_float4(to + (lane & 3u) * 16u + k * 64u);
+        float4 s = load_float4(to + (lane & 3u) * 16u + (G + k) * 64u);
+        float4 u = load_float4(met + lane * 16u + k * 512u), v = load_float4(met + lane * 16u + (G + k) * 512u);
+        x[k][0] = akv_pack_half2(u.x * c.x + v.x * s.x, u.y * c.y + v.y * s.y);
+        x[k][1] = akv_pack_half2(u.z * c.z + v.z * s.z, u.w * c.w + v.w * s.w);
+        y[k][0] = akv_pack_half2(v.x * c.x - u.x * s.x, v.y * c.y - u.y * s.y);
+        y[k][1] = akv_pack_half2(v.z * c.z - u.z * s.z, v.w * c.w - u.w * s.w);
+    }
+    __syncwarp();
+    akv_u32 r = lane >> 2, c = lane & 3u, middle = 1u << runs.half >> 1;
+    unsigned tile = runs.tile_bytes(), behind = to + ((runs.paired() ? (c >> 1) << runs.half : 0u) + middle) * tile;
+    unsigned before = behind - tile + runs.row_at(15u - r, c);
+    behind += runs.row_at(r, c);
+    table += lane * 16u;
+#pragma unroll
+    for (akv_u32 v = 0u; v < (akv_u32)mean_shape<G>::distances; v++) {
+        if (v >= middle)
+            break;
         float even[4] = {0.0f, 0.0f, 0.0f, 0.0f}, odd[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        unsigned at = table + (v * (2u * G) * 32u + lane) * 16u;
 #pragma unroll
         for (akv_u32 k = 0u; k < G; k++) {
-            uint4 a = akv_lds4_table(at + k * 512u), b = akv_lds4_table(at + (G + k) * 512u);
+            uint4 a = akv_lds4_table(table + (v * 2u * G + k) * 512u), b = akv_lds4_table(table + (v * 2u * G + G + k) * 512u);
             akv_mma(even, a.x, a.y, a.z, a.w, x[k][0], x[k][1]);
             akv_mma(odd, b.x, b.y, b.z, b.w, y[k][0], y[k][1]);
         }
+        /* row 15 - r of positions is row 7 - r, other half, of the matrix */
 #pragma unroll
-        for (int i = 0; i < 4; i++) { /* row 15 - r of positions is row 7 - r, other half, of the matrix */
-            behind[i] = even[i] + odd[i];
-            before[i ^ 2] = __shfl_xor_sync(0xFFFFFFFFu, even[i] - odd[i], 28);
+        for (akv_u32 j = 0u; j < 2u; j++) {
+            float e0 = even[2u * j] * units.x + units.z, e1 = even[2u * j + 1u] * units.y + units.w;
+            float o0 = odd[2u * j] * units.x, o1 = odd[2u * j + 1u] * units.y;
+            akv_sts2(behind + j * (tile / 2u), e0 + o0, e1 + o1);
+            akv_sts2(before - j * (tile / 2u), e0 - o0, e1 - o1);
         }
+        behind += tile;
+        before -= tile;
     }
-    /* Adds to the scores of one or two tiles what they regain; number: which tiles. */
-    AKV_MEMBER void add(float (*s)[4], const akv_u32 *number, bool two, akv_u32 first_tile, akv_u32 shift,
-                        const float4 *met, float *angles, const mean_turns &turns, unsigned table, const float4 *units,
-                        akv_u32 lane)
-    {
-        akv_u32 half = 1u << shift >> 1, sides = 2u * half - 1u;
-        akv_u32 n0 = number[0] - first_tile, n1 = number[1] - first_tile;
-        bool pair = two && (n0 ^ n1) == sides && !(n0 & half); /* numbers of a pair complement each other */
-#pragma unroll 1
-        for (int t = 0;; t++) {
-            float before[4], behind[4];
-            akv_u32 n = t ? n1 : n0, u = n & sides, v = u < half ? half - 1u - u : u - half;
-            if (n >> shift != run) {
-                run = n >> shift;
-                turn(met, angles, turns, (first_tile + (run << shift) + half) * 16u - 1u, lane);
-            }
-            products(before, behind, table, v, lane);
-            float4 f = units[lane & 3u];
-            if (pair) {
-                add_mean(s[0], before, f);
-                add_mean(s[1], behind, f);
-                return;
-            }
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                before[i] = u < half ? before[i] : behind[i];
-            if (t == 1) {
-                add_mean(s[1], before, f);
-                return;
-            }
-            add_mean(s[0], before, f);
-            if (!two)
-                return;
-        }
-    }
-};
+    __syncwarp();
+}
+
 /* y = W x of 8 rows of shared memory, W the inverse [dim][dim] of a head; y is other memory.  A warp takes rows
  * of W, eight on their way at a time, a lane a part of them. */
 template <int G, int NW> AKV_FN void multiply_queries(float *y, const float *x, const float *w)
