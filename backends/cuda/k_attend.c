@@ -122,9 +122,10 @@ static uint32_t prefill_shared(const struct akv_cuda_device *device, const akv_a
     const akv_tile_map *t = &p->tiles;
     uint32_t dim = p->k_dim, tile = dim == 256 ? 32u : 64u, columns = prefill_columns(dim);
     if (!device->prefill || p->block_tokens != 16u || p->v_dim != dim ||
-        (dim != 128 && dim != 256) ||
+        (dim != 64 && dim != 128 && dim != 256) ||
         (p->flags & (AKV_ATTEND_MASK | AKV_ATTEND_PRECISE)) ||
-        ((p->k_flags | p->v_flags) & AKV_FLAG_MAP) || t->k_format[0] != AKV_F16)
+        ((p->k_flags | p->v_flags) & AKV_FLAG_MAP) || t->k_format[0] != AKV_F16 ||
+        (uint64_t)p->max_tokens * (p->q_heads / p->kv_heads) > 65535u * (uint64_t)columns) /* thread blocks in y */
         return 0;
     for (uint32_t kind = 0; kind < AKV_KINDS; kind++) {
         uint32_t k = t->k_format[kind], v = t->v_format[kind];
@@ -134,7 +135,7 @@ static uint32_t prefill_shared(const struct akv_cuda_device *device, const akv_a
     }
     uint32_t halves = (columns + 4u * tile) * dim * 2u, sums = columns * dim * 4u;
     uint32_t bytes = halves > sums ? halves : sums;
-    return bytes + 3072u <= (uint32_t)device->shared_optin ? bytes : 0; /* and 2 KiB that do not move */
+    return bytes + 4096u <= (uint32_t)device->shared_optin ? bytes : 0; /* and less than 3 KiB that do not move */
 }
 
 uint32_t akv_cuda_attend_calls(struct akv_cuda_device *device, const akv_attend_params *p,
@@ -172,7 +173,8 @@ uint32_t akv_cuda_attend_calls(struct akv_cuda_device *device, const akv_attend_
     calls[1] = calls[0];
     calls[1].image = AKV_IMAGE_ATTEND_PREFILL;
     snprintf(calls[1].name, sizeof calls[1].name, "akv_k_prefill_%u", p->k_dim / 32u);
-    calls[1].grid[0] = (columns + prefill_columns(p->k_dim) - 1u) / prefill_columns(p->k_dim);
+    calls[1].grid[0] = p->kv_heads;
+    calls[1].grid[1] = (uint32_t)((columns + prefill_columns(p->k_dim) - 1u) / prefill_columns(p->k_dim));
     calls[1].threads = 128;
     calls[1].shared = prefill;
     return 2;
