@@ -56,11 +56,13 @@ static void axes(FILE *file, const struct scale *s, const char *title, const uin
     text(file, title);
     fprintf(file, "</text>\n");
     const double step = s->most > 0.5 ? 0.1 : s->most > 0.2 ? 0.05 : 0.02;
-    for (double share = 0.0; share <= s->most + 1e-9; share += step)
+    for (uint32_t line = 0; line * step <= s->most + 1e-9; line++) {
+        const double share = line * step;
         fprintf(file,
                 "<path d=\"M%.1f %.1fH%.1f\" stroke=\"#ddd\"/>"
                 "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">%.0f</text>\n",
                 LEFT, y_of(s, share), RIGHT, LEFT - 6.0, y_of(s, share) + 4.0, 100.0 * share);
+    }
     for (uint32_t p = 0; p < points; p++)
         fprintf(file,
                 "<path d=\"M%.1f %.1fV%.1f\" stroke=\"#ddd\"/>"

@@ -48,12 +48,13 @@ void akv_table_cell(struct akv_table *table, const char *format, ...)
         table->cells = cells;
         table->capacity = capacity;
     }
-    char *cell = akv_alloc(NULL, strlen(text) + 1, 1);
+    size_t bytes = strlen(text) + 1;
+    char *cell = akv_alloc(NULL, bytes, 1);
     if (cell == NULL) {
         table->failed = true;
         return;
     }
-    strcpy(cell, text);
+    memcpy(cell, text, bytes);
     table->cells[table->count++] = cell;
 }
 
