@@ -329,6 +329,12 @@ Test(cuda, failure_of_asynchronous_work)
     REFUSED(ANYKV_E_DEAD, why, akv_event_wait(event, UINT64_MAX));
     akv_event_destroy(event);
     akv_mem_free(mem);
+    /* Code that is lost serves no other device, whatever the handle of its context. */
+    const struct akv_cuda_device *lost = (struct akv_cuda_device *)rig.device;
+    struct akv_cuda_device other = {.cu = lost->cu, .context = lost->context};
+    OK(akv_cuda_code_open(&other));
+    cr_expect(other.code != lost->code);
+    akv_cuda_code_close(&other);
     rig_tear_down(&rig);
 }
 

@@ -12,7 +12,7 @@ anykv_status akv_cuda_code_open(struct akv_cuda_device *device)
     anykv_status status = ANYKV_OK;
     pthread_mutex_lock(&list_lock);
     struct akv_cuda_code *code = list;
-    while (code && code->context != device->context)
+    while (code && (code->context != device->context || atomic_load(&code->lost)))
         code = code->next;
     if (!code) {
         code = akv_alloc(NULL, 1, sizeof *code);

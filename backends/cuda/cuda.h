@@ -13,6 +13,7 @@ struct akv_cuda_code {
     struct akv_cuda_code *next;
     CUcontext context;
     uint32_t devices;
+    atomic_bool lost; /* with its context, whose handle may be another one's by now */
     akv_mutex lock; /* guards what follows */
     CUmodule module[AKV_IMAGES];
     struct {

@@ -36,8 +36,11 @@ anykv_status akv_cuda_fail(struct akv_cuda_device *device, CUresult code, const 
     const char *name = NULL, *text = NULL;
     device->cu->error_name(code, &name);
     device->cu->error_string(code, &text);
-    if (means_loss(code))
+    if (means_loss(code)) {
+        if (device->code)
+            atomic_store(&device->code->lost, true);
         akv_device_lose(&device->base, name ? name : what);
+    }
     return akv_fail(device->base.context, code == AKV_CU_OUT_OF_MEMORY ? ANYKV_E_MEMORY : ANYKV_E_DEVICE,
                     "cuda: %s: %s (%s, %d)", what, text ? text : "unknown error", name ? name : "?", code);
 }
