@@ -135,7 +135,7 @@ static uint32_t prefill_shared(const struct akv_cuda_device *device, const akv_a
     }
     uint32_t halves = (columns + 4u * tile) * dim * 2u, sums = columns * dim * 4u;
     uint32_t bytes = halves > sums ? halves : sums;
-    return bytes + 4096u <= (uint32_t)device->shared_optin ? bytes : 0; /* and less than 3 KiB that do not move */
+    return bytes + 3072u <= (uint32_t)device->shared_optin ? bytes : 0; /* and 2 KiB that do not move */
 }
 
 uint32_t akv_cuda_attend_calls(struct akv_cuda_device *device, const akv_attend_params *p,
