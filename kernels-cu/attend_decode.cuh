@@ -234,11 +234,25 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     __shared__ alignas(16) float mean_units[COLUMNS / 2][4]; /* of columns 2c and 2c + 1: factor, what stays */
     __shared__ float norm[2][COLUMNS], m[COLUMNS], l[COLUMNS], m_packed[COLUMNS], l_packed[COLUMNS];
     akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u, r = lane >> 2, c = lane & 3u;
+    __shared__ akv_map held[2]; /* of keys and of values, zeros without one */
+    constexpr akv_u32 map_words = sizeof(akv_map) / 4u;
+    static_assert(2 * map_words <= 5 * 32 && 16 * G <= NW * 32, "a thread loads a word or a pair");
+    const akv_u8 *maps = a.arg[7];
+    mean_loads<G> mean_pairs;
+    akv_u32 map_word = 0u;
+    if constexpr (MAP) {
+        akv_u32 side = threadIdx.x / map_words;
+        if (side < 2u && ((side ? p.v_flags : p.k_flags) & AKV_FLAG_MAP))
+            map_word = ((const akv_u32 *)(maps + (side ? p.v_map : p.k_map)))[threadIdx.x % map_words];
+        mean_pairs.look(p.k_flags & AKV_FLAG_MAP ? akv_map_at(maps, p.k_map) : nullptr);
+    }
     attend_work w;
     if (!find_work(p, a, plan, w))
         return;
     query_loads<dim, NW> queries;
     queries.start(p, a, w);
+    if constexpr (MAP)
+        mean_pairs.start(maps, w.head);
 
     /* Memory: control, three sets of rows, what belongs to the mean, then rings; the table at the first multiple
      * of 64 KiB with rings below and above it. */
@@ -249,8 +263,8 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     unsigned char *rows_end = at + 3 * shape::rows_bytes, *rings = rows_end + shape::mean_bytes;
     float *met = o_packed; /* until o_packed is written */
     akv_u64 *turns = (akv_u64 *)(rows_end + shape::mean::table_bytes);
-    unsigned products = akv_shared(rows_end) + shape::mean::table_bytes + shape::mean::turn_bytes +
-                        warp * shape::mean::run_bytes;
+    float2 *means = (float2 *)(turns + shape::mean::turn_bytes / 8); /* until products are */
+    unsigned products = akv_shared(means) + warp * shape::mean::run_bytes;
     unsigned char *above = rings; /* a run of memory long enough for the warps to meet in */
     unsigned ring;
     if (shape::table) {
@@ -312,18 +326,19 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     if constexpr (shape::table)
         fill_table<shape::two>(memory + (table - base));
     queries.finish(p, q_raw, q_stored);
-    const akv_u8 *maps = a.arg[7];
-    const akv_map *k_map = MAP && (p.k_flags & AKV_FLAG_MAP) ? akv_map_at(maps, p.k_map) : nullptr;
-    const akv_map *v_map = MAP && (p.v_flags & AKV_FLAG_MAP) ? akv_map_at(maps, p.v_map) : nullptr;
-    bool mean = k_map && k_map->mean;
-    if constexpr (MAP)
-        if (mean)
-            load_turns<G>(turns, maps, k_map);
+    if constexpr (MAP) {
+        if (threadIdx.x < 2u * map_words)
+            ((akv_u32 *)held)[threadIdx.x] = map_word;
+        mean_pairs.finish(turns, means);
+    }
     __syncthreads();
+    const akv_map *k_map = MAP && (p.k_flags & AKV_FLAG_MAP) ? &held[0] : nullptr;
+    const akv_map *v_map = MAP && (p.v_flags & AKV_FLAG_MAP) ? &held[1] : nullptr;
+    bool mean = k_map && k_map->mean;
     if constexpr (MAP) {
         if (mean) {
             fill_angles<G>((uint4 *)rows_end, turns);
-            meet_means<G>(met, q_raw, maps, k_map, w.head, turns, runs);
+            meet_means<G>(met, q_raw, means, k_map, turns, runs);
         }
         if (k_map && k_map->transform == AKV_TRANSFORM_MATRIX)
             multiply_queries<G, NW>(q_stored, q_raw,

@@ -56,12 +56,38 @@ AKV_FN float2 angle_behind(akv_u64 turn, akv_u32 position)
     return angle_of((akv_u64)position * turn + (turn >> 1));
 }
 
-/* Turns of the pairs, 0 behind them. */
-template <int G> AKV_FN void load_turns(akv_u64 *turns, const akv_u8 *maps, const akv_map *map)
-{
-    for (akv_u32 e = threadIdx.x; e < 16u * G; e += blockDim.x)
-        turns[e] = e < map->pairs ? ((const akv_u64 *)(maps + map->turns))[e] : 0u;
-}
+/* A head's mean, a pair a thread.  Loads start long before they are waited for: those of the map, then those of
+ * what it points to. */
+template <int G> struct mean_loads {
+    akv_u32 pairs, rope, mean, turns, m0, m1;
+    akv_u64 turn;
+    AKV_MEMBER void look(const akv_map *map)
+    {
+        pairs = rope = mean = turns = 0u;
+        if (map && threadIdx.x < 16u * G)
+            pairs = map->pairs, rope = map->rope, mean = map->mean, turns = map->turns;
+    }
+    AKV_MEMBER void start(const akv_u8 *maps, akv_u32 head)
+    {
+        akv_u32 i = threadIdx.x, at = mean + head * (32u * G) * 2u;
+        bool half = rope == AKV_ROPE_HALF;
+        turn = 0u, m0 = m1 = 0u;
+        if (mean && i < pairs) {
+            turn = ((const akv_u64 *)(maps + turns))[i];
+            m0 = akv_load_u16(maps + at + (half ? i : 2u * i) * 2u);
+            m1 = akv_load_u16(maps + at + (half ? i + pairs : 2u * i + 1u) * 2u);
+        }
+    }
+    /* Frequencies and means of the pairs, 0 behind them. */
+    AKV_MEMBER void finish(akv_u64 *to_turns, float2 *to_means) const
+    {
+        if (threadIdx.x < 16u * G) {
+            to_turns[threadIdx.x] = turn;
+            to_means[threadIdx.x] = make_float2(akv_as_f32(akv_f32_from_f16(m0)), akv_as_f32(akv_f32_from_f16(m1)));
+        }
+    }
+};
+
 /* The tables in the order of operands: [distance of a tile][cosines, sines][step][lane]; rows are the tile's
  * positions 4 (r / 2) + r % 2 and two further. */
 template <int G> AKV_FN void fill_angles(uint4 *table, const akv_u64 *turns)
@@ -89,20 +115,20 @@ template <int G> AKV_FN akv_u32 met_at(akv_u32 part, akv_u32 column, akv_u32 pai
 /* Queries of shared memory [8][dim] times the mean, as for position 0.  Of paired runs columns 4 to 7 are the
  * first four turned on by half a run. */
 template <int G>
-AKV_FN void meet_means(float *met, const float *q, const akv_u8 *maps, const akv_map *map, akv_u32 head,
-                       const akv_u64 *turns, const mean_runs &runs)
+AKV_FN void meet_means(float *met, const float *q, const float2 *means, const akv_map *map, const akv_u64 *turns,
+                       const mean_runs &runs)
 {
     constexpr akv_u32 dim = 32 * G, pairs = 16 * G;
-    akv_u32 mean = map->mean + head * dim * 2u, half = map->rope == AKV_ROPE_HALF;
+    bool half = map->rope == AKV_ROPE_HALF;
     for (akv_u32 e = threadIdx.x; e < COLUMNS * pairs; e += blockDim.x) {
         akv_u32 c = e / pairs, i = e % pairs, first = half ? i : 2u * i, second = half ? i + map->pairs : 2u * i + 1u;
         bool on = runs.paired() && c >= COLUMNS / 2u;
         float x = 0.0f, y = 0.0f;
         if (i < map->pairs) {
             const float *row = q + (on ? c - COLUMNS / 2u : c) * dim;
-            float m0 = akv_map_f16(maps, mean, first), m1 = akv_map_f16(maps, mean, second);
-            x = row[first] * m0 + row[second] * m1;
-            y = row[second] * m0 - row[first] * m1;
+            float2 m = means[i];
+            x = row[first] * m.x + row[second] * m.y;
+            y = row[second] * m.x - row[first] * m.y;
         }
         if (on) {
             float2 a = angle_of((16u << runs.half) * turns[i]);
