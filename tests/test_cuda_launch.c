@@ -178,6 +178,14 @@ Test(cuda_launch, shapes_of_prefill)
     OK(akv_cuda_launch(rig.queue, &launch));
     rig.fake->state(&after);
     cr_expect(after.launches == before.launches + 1);
+    /* Nor have so many tokens that a grid cannot hold their columns. */
+    for (uint32_t more = 0; more < 2; more++) {
+        p = attend(1, 4096, 65535u * 128u / 4u + more, 128, AKV_I8, AKV_N4);
+        rig.fake->state(&before);
+        OK(akv_cuda_launch(rig.queue, &launch));
+        rig.fake->state(&after);
+        cr_expect(after.launches == before.launches + (more ? 1u : 2u), "%u", more);
+    }
     /* Masks, precise launches and other geometries take the general kernel, alone. */
     for (int i = 0; i < 4; i++) {
         p = attend(1, 4096, 2048, 128, AKV_I8, AKV_N4);
