@@ -109,6 +109,16 @@ INLINE __m256i load_step(const akv_rans_params *p, const uint8_t *words, const s
     return v;
 }
 
+/* A step of 8 bits is 32 bytes and far from the next one, which no prefetcher follows: brings in what is read AHEAD
+ * steps later, or earlier.  An address beyond a tile's end is only of no use. */
+#define AHEAD 16u
+INLINE void prefetch_step(const akv_rans_params *p, const uint8_t *words, const struct cursor *c, akv_u32 b0, bool back)
+{
+    const uintptr_t by = (uintptr_t)p->plane[0].step * AHEAD * 4u, at = (uintptr_t)words + (uintptr_t)c->at[0] * 4u;
+    if (b0 == 8u)
+        _mm_prefetch((const char *)(back ? at - by : at + by), _MM_HINT_T0);
+}
+
 INLINE void store_step(const akv_rans_params *p, uint8_t *words, const struct cursor *c, akv_u32 b0, akv_u32 b1,
                        __m256i v)
 {
@@ -339,28 +349,21 @@ INLINE __m512i split(akv_u32 raw, akv_u32 centre, __m512i symbol, __m512i *extra
     return _mm512_max_epi32(class_, zero);
 }
 
-/* floor(x / f), x below 2^32, f at most 1023: 1/f to 28 bits, squared to 56; (x + 1/2) / f is 2^-11 at least
- * from the next integer, so that what is wrong with it does not matter. */
-INLINE __m512d quotient(__m256i x, __m256i f)
-{
-    const __m512d d = _mm512_cvtepu32_pd(f), one = _mm512_set1_pd(1.0);
-    __m512d r = _mm512_rcp14_pd(d);
-    r = _mm512_fmadd_pd(r, _mm512_fnmadd_pd(r, d, one), r);
-    r = _mm512_fmadd_pd(r, _mm512_fnmadd_pd(r, d, one), r);
-    return _mm512_mul_pd(_mm512_add_pd(_mm512_cvtepu32_pd(x), _mm512_set1_pd(0.5)), r);
-}
+/* x / f, x below f * 2^22, or one less: two operations that round down are off by less than 2^-22 of a quotient
+ * below 2^22. */
 INLINE __m512i divide(__m512i x, __m512i f)
 {
-    const __m512d a = quotient(_mm512_castsi512_si256(x), _mm512_castsi512_si256(f));
-    const __m512d b = quotient(_mm512_extracti64x4_epi64(x, 1), _mm512_extracti64x4_epi64(f, 1));
-    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvttpd_epu32(a)), _mm512_cvttpd_epu32(b), 1);
+    enum { DOWN = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC };
+    return _mm512_cvttps_epu32(_mm512_div_round_ps(_mm512_cvt_roundepu32_ps(x, DOWN), _mm512_cvtepu32_ps(f), DOWN));
 }
 
 INLINE __m512i push(__m512i x, __m512i f, __m512i below, __m512i extra, __m512i bits)
 {
     x = _mm512_or_si512(_mm512_sllv_epi32(x, extra), bits);
     const __m512i q = divide(x, f), rest = _mm512_sub_epi32(x, _mm512_mullo_epi32(q, f));
-    return _mm512_add_epi32(_mm512_slli_epi32(q, 10), _mm512_add_epi32(rest, below));
+    const __m512i next = _mm512_add_epi32(_mm512_slli_epi32(q, 10), _mm512_add_epi32(rest, below));
+    return _mm512_mask_add_epi32(next, _mm512_cmpge_epu32_mask(rest, f), next,
+                                 _mm512_sub_epi32(_mm512_set1_epi32(AKV_RANS_ONE), f));
 }
 
 /* Bounds by 32 classes, of which the masks are the bits; next: where the next class begins. */
@@ -425,6 +428,7 @@ INLINE void encode_step(const struct akv_cpu_args *args, const struct akv_rans_t
         fill_bounds(args, tables, e->stripe, bounds);
     }
     const __m256i v = load_step(p, args->arg[0], &e->at, b0, b1);
+    prefetch_step(p, args->arg[0], &e->at, b0, true);
     __m512i ea, eb, ra, rb;
     const __m512i ca = split(raw, p->centre, _mm512_cvtepu8_epi32(_mm256_castsi256_si128(v)), &ea, &ra);
     const __m512i cb = split(raw, p->centre, _mm512_cvtepu8_epi32(_mm256_extracti128_si256(v, 1)), &eb, &rb);
@@ -507,6 +511,7 @@ INLINE void count_steps(const struct akv_cpu_args *args, akv_u32 first, akv_u32 
             sum[c] = _mm256_setzero_si256();
         for (; first < stop; first++, next(p, &at)) {
             __m256i v = load_step(p, args->arg[0], &at, b0, b1);
+            prefetch_step(p, args->arg[0], &at, b0, false);
             v = _mm256_and_si256(_mm256_srli_epi16(v, (int)raw), _mm256_set1_epi8((char)(classes - 1u)));
             for (akv_u32 c = 0; c < classes; c++)
                 sum[c] = _mm256_sub_epi8(sum[c], _mm256_cmpeq_epi8(v, _mm256_set1_epi8((char)c)));
