@@ -97,9 +97,25 @@ static void evict_call(struct akv_cuda_call *call, const char *name, uint64_t bl
     call->grid[0] = blocks;
 }
 
+/* kernels-cu/compress.cu has the same numbers. */
+#define BX16_COUNTED   24u /* pieces that a thread block counts at once */
+#define BX16_COUNTS    6u  /* thread blocks of count that are on a multiprocessor: 32 KiB of shared memory each */
+#define BX16_GROUP     32u /* pieces of a thread block of encode */
+#define BX16_ENCODERS  16u /* warps of it */
+#define BX16_SEARCHERS 8u  /* groups of a thread block of escapes */
+
 static uint64_t piece_blocks(const akv_bx16_params *p)
 {
     return akv_bx16_pieces(p->elements);
+}
+static uint64_t bx16_count_blocks(const struct akv_cuda_device *device, const akv_bx16_params *p)
+{
+    const uint64_t most = (uint64_t)device->sm_count * BX16_COUNTS;
+    return AKV_MIN(most, (piece_blocks(p) + BX16_COUNTED - 1u) / BX16_COUNTED);
+}
+static uint64_t bx16_groups(const akv_bx16_params *p, uint32_t each)
+{
+    return (piece_blocks(p) + BX16_GROUP * each - 1u) / (BX16_GROUP * each);
 }
 
 static void compress_call(struct akv_cuda_call *call, const char *name, uint64_t blocks)
@@ -235,13 +251,15 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
         return 1;
     }
     case AKV_K_BX16_COUNT:
-        compress_call(calls, "count", (piece_blocks(params) + 63u) / 64u);
+        compress_call(calls, "count", bx16_count_blocks(device, params));
         return 1;
     case AKV_K_BX16_ENCODE:
-        compress_call(&calls[0], "pieces", piece_blocks(params));
+        compress_call(&calls[0], "pieces", bx16_groups(params, 1));
+        calls[0].threads = BX16_ENCODERS * 32u;
         compress_call(&calls[1], "records", 1);
         calls[1].threads = 1024;
-        compress_call(&calls[2], "escapes", piece_blocks(params));
+        compress_call(&calls[2], "escapes", bx16_groups(params, BX16_SEARCHERS));
+        calls[2].threads = BX16_SEARCHERS * 32u;
         return 3;
     case AKV_K_BX16_DECODE:
         compress_call(calls, "decode", piece_blocks(params));

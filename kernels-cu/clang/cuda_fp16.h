@@ -51,6 +51,8 @@ CUDA_FN float __uint_as_float(unsigned u) { return __builtin_bit_cast(float, u);
 CUDA_FN float __fmaf_rn(float a, float b, float c) { return __nvvm_fma_rn_f(a, b, c); }
 CUDA_FN int __float2int_rn(float x) { return __nvvm_f2i_rn(x); }
 CUDA_FN int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
+CUDA_FN int __ffs(int x) { return __builtin_ffs(x); }
+CUDA_FN unsigned __byte_perm(unsigned a, unsigned b, unsigned s) { return __nvvm_prmt(a, b, s); }
 CUDA_FN int __popc(unsigned x) { return __builtin_popcount(x); }
 CUDA_FN float fmaxf(float a, float b) { return __nvvm_fmax_f(a, b); }
 CUDA_FN float exp2f(float x) { return __nvvm_ex2_approx_f(x); }
