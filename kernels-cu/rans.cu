@@ -3,14 +3,18 @@
  *
  * A warp takes a segment, a thread a lane of it; WARPS segments are in a thread block, of decode
  * DECODERS, which share a table of all slots.  count takes AKV_RANS_COUNTED steps of a stripe, move
- * a segment, records all.  The coders are made for each width of symbols that formats have: bits of
- * the planes, and of raw.  backends/cuda/kernel.c has the same numbers. */
+ * a segment, records all.  What reads or writes symbols is made for each width that formats have: bits of
+ * the planes, and of raw.  backends/cuda/kernel.c has the same numbers.
+ *
+ * A word holds symbols of several lanes and one step, a lane needs those of several steps: so many steps as a
+ * word of plane 0 has symbols are a batch, whose words the lanes hold, one each, and exchange. */
 #include "sums.cuh"
 #include "../lib/kernel/rans.h"
 
 #define THREADS  128u
 #define WARPS    4u
-#define DECODERS 8u
+#define DECODERS 16u
+#define RING     256u /* u16 of the stream that a warp of decode keeps: what four steps may take, and 64 */
 #define RUN      16u
 #define SHELL    extern "C" __global__ void __launch_bounds__(128)
 #define ALL      0xFFFFFFFFu
@@ -37,6 +41,123 @@ AKV_FN void fill_tables(tables *to, const akv_rans_params *p, const akv_u32 *mod
     __syncthreads();
 }
 
+/* ---- words of steps, and symbols of lanes ---- */
+
+/* Lane w*P + s has word w of step s, element e of it being of lane w*P + e, P = 32/BITS: afterwards lane w*P + e
+ * has those of all steps, element s being of step s; and back.  By all lanes of the warp. */
+template <akv_u32 BITS> AKV_FN akv_u32 exchange(akv_u32 v, akv_u32 lane)
+{
+    const akv_u32 masks[5] = {0x55555555u, 0x33333333u, 0x0F0F0F0Fu, 0x00FF00FFu, 0x0000FFFFu};
+    akv_u32 i;
+#pragma unroll
+    for (i = 0u; i < 5u; i++) {
+        const akv_u32 shift = 1u << i, step = shift / BITS; /* bits, and lanes */
+        if (step > 0u) {
+            const bool upper = (lane & step) != 0u;
+            const akv_u32 keep = upper ? ~masks[i] : masks[i], by = upper ? 32u - shift : shift;
+            const akv_u32 other = __shfl_xor_sync(ALL, v, step);
+            v = (v & keep) | ((other << by | other >> (32u - by)) & ~keep);
+        }
+    }
+    return v;
+}
+
+/* Where this lane's word of a batch is: word lane/P of step lane%P. */
+template <akv_u32 PLANE, akv_u32 BITS> struct batch_word {
+    akv_rans_place place;
+    akv_u32 at;
+    AKV_MEMBER void set(const akv_rans_params &p, akv_u32 lane)
+    {
+        at = akv_rans_word(&p, PLANE, &place) + lane / (32u / BITS) * p.plane[PLANE].word;
+    }
+    AKV_MEMBER void find(const akv_rans_params &p, akv_u32 step, akv_u32 lane)
+    {
+        akv_rans_find(&p, step + lane % (32u / BITS), &place);
+        set(p, lane);
+    }
+    AKV_MEMBER void next(const akv_rans_params &p, akv_u32 steps, akv_u32 lane)
+    {
+        place.step += steps;
+        at += steps * p.plane[PLANE].step;
+        if (place.step < p.tile_steps)
+            return;
+        for (; place.step >= p.tile_steps; place.step -= p.tile_steps)
+            if (++place.tile >= p.tiles) {
+                place.tile = 0u;
+                place.stripe++;
+            }
+        set(p, lane);
+    }
+    AKV_MEMBER void previous(const akv_rans_params &p, akv_u32 steps, akv_u32 lane)
+    {
+        if (place.step >= steps) {
+            place.step -= steps;
+            at -= steps * p.plane[PLANE].step;
+            return;
+        }
+        for (; place.step < steps; place.step += p.tile_steps)
+            if (place.tile-- == 0u) {
+                place.tile = p.tiles - 1u;
+                place.stripe--;
+            }
+        place.step -= steps;
+        set(p, lane);
+    }
+    /* Whether it is one of the first n steps', and has a symbol. */
+    AKV_MEMBER bool there(const akv_rans_params &p, akv_u32 n, akv_u32 lane) const
+    {
+        const akv_u32 per = 32u / BITS;
+        return lane % per < n && lane / per * per < akv_rans_lanes(&p, &place);
+    }
+};
+
+/* The words of both planes in a batch; each lane's symbols come and go in `bits` of plane 0 and plane 1, the first
+ * step's lowest. */
+template <akv_u32 B0, akv_u32 B1> struct batch {
+    enum : akv_u32 { STEPS = 32u / B0, BITS1 = B1 ? B1 : 1u };
+    batch_word<0u, B0> low;
+    batch_word<1u, BITS1> high;
+    AKV_MEMBER void find(const akv_rans_params &p, akv_u32 step, akv_u32 lane)
+    {
+        low.find(p, step, lane);
+        if (B1)
+            high.find(p, step, lane);
+    }
+    AKV_MEMBER void next(const akv_rans_params &p, akv_u32 lane)
+    {
+        low.next(p, STEPS, lane);
+        if (B1)
+            high.next(p, STEPS, lane);
+    }
+    AKV_MEMBER void previous(const akv_rans_params &p, akv_u32 lane)
+    {
+        low.previous(p, STEPS, lane);
+        if (B1)
+            high.previous(p, STEPS, lane);
+    }
+    /* Of n steps; as they are in memory. */
+    AKV_MEMBER void load(const akv_rans_params &p, const akv_u32 *words, akv_u32 n, akv_u32 lane,
+                         akv_u32 raw[2]) const
+    {
+        raw[0] = low.there(p, n, lane) ? words[low.at] : 0u;
+        raw[1] = B1 && high.there(p, n, lane) ? words[high.at] : 0u;
+    }
+    AKV_MEMBER void store(const akv_rans_params &p, akv_u32 *words, akv_u32 n, akv_u32 lane,
+                          const akv_u32 bits[2]) const
+    {
+        const akv_u32 word = exchange<B0>(bits[0], lane);
+        if (low.there(p, n, lane))
+            words[low.at] = word;
+        if (B1) {
+            const akv_u32 other = exchange<BITS1>(bits[1], lane);
+            if (high.there(p, n, lane))
+                words[high.at] = other;
+        }
+    }
+};
+
+/* ---- the coder of a lane ---- */
+
 /* x / f for f below 1024, from floor(2^32 / f) or, for 1, the most: at most one too small. */
 AKV_FN akv_u32 reciprocal(akv_u32 f)
 {
@@ -52,81 +173,6 @@ AKV_FN akv_u32 push(akv_u32 x, akv_u32 f, akv_u32 by, akv_u32 below, akv_u32 ext
     }
     return (q << AKV_RANS_BITS) + rest + below;
 }
-
-/* The words of symbols of `bits` bits, one of each lane: lanes of a word all have it. */
-template <akv_u32 BITS> AKV_FN akv_u32 join_lanes(akv_u32 symbol, akv_u32 lane)
-{
-    akv_u32 i, word;
-    if (BITS == 1u)
-        return __ballot_sync(ALL, (symbol & 1u) != 0u);
-    word = (symbol & ((1u << BITS) - 1u)) << BITS * (lane % (32u / BITS));
-#pragma unroll
-    for (i = 1u; i < 32u / BITS; i <<= 1)
-        word |= __shfl_xor_sync(ALL, word, i);
-    return word;
-}
-
-/* The first words of a step's planes; stripes and tiles change rarely. */
-template <akv_u32 B0, akv_u32 B1> struct cursor {
-    akv_rans_place place;
-    akv_u32 at[2];
-    AKV_MEMBER void find(const akv_rans_params &p, akv_u32 step)
-    {
-        akv_rans_find(&p, step, &place);
-        set(p);
-    }
-    AKV_MEMBER void set(const akv_rans_params &p)
-    {
-        at[0] = akv_rans_word(&p, 0u, &place);
-        at[1] = B1 ? akv_rans_word(&p, 1u, &place) : 0u;
-    }
-    AKV_MEMBER void next(const akv_rans_params &p)
-    {
-        if (place.step + 1u < p.tile_steps) {
-            place.step++;
-            at[0] += p.plane[0].step;
-            at[1] += B1 ? p.plane[1].step : 0u;
-        } else {
-            akv_rans_next(&p, &place);
-            set(p);
-        }
-    }
-    AKV_MEMBER void previous(const akv_rans_params &p)
-    {
-        if (place.step > 0u) {
-            place.step--;
-            at[0] -= p.plane[0].step;
-            at[1] -= B1 ? p.plane[1].step : 0u;
-        } else {
-            akv_rans_previous(&p, &place);
-            set(p);
-        }
-    }
-    AKV_MEMBER akv_u32 symbol(const akv_rans_params &p, const akv_u32 *words, akv_u32 lane) const
-    {
-        akv_u32 word = words[at[0] + lane * B0 / 32u * p.plane[0].word];
-        akv_u32 result = word >> (lane * B0 & 31u) & ((1u << B0) - 1u);
-        if (B1) {
-            word = words[at[1] + lane * B1 / 32u * p.plane[1].word];
-            result |= (word >> (lane * B1 & 31u) & ((1u << B1) - 1u)) << B0;
-        }
-        return result;
-    }
-    /* By all lanes of the warp, of which each has its symbol. */
-    AKV_MEMBER void put(const akv_rans_params &p, akv_u32 *words, akv_u32 lane,
-                        akv_u32 symbol) const
-    {
-        const akv_u32 per0 = 32u / B0, per1 = B1 ? 32u / (B1 ? B1 : 1u) : 32u;
-        akv_u32 word = join_lanes<B0>(symbol, lane), lanes = akv_rans_lanes(&p, &place);
-        if (lane % per0 == 0u && lane < lanes)
-            words[at[0] + lane / per0 * p.plane[0].word] = word;
-        if (B1) {
-            word = join_lanes < B1 ? B1 : 1u > (symbol >> B0, lane);
-            if (lane % per1 == 0u && lane < lanes)
-                words[at[1] + lane / per1 * p.plane[1].word] = word;
-        }
-    }
-};
 
 /* Words of a segment as they are, between their place and `packed`. */
 AKV_FN void raw_segment(const akv_rans_params *p, akv_u32 *words, akv_u32 *packed, akv_u32 segment,
@@ -147,43 +193,89 @@ AKV_FN void raw_segment(const akv_rans_params *p, akv_u32 *words, akv_u32 *packe
     }
 }
 
-SHELL akv_k_rans_count(const __grid_constant__ akv_rans_params p,
-                       const __grid_constant__ akv_cu_args a)
+/* ---- count ---- */
+
+/* Classes of a lane whose symbols have 2 bits or 3, by masks of whole words. */
+struct tally {
+    akv_u32 steps, low[3], high[4]; /* with bit 0, bit 1, both; those of them with bit 2, and all with bit 2 */
+    AKV_MEMBER void add(akv_u32 n, akv_u32 w, akv_u32 third)
+    {
+        const akv_u32 mask = 0x55555555u, one = w & mask, two = w >> 1 & mask;
+        steps += n;
+        low[0] += (akv_u32)__popc(one);
+        low[1] += (akv_u32)__popc(two);
+        low[2] += (akv_u32)__popc(one & two);
+        third = (third | third << 8) & 0x00FF00FFu;
+        third = (third | third << 4) & 0x0F0F0F0Fu;
+        third = (third | third << 2) & 0x33333333u;
+        third = (third | third << 1) & mask;
+        high[0] += (akv_u32)__popc(one & third);
+        high[1] += (akv_u32)__popc(two & third);
+        high[2] += (akv_u32)__popc(one & two & third);
+        high[3] += (akv_u32)__popc(third);
+    }
+    AKV_MEMBER void put(akv_u32 *mine) const
+    {
+        const akv_u32 four = high[3] - high[0] - high[1] + high[2];
+        mine[7u * 32u] = high[2];
+        mine[6u * 32u] = high[1] - high[2];
+        mine[5u * 32u] = high[0] - high[2];
+        mine[4u * 32u] = four;
+        mine[3u * 32u] = low[2] - high[2];
+        mine[2u * 32u] = low[1] - low[2] - high[1] + high[2];
+        mine[1u * 32u] = low[0] - low[2] - high[0] + high[2];
+        mine[0] = steps - low[0] - low[1] + low[2] - four;
+    }
+};
+
+template <akv_u32 B0, akv_u32 B1, akv_u32 RAW>
+AKV_FN void count(const akv_rans_params &p, const akv_cu_args &a)
 {
     __shared__ akv_u32 own[WARPS * AKV_RANS_CLASSES * 32u];
-    akv_u32 each = akv_rans_stripe_steps(&p),
-            parts = (each + AKV_RANS_COUNTED - 1u) / AKV_RANS_COUNTED, i, s;
-    akv_u32 stripe = blockIdx.x / parts, part = blockIdx.x % parts, warp = threadIdx.x / 32u,
-            lane = threadIdx.x % 32u;
-    akv_u32 from = part * AKV_RANS_COUNTED + warp * (AKV_RANS_COUNTED / WARPS), plane, first[2];
-    akv_u32 end = AKV_MIN(each, from + AKV_RANS_COUNTED / WARPS);
-    const akv_u32 *words = (const akv_u32 *)a.arg[0];
-    akv_rans_place place;
+    const akv_u32 each = akv_rans_stripe_steps(&p),
+                  parts = (each + AKV_RANS_COUNTED - 1u) / AKV_RANS_COUNTED;
+    const akv_u32 stripe = blockIdx.x / parts, part = blockIdx.x % parts,
+                  warp = threadIdx.x / 32u, lane = threadIdx.x % 32u;
+    const akv_u32 from = part * AKV_RANS_COUNTED + warp * (AKV_RANS_COUNTED / WARPS);
+    const akv_u32 end = AKV_MIN(each, from + AKV_RANS_COUNTED / WARPS);
+    const bool masks = B0 == 2u && p.last == 32u;
+    akv_u32 *mine = own + warp * AKV_RANS_CLASSES * 32u + lane;
+    akv_u32 i, s, n, raw[2], next[2] = {0u, 0u};
+    tally sums = {0u, {0u, 0u, 0u}, {0u, 0u, 0u, 0u}};
+    batch<B0, B1> at;
     for (i = threadIdx.x; i < WARPS * AKV_RANS_CLASSES * 32u; i += THREADS)
         own[i] = 0u;
     __syncthreads();
-    akv_rans_find(&p, stripe * each + AKV_MIN(from, each - 1u), &place);
-#pragma unroll
-    for (plane = 0u; plane < 2u; plane++) /* of this lane, in step 0 of tile 0 */
-        first[plane] = p.plane[plane].at + stripe / p.groups * p.plane[plane].head +
-                       stripe % p.groups * p.plane[plane].group +
-                       lane * p.plane[plane].bits / 32u * p.plane[plane].word;
-    for (s = from; s < end; s++, akv_rans_next(&p, &place)) {
-        akv_u32 shift = 0u, symbol = 0u;
-        if (lane >= akv_rans_lanes(&p, &place))
-            continue;
-#pragma unroll
-        for (plane = 0u; plane < 2u; plane++) {
-            akv_u32 bits = p.plane[plane].bits;
-            if (bits) {
-                akv_u32 word = words[first[plane] + place.tile * p.plane[plane].tile +
-                                     place.step * p.plane[plane].step];
-                symbol |= (word >> (lane * bits & 31u) & ((1u << bits) - 1u)) << shift;
+    if (from < end) {
+        at.find(p, stripe * each + from, lane);
+        at.load(p, (const akv_u32 *)a.arg[0], AKV_MIN((akv_u32)at.STEPS, end - from), lane, next);
+        for (s = from; s < end; s += n) {
+            n = AKV_MIN((akv_u32)at.STEPS, end - s);
+            raw[0] = exchange<B0>(next[0], lane);
+            raw[1] = B1 ? exchange<at.BITS1>(next[1], lane) : 0u;
+            if (s + n < end) {
+                at.next(p, lane);
+                at.load(p, (const akv_u32 *)a.arg[0], AKV_MIN((akv_u32)at.STEPS, end - s - n), lane, next);
             }
-            shift += bits;
+            if (masks) /* of steps that are not there, words are 0 */
+                sums.add(n, raw[0], raw[1]);
+            else if (n == at.STEPS && p.last == 32u) {
+#pragma unroll
+                for (i = 0u; i < at.STEPS; i++) {
+                    const akv_u32 symbol = (raw[0] >> i * B0 & ((1u << B0) - 1u)) |
+                                           (B1 ? raw[1] >> i * B1 & ((1u << B1) - 1u) : 0u) << B0;
+                    mine[(akv_rans_split(RAW, p.centre, symbol) & 15u) * 32u]++;
+                }
+            } else
+                for (i = 0u; i < n; i++) {
+                    const akv_u32 symbol = (raw[0] >> i * B0 & ((1u << B0) - 1u)) |
+                                           (B1 ? raw[1] >> i * B1 & ((1u << B1) - 1u) : 0u) << B0;
+                    if (lane < p.last || (s + i + 1u) % p.tile_steps != 0u)
+                        mine[(akv_rans_split(RAW, p.centre, symbol) & 15u) * 32u]++;
+                }
         }
-        own[(warp * AKV_RANS_CLASSES + (akv_rans_split(p.raw, p.centre, symbol) & 15u)) * 32u +
-            lane]++;
+        if (masks)
+            sums.put(mine);
     }
     __syncthreads();
     for (i = threadIdx.x; i < 32u * AKV_RANS_CLASSES; i += THREADS) {
@@ -195,12 +287,37 @@ SHELL akv_k_rans_count(const __grid_constant__ akv_rans_params p,
     }
 }
 
+/* ---- encode ---- */
+
+/* The states of a warp's segment on their way, and where the u16 that leave them go. */
+struct coder {
+    akv_u16 *end;
+    akv_u32 x, put, most, earlier; /* earlier: a mask of the lanes before this one */
+    /* A symbol of this lane, where it is active; row: of its table. */
+    template <akv_u32 RAW>
+    AKV_MEMBER void code(const akv_rans_params &p, const uint2 *row, akv_u32 symbol, bool active)
+    {
+        const akv_u32 split = akv_rans_split(RAW, p.centre, symbol), extra = split >> 4 & 15u;
+        const uint2 pair = row[split & 15u];
+        const akv_u32 f = pair.x & 0xFFFFu;
+        const bool full = active && akv_rans_full(x, f, extra);
+        const akv_u32 all = __ballot_sync(ALL, full);
+        put += (akv_u32)__popc(all);
+        const akv_u32 before = put - (akv_u32)__popc(all & earlier);
+        if (full && before <= most) /* what does not fit will not be read */
+            *(end - before) = (akv_u16)x;
+        x = full ? x >> 16 : x;
+        if (active)
+            x = push(x, f, pair.y, pair.x >> 16, extra, split >> 8);
+    }
+};
+
 /* Segments into their slots; records with their words and what was put. */
 template <akv_u32 B0, akv_u32 B1, akv_u32 RAW>
 AKV_FN void segments(const akv_rans_params &p, const akv_cu_args &a)
 {
     __shared__ tables known;
-    __shared__ akv_u32 reciprocals[AKV_RANS_TABLES * PITCH];
+    __shared__ uint2 pairs[AKV_RANS_TABLES * PITCH]; /* frequency and below, reciprocal */
     const akv_u32 width = B0 + B1, lane = threadIdx.x % 32u,
                   segment = blockIdx.x * WARPS + threadIdx.x / 32u;
     const akv_u32 *m = (const akv_u32 *)a.arg[1];
@@ -208,56 +325,75 @@ AKV_FN void segments(const akv_rans_params &p, const akv_cu_args &a)
     akv_u32 i;
     fill_tables(&known, &p, m);
     for (i = threadIdx.x; i < AKV_RANS_TABLES * AKV_RANS_CLASSES; i += THREADS) {
-        akv_u32 at = i / AKV_RANS_CLASSES * PITCH + i % AKV_RANS_CLASSES;
-        reciprocals[at] = reciprocal(known.frequency[at] & 0xFFFFu);
+        akv_u32 at = i / AKV_RANS_CLASSES * PITCH + i % AKV_RANS_CLASSES, f = known.frequency[at];
+        f = f & 0xFFFFu ? f : f | 1u;
+        pairs[at] = make_uint2(f, reciprocal(f & 0xFFFFu));
     }
     __syncthreads();
     if (segment >= akv_rans_segments(&p))
         return;
-    akv_u32 steps = akv_rans_segment_steps(&p, segment), tail = AKV_MIN(16u / width, steps),
-            room = steps * width;
-    akv_u32 most = room > 32u ? 2u * (room - 33u) : 0u, put = 0u, stripe = ALL, table = 0u, x = 0u;
+    const akv_u32 steps = akv_rans_segment_steps(&p, segment),
+                  coded = steps - AKV_MIN(16u / width, steps), room = steps * width,
+                  first = segment * akv_rans_each(&p), each = akv_rans_stripe_steps(&p);
+    akv_u32 from, next[2], stripe = (first + steps - 1u) / each,
+                  left = (first + steps - 1u) % each + 1u; /* of the stripe's steps, this one's too */
     bool raw = room <= 32u;
-    akv_u32 *slot = (akv_u32 *)a.arg[3] + (size_t)segment * akv_rans_each(&p) * width;
-    akv_u16 *end = (akv_u16 *)(slot + room);
-    cursor<B0, B1> at;
-    at.find(p, segment * akv_rans_each(&p) + steps - 1u);
-    for (i = 0u; i < tail; i++, at.previous(p))
-        x = x << width | (lane < akv_rans_lanes(&p, &at.place) ? at.symbol(p, words, lane) : 0u);
-    x |= AKV_RANS_LOW;
-    for (i = tail; i < steps && !raw; i++, at.previous(p)) {
-        bool active = lane < akv_rans_lanes(&p, &at.place), full = false;
-        akv_u32 split = 0u, known_ = 1u, f = 1u, by = ALL;
-        if (at.place.stripe != stripe) {
-            stripe = at.place.stripe;
-            table = akv_rans_table(&p, m, stripe * 32u + lane) * PITCH;
+    akv_u32 *slot = (akv_u32 *)a.arg[3] + (size_t)first * width;
+    const uint2 *row = pairs + akv_rans_table(&p, m, stripe * 32u + lane) * PITCH;
+    coder c = {(akv_u16 *)(slot + room), 0u, 0u, raw ? 0u : 2u * (room - 33u), (1u << lane) - 1u};
+    batch<B0, B1> at;
+    from = (steps - 1u) / at.STEPS * at.STEPS; /* of the batch */
+    at.find(p, first + from, lane);
+    at.load(p, words, steps - from, lane, next);
+    while (!raw) {
+        const akv_u32 n = AKV_MIN((akv_u32)at.STEPS, steps - from);
+        const akv_u32 low = exchange<B0>(next[0], lane),
+                      high = B1 ? exchange<at.BITS1>(next[1], lane) : 0u;
+        if (from > 0u) {
+            at.previous(p, lane);
+            at.load(p, words, at.STEPS, lane, next);
         }
-        if (active) {
-            split = akv_rans_split(RAW, p.centre, at.symbol(p, words, lane));
-            known_ = known.frequency[table + (split & 15u)];
-            f = AKV_MAX(1u, known_ & 0xFFFFu);
-            by = reciprocals[table + (split & 15u)];
-            full = akv_rans_full(x, f, split >> 4 & 15u);
+        if (from + at.STEPS <= coded && left >= at.STEPS && p.last == 32u) { /* nearly all */
+#pragma unroll
+            for (i = at.STEPS; i-- > 0u;)
+                c.code<RAW>(p, row,
+                            (low >> i * B0 & ((1u << B0) - 1u)) |
+                                (B1 ? high >> i * B1 & ((1u << B1) - 1u) : 0u) << B0,
+                            true);
+            left -= at.STEPS;
+        } else
+            for (i = n; i-- > 0u; left--) {
+                const akv_u32 symbol = (low >> i * B0 & ((1u << B0) - 1u)) |
+                                       (B1 ? high >> i * B1 & ((1u << B1) - 1u) : 0u) << B0;
+                if (left == 0u) {
+                    left = each;
+                    row = pairs + akv_rans_table(&p, m, --stripe * 32u + lane) * PITCH;
+                }
+                const bool active = lane < p.last || left % p.tile_steps != 0u;
+                if (from + i < coded)
+                    c.code<RAW>(p, row, symbol, active);
+                else
+                    c.x = c.x << width | (active ? symbol : 0u) |
+                          (from + i == coded ? AKV_RANS_LOW : 0u);
+            }
+        if (left == 0u && from > 0u) {
+            left = each;
+            row = pairs + akv_rans_table(&p, m, --stripe * 32u + lane) * PITCH;
         }
-        akv_u32 all = __ballot_sync(ALL, full);
-        put += __popc(all);
-        raw = put > most;
-        if (raw || !active)
-            continue;
-        if (full) {
-            end[-(int)put + __popc(all & ((1u << lane) - 1u))] = (akv_u16)x;
-            x >>= 16;
-        }
-        x = push(x, f, by, known_ >> 16, split >> 4 & 15u, split >> 8);
+        raw = c.put > c.most;
+        if (from == 0u)
+            break;
+        from -= at.STEPS;
     }
-    if (raw)
+    if (raw) {
+        __syncwarp(); /* what other lanes put lies where this writes */
         raw_segment(&p, words, slot, segment, lane, false);
-    else
-        slot[lane] = x;
+    } else
+        slot[lane] = c.x;
     if (lane == 0u) {
         akv_u32 *record = (akv_u32 *)a.arg[2] + segment * 2u;
-        record[0] = raw ? room : 32u + (put + 1u) / 2u;
-        record[1] = raw ? ALL : put;
+        record[0] = raw ? room : 32u + (c.put + 1u) / 2u;
+        record[1] = raw ? ALL : c.put;
     }
 }
 
@@ -309,16 +445,61 @@ SHELL akv_k_rans_move(const __grid_constant__ akv_rans_params p,
         records[segment * 2u + 1u] = sum + segment;
 }
 
+/* ---- decode ---- */
+
+/* What a warp reads of its segment's stream, 64 u16 ahead of what it has in its ring; sums the words up. */
+struct stream {
+    const akv_u32 *words;
+    akv_u16 *ring;
+    akv_u32 count, filled, got, next, sum; /* words; u16 in the ring so far, and out; the word that comes next */
+    AKV_MEMBER void fetch(akv_u32 lane)
+    {
+        const akv_u32 at = filled / 2u + lane;
+        next = 0u;
+        if (at < count)
+            next = words[at];
+    }
+    AKV_MEMBER void fill(akv_u32 lane)
+    {
+        const akv_u32 at = filled / 2u + lane;
+        ((akv_u32 *)ring)[at % (RING / 2u)] = next;
+        sum += at < count ? akv_bx16_mix(next, at + 32u) : 0u;
+        filled += 64u;
+        __syncwarp();
+        fetch(lane);
+    }
+    /* States below 2^16 take the next u16 in the order of lanes.  Behind the end there is anything: `got` tells. */
+    AKV_MEMBER akv_u32 refill(akv_u32 x, bool low, akv_u32 earlier)
+    {
+        const akv_u32 wanted = __ballot_sync(ALL, low);
+        const akv_u32 mine = got + (akv_u32)__popc(wanted & earlier), more = ring[mine % RING];
+        got += (akv_u32)__popc(wanted);
+        return low ? x << 16 | more : x;
+    }
+};
+
+/* A symbol out of a state, that a table's slots describe. */
+template <akv_u32 RAW>
+AKV_FN akv_u32 pop(const akv_rans_params &p, const akv_u32 *slots, akv_u32 *x)
+{
+    const akv_u32 entry = slots[*x & (AKV_RANS_ONE - 1u)], c = entry >> 10 & 15u;
+    const akv_u32 extra = akv_rans_extra(RAW, c);
+    *x = (entry >> 22) * (*x >> AKV_RANS_BITS) + (entry & (AKV_RANS_ONE - 1u));
+    const akv_u32 symbol = akv_rans_join(RAW, p.centre, c, *x & ((1u << extra) - 1u));
+    *x >>= extra;
+    return symbol;
+}
+
 template <akv_u32 B0, akv_u32 B1, akv_u32 RAW>
 AKV_FN void decode(const akv_rans_params &p, const akv_cu_args &a)
 {
+    extern __shared__ akv_u32 memory[]; /* of each table its slots, then each warp's ring */
     __shared__ tables known;
-    __shared__ akv_u16 slots[AKV_RANS_TABLES * AKV_RANS_ONE]; /* class, and from bit 4 on the slot
-                                                                 less its first one */
     const akv_u32 width = B0 + B1, lane = threadIdx.x % 32u, warp = threadIdx.x / 32u;
     const akv_u32 segment = blockIdx.x * DECODERS + warp, count_all = akv_rans_segments(&p);
     const akv_u32 *m = (const akv_u32 *)a.arg[1];
-    akv_u32 *records = (akv_u32 *)a.arg[0], *words = (akv_u32 *)a.arg[2];
+    const akv_u32 *records = (const akv_u32 *)a.arg[0];
+    akv_u32 *words = (akv_u32 *)a.arg[2];
     akv_u32 i;
     fill_tables(&known, &p, m);
     for (i = threadIdx.x; i < p.tables * AKV_RANS_ONE; i += DECODERS * 32u) {
@@ -326,71 +507,105 @@ AKV_FN void decode(const akv_rans_params &p, const akv_cu_args &a)
 #pragma unroll
         for (jump = 8u; jump; jump >>= 1)
             c += known.frequency[t + c + jump] >> 16 <= slot ? jump : 0u;
-        slots[i] = (akv_u16)(c | (slot - (known.frequency[t + c] >> 16)) << 4);
+        /* slot less the class's first one, class from bit 10 on, frequency from bit 22 on */
+        memory[i] = (slot - (known.frequency[t + c] >> 16)) | c << 10 | known.frequency[t + c] << 22;
     }
     __syncthreads();
     if (segment >= count_all)
         return;
-    akv_u32 steps = akv_rans_segment_steps(&p, segment), tail = AKV_MIN(16u / width, steps),
-            sum = 0u;
-    akv_u32 first = segment ? records[segment * 2u - 2u] : 0u, end = records[segment * 2u],
-            count = end - first;
-    bool good = first <= end && end <= p.words && count <= steps * width &&
+    const akv_u32 steps = akv_rans_segment_steps(&p, segment),
+                  coded = steps - AKV_MIN(16u / width, steps);
+    const akv_u32 begin = segment ? records[segment * 2u - 2u] : 0u, end = records[segment * 2u],
+                  count = end - begin;
+    akv_u32 sum = 0u;
+    bool good = begin <= end && end <= p.words && count <= steps * width &&
                 (count == steps * width || count >= 32u);
-    akv_u32 *from = records + count_all * 2u + (good ? first : 0u);
-    if (good && count == steps * width)
+    akv_u32 *from = (akv_u32 *)a.arg[0] + count_all * 2u + (good ? begin : 0u);
+    if (good && count == steps * width) {
         raw_segment(&p, words, from, segment, lane, true);
-    else if (good) {
-        akv_u32 x = from[lane], got = 0u, all = (count - 32u) * 2u, stripe = ALL, table = 0u,
-                slot_of = 0u;
-        const akv_u16 *stream = (const akv_u16 *)(from + 32);
-        cursor<B0, B1> at;
-        at.find(p, segment * akv_rans_each(&p));
-        for (i = 0u; i < steps; i++, at.next(p)) {
-            akv_u32 symbol = 0u;
-            bool low = false;
-            if (i < steps - tail) {
-                if (at.place.stripe != stripe) {
-                    stripe = at.place.stripe;
-                    table = akv_rans_table(&p, m, stripe * 32u + lane);
-                    slot_of = table *
-                              AKV_RANS_ONE; /* a table that is not there: the host lets none pass */
-                    table *= PITCH;
+        for (i = lane; i < count; i += 32u)
+            sum += akv_bx16_mix(from[i], i);
+    } else if (good) {
+        const akv_u32 first = segment * akv_rans_each(&p), all = (count - 32u) * 2u,
+                      each = akv_rans_stripe_steps(&p), earlier = (1u << lane) - 1u;
+        akv_u32 x = from[lane], s, n, stripe = first / each,
+                left = each - first % each; /* of the stripe's steps, this one's too */
+        stream in = {from + 32,  (akv_u16 *)(memory + p.tables * AKV_RANS_ONE) + warp * RING,
+                     count - 32u, 0u, 0u, 0u, akv_bx16_mix(x, lane)};
+        batch<B0, B1> at;
+        in.fetch(lane);
+        at.find(p, first, lane);
+        /* a table that is not there: the host lets none pass */
+        const akv_u32 *slots = memory + akv_rans_table(&p, m, stripe * 32u + lane) * AKV_RANS_ONE;
+        for (s = 0u; s < steps; s += n) {
+            akv_u32 bits[2] = {0u, 0u};
+            n = AKV_MIN((akv_u32)at.STEPS, steps - s);
+            if (s + at.STEPS <= coded && left >= at.STEPS && p.last == 32u) { /* nearly all */
+#pragma unroll 1
+                for (i = 0u; i < at.STEPS; i += 4u) {
+                    while (in.filled - in.got < 4u * 32u)
+                        in.fill(lane);
+                    akv_u32 k;
+#pragma unroll
+                    for (k = 0u; k < 4u; k++) {
+                        const akv_u32 symbol = pop<RAW>(p, slots, &x);
+                        x = in.refill(x, x < AKV_RANS_LOW, earlier);
+                        bits[0] = bits[0] >> B0 | symbol << (32u - B0);
+                        bits[1] = B1 ? bits[1] >> B1 | symbol >> B0 << (32u - at.BITS1) : 0u;
+                    }
                 }
-                if (lane < akv_rans_lanes(&p, &at.place)) {
-                    akv_u32 slot = slots[slot_of + (x & (AKV_RANS_ONE - 1u))], c = slot & 15u,
-                            extra;
-                    x = (known.frequency[table + c] & 0xFFFFu) * (x >> AKV_RANS_BITS) + (slot >> 4);
-                    extra = akv_rans_extra(RAW, c);
-                    symbol = akv_rans_join(RAW, p.centre, c, x & ((1u << extra) - 1u));
-                    x >>= extra;
-                    low = x < AKV_RANS_LOW;
-                }
-                akv_u32 wanted = __ballot_sync(ALL, low),
-                        mine = got + __popc(wanted & ((1u << lane) - 1u));
-                if (low && mine < all)
-                    x = x << 16 | stream[mine];
-                got = AKV_MIN(all, got + __popc(wanted));
+                left -= at.STEPS;
             } else
-                symbol = x >> width * (i - (steps - tail)) & ((1u << width) - 1u);
-            at.put(p, words, lane, symbol);
+                for (i = 0u; i < n; i++, left--) {
+                    akv_u32 symbol = 0u;
+                    if (left == 0u) {
+                        left = each;
+                        slots = memory +
+                                akv_rans_table(&p, m, ++stripe * 32u + lane) * AKV_RANS_ONE;
+                    }
+                    if (s + i < coded) {
+                        const bool active = lane < p.last || (left - 1u) % p.tile_steps != 0u;
+                        while (in.filled - in.got < 32u)
+                            in.fill(lane);
+                        if (active)
+                            symbol = pop<RAW>(p, slots, &x);
+                        x = in.refill(x, active && x < AKV_RANS_LOW, earlier);
+                    } else
+                        symbol = x >> width * (s + i - coded) & ((1u << width) - 1u);
+                    bits[0] = bits[0] >> B0 | symbol << (32u - B0);
+                    bits[1] = B1 ? bits[1] >> B1 | symbol >> B0 << (32u - at.BITS1) : 0u;
+                }
+            if (left == 0u && s + n < steps) {
+                left = each;
+                slots = memory + akv_rans_table(&p, m, ++stripe * 32u + lane) * AKV_RANS_ONE;
+            }
+            bits[0] >>= 32u - n * B0;
+            bits[1] >>= B1 ? 32u - n * at.BITS1 : 0u;
+            at.store(p, words, n, lane, bits);
+            at.next(p, lane);
         }
-        good = x >> 16 == 1u && (got + 1u) / 2u == all / 2u;
+        good = x >> 16 == 1u && (in.got + 1u) / 2u == all / 2u;
+        sum = in.sum;
+        for (i = in.filled / 2u + lane; i < in.count; i += 32u) /* what nobody took */
+            sum += akv_bx16_mix(in.words[i], i + 32u);
     }
-    for (i = lane; good && i < count; i += 32u)
-        sum += akv_bx16_mix(from[i], i);
     sum = warp_sum(sum);
     if (!__all_sync(ALL, good) || sum + segment != records[segment * 2u + 1u])
         *(akv_u32 *)a.arg[3] = 1u;
 }
 
 #define CODERS(name, b0, b1, raw)                                                                  \
+    SHELL akv_k_rans_count_##name(const __grid_constant__ akv_rans_params p,                       \
+                                  const __grid_constant__ akv_cu_args a)                           \
+    {                                                                                              \
+        count<b0, b1, raw>(p, a);                                                                  \
+    }                                                                                              \
     SHELL akv_k_rans_segments_##name(const __grid_constant__ akv_rans_params p,                    \
                                      const __grid_constant__ akv_cu_args a)                        \
     {                                                                                              \
         segments<b0, b1, raw>(p, a);                                                               \
     }                                                                                              \
-    extern "C" __global__ void __launch_bounds__(256) akv_k_rans_decode_##name(                    \
+    extern "C" __global__ void __launch_bounds__(512) akv_k_rans_decode_##name(                    \
         const __grid_constant__ akv_rans_params p, const __grid_constant__ akv_cu_args a)          \
     {                                                                                              \
         decode<b0, b1, raw>(p, a);                                                                 \

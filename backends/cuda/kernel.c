@@ -126,6 +126,7 @@ static void compress_call(struct akv_cuda_call *call, const char *name, uint64_t
     call->grid[0] = blocks;
 }
 
+#define RANS_RING 256u /* u16 of the stream that a warp of decode keeps */
 static uint64_t rans_parts(const akv_rans_params *p)
 {
     return (akv_rans_stripe_steps(p) + AKV_RANS_COUNTED - 1u) / AKV_RANS_COUNTED;
@@ -139,12 +140,17 @@ static void rans_call(struct akv_cuda_call *call, const char *name, uint64_t blo
     call->grid[0] = blocks;
 }
 
-/* Made for each width of symbols; a warp takes a segment, `warps` are in a thread block. */
-static void rans_coder_call(struct akv_cuda_call *call, const char *name, uint32_t warps, const akv_rans_params *p)
+/* Made for each width of symbols. */
+static void rans_width_call(struct akv_cuda_call *call, const char *name, const akv_rans_params *p, uint64_t blocks)
 {
     char full[20];
     snprintf(full, sizeof full, "%.8s_%u_%u_%u", name, p->plane[0].bits & 15u, p->plane[1].bits & 15u, p->raw & 15u);
-    rans_call(call, full, (akv_rans_segments(p) + warps - 1u) / warps);
+    rans_call(call, full, blocks);
+}
+/* A warp takes a segment, `warps` are in a thread block. */
+static void rans_coder_call(struct akv_cuda_call *call, const char *name, uint32_t warps, const akv_rans_params *p)
+{
+    rans_width_call(call, name, p, (akv_rans_segments(p) + warps - 1u) / warps);
     call->threads = warps * 32u;
 }
 
@@ -265,7 +271,7 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
         compress_call(calls, "decode", piece_blocks(params));
         return 1;
     case AKV_K_RANS_COUNT:
-        rans_call(calls, "count", akv_rans_stripes(params) * rans_parts(params));
+        rans_width_call(calls, "count", params, akv_rans_stripes(params) * rans_parts(params));
         return 1;
     case AKV_K_RANS_ENCODE:
         rans_coder_call(&calls[0], "segments", 4, params);
@@ -274,7 +280,8 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
         rans_call(&calls[2], "move", akv_rans_segments(params));
         return 3;
     case AKV_K_RANS_DECODE:
-        rans_coder_call(calls, "decode", 8, params);
+        rans_coder_call(calls, "decode", 16, params);
+        calls->shared = ((const akv_rans_params *)params)->tables * AKV_RANS_ONE * 4u + 16u * RANS_RING * 2u;
         return 1;
     case AKV_K_LOWRANK_PROJECT: {
         const akv_lowrank_params *p = params;
