@@ -38,6 +38,37 @@
 #define SHAPE __attribute__((reqd_work_group_size(WG, 1, 1)))
 #endif
 
+/* By all work-items of a group; sums: one for each.  The sum of x over `span` neighbours, a power of 2, in the
+ * first of them. */
+static inline akv_u32 akv_group_sum(__local akv_u32 *sums, akv_u32 x, akv_u32 span)
+{
+    akv_u32 item = (akv_u32)get_local_id(0), i;
+    sums[item] = x;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (i = span / 2u; i; i >>= 1) {
+        if (item % span < i)
+            sums[item] += sums[item + i];
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    return sums[item];
+}
+/* The sum of x of the work-items before this one, of `items` in the group, a power of 2, and of all. */
+static inline akv_u32 akv_group_scan(__local akv_u32 *sums, akv_u32 x, akv_u32 items, akv_u32 *all)
+{
+    akv_u32 item = (akv_u32)get_local_id(0), sum = x, i;
+    for (i = 1u; i < items; i <<= 1) {
+        sums[item] = sum;
+        barrier(CLK_LOCAL_MEM_FENCE);
+        sum += item >= i ? sums[item - i] : 0u;
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    sums[item] = sum;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    *all = sums[items - 1u];
+    barrier(CLK_LOCAL_MEM_FENCE);
+    return sum - x;
+}
+
 /* The pool: one slab, or up to eight of which the address names one.  Each is a buffer and the offset
  * in it. */
 #ifdef AKV_MANY_SLABS

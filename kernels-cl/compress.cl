@@ -71,7 +71,7 @@ __kernel SHAPE void akv_k_bx16_pieces(__global const uchar *rows, ulong rows_at,
                                       ulong body_at, const akv_bx16_params p)
 {
     __local uchar index[256];
-    __local akv_u32 escapes[LANES], checks[LANES];
+    __local akv_u32 sums[LANES];
     akv_u32 lane = (akv_u32)get_local_id(0), piece = (akv_u32)get_group_id(0), g, i;
     akv_u32 m = akv_bx16_length(p.elements, piece), own = 0u, check = 0u;
     __global const ushort *x = (__global const ushort *)(rows + rows_at) + (akv_u64)piece * AKV_BX16_PIECE;
@@ -98,14 +98,9 @@ __kernel SHAPE void akv_k_bx16_pieces(__global const uchar *rows, ulong rows_at,
         }
         indices[g] = nibbles;
     }
-    escapes[lane] = own;
-    checks[lane] = check;
-    barrier(CLK_LOCAL_MEM_FENCE);
+    own = akv_group_sum(sums, own, LANES);
+    check = akv_group_sum(sums, check, LANES);
     if (lane == 0u) {
-        for (i = 1u; i < LANES; i++) {
-            own += escapes[i];
-            check += checks[i];
-        }
         ((__global akv_u32 *)body)[piece * 2u] = own;
         ((__global akv_u32 *)body)[piece * 2u + 1u] = check + piece;
     }
@@ -124,23 +119,16 @@ __kernel SHAPE void akv_k_bx16_records(__global const uchar *rows, ulong rows_at
     body += body_at;
     __global akv_u32 *records = (__global akv_u32 *)body;
     for (base = 0u; base < pieces; base += LANES * RUN) {
-        akv_u32 first = AKV_MIN(base + lane * RUN, pieces), end = AKV_MIN(first + RUN, pieces), sum = 0u, all = 0u;
+        akv_u32 first = AKV_MIN(base + lane * RUN, pieces), end = AKV_MIN(first + RUN, pieces), sum = 0u, all;
         for (i = first; i < end; i++)
             sum += records[i * 2u];
-        sums[lane] = sum;
-        barrier(CLK_LOCAL_MEM_FENCE);
-        sum = before;
-        for (i = 0u; i < LANES; i++) {
-            sum += i < lane ? sums[i] : 0u;
-            all += sums[i];
-        }
+        sum = before + akv_group_scan(sums, sum, LANES, &all);
         for (i = first; i < end; i++) {
             akv_u32 own = records[i * 2u];
             records[i * 2u] = sum;
             sum += own;
         }
         before += all;
-        barrier(CLK_LOCAL_MEM_FENCE);
     }
     if (lane == 0u) {
         __global akv_u32 *escapes = (__global akv_u32 *)(body + akv_bx16_escapes_at(p.elements));
@@ -241,13 +229,8 @@ __kernel SHAPE void akv_k_bx16_decode(__global const uchar *body, ulong body_at,
         for (i = 0u; i < (count + 1u) / 2u; i++)
             check += akv_bx16_mix(word[i], g * 4u + i);
     }
-    checks[lane] = check;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    if (lane == 0u) {
-        for (i = 1u; i < LANES; i++)
-            check += checks[i];
-        if (bad[0] || check + piece != records[piece * 2u + 1u])
-            *(__global akv_u32 *)(damaged + damaged_at) = 1u;
-    }
+    check = akv_group_sum(checks, check, LANES);
+    if (lane == 0u && (bad[0] || check + piece != records[piece * 2u + 1u]))
+        *(__global akv_u32 *)(damaged + damaged_at) = 1u;
 }
 #endif

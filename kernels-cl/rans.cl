@@ -233,19 +233,13 @@ __kernel SHAPE void akv_k_rans_records(__global const uchar *words, ulong words_
     akv_u32 item = (akv_u32)get_local_id(0), segments = akv_rans_segments(&p), base, before = 0u, i;
     __global akv_u32 *records = (__global akv_u32 *)(body + body_at);
     for (base = 0u; base < segments; base += ITEMS * RUN) {
-        akv_u32 first = AKV_MIN(base + item * RUN, segments), end = AKV_MIN(first + RUN, segments), sum = 0u;
+        akv_u32 first = AKV_MIN(base + item * RUN, segments), end = AKV_MIN(first + RUN, segments), sum = 0u, all;
         for (i = first; i < end; i++)
             sum += records[i * 2u];
-        sums[item] = sum;
-        barrier(CLK_LOCAL_MEM_FENCE);
-        sum = before;
-        for (i = 0u; i < ITEMS; i++) {
-            sum += i < item ? sums[i] : 0u;
-            before += sums[i];
-        }
+        sum = before + akv_group_scan(sums, sum, ITEMS, &all);
         for (i = first; i < end; i++)
             records[i * 2u] = sum += records[i * 2u];
-        barrier(CLK_LOCAL_MEM_FENCE);
+        before += all;
     }
 }
 #endif
@@ -274,13 +268,10 @@ __kernel SHAPE void akv_k_rans_move(__global const uchar *words, ulong words_at,
         to[j] = word;
         sum += akv_bx16_mix(word, j);
     }
-    sums[item] = sum;
-    barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
-    if (item == 0u) {
-        for (j = 1u; j < ITEMS; j++)
-            sum += sums[j];
+    barrier(CLK_GLOBAL_MEM_FENCE); /* all have read the record */
+    sum = akv_group_sum(sums, sum, ITEMS);
+    if (item == 0u)
         records[segment * 2u + 1u] = sum + segment;
-    }
 }
 #endif
 
@@ -361,13 +352,8 @@ __kernel SHAPE void akv_k_rans_decode(__global uchar *body, ulong body_at, __glo
             atomic_or(&bad[SUB], 1u);
     for (i = LANE; good && i < count; i += 32u / OWN)
         sum += akv_bx16_mix(at[i], i);
-    sums[get_local_id(0)] = sum;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    if (there && LANE == 0u) {
-        for (i = 1u; i < 32u / OWN; i++)
-            sum += sums[SUB * 32u + i];
-        if (bad[SUB] || sum + segment != records[segment * 2u + 1u])
-            *(__global akv_u32 *)(damaged + damaged_at) = 1u;
-    }
+    sum = akv_group_sum(sums, sum, 32u / OWN);
+    if (there && LANE == 0u && (bad[SUB] || sum + segment != records[segment * 2u + 1u]))
+        *(__global akv_u32 *)(damaged + damaged_at) = 1u;
 }
 #endif
