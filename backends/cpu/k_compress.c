@@ -166,6 +166,7 @@ static void put_escapes(const struct akv_cpu_args *args, akv_u32 piece)
 {
     const akv_bx16_params *p = args->params;
     akv_u32 at = escapes_before(args, args->arg[1], piece), end = escapes_before(args, args->arg[1], piece + 1u);
+    const akv_u32 m = akv_bx16_length(p->elements, piece);
     const uint8_t *rows = args->arg[0] + (uint64_t)piece * AKV_BX16_PIECE * 2u;
     /* What the parameters promise is not trusted with memory: a wrong count writes less. */
     end = AKV_MIN(end, p->escapes);
@@ -174,10 +175,20 @@ static void put_escapes(const struct akv_cpu_args *args, akv_u32 piece)
     bool known[256] = {false};
     for (akv_u32 k = 0; k < 16u; k++)
         known[akv_bx16_entry(p, k)] = true;
-    for (akv_u32 i = 0; i < akv_bx16_length(p->elements, piece) && at < end; i++) {
-        akv_u32 exponent = akv_bx16_exponent(load16(rows, i));
-        if (!known[exponent])
-            store32(args->arg[1] + akv_bx16_escapes_at(p->elements) + (uint64_t)at++ * 4u, i | exponent << 16);
+    /* They are among the elements of index 0, which are few: the exponents' lowest. */
+    const uint8_t *indices = args->arg[1] + akv_bx16_indices_at(p->elements, piece);
+    for (akv_u32 i = 0; i < m; i += 16u) { /* they are padded to more */
+        uint64_t some;
+        memcpy(&some, indices + i / 2u, 8);
+        some |= some >> 1;
+        some |= some >> 2;
+        for (some = ~some & 0x1111111111111111u; some && at < end; some &= some - 1u) {
+            const akv_u32 position = i + (akv_u32)__builtin_ctzll(some) / 4u;
+            const akv_u32 exponent = position < m ? akv_bx16_exponent(load16(rows, position)) : akv_bx16_entry(p, 0);
+            if (!known[exponent])
+                store32(args->arg[1] + akv_bx16_escapes_at(p->elements) + (uint64_t)at++ * 4u,
+                        position | exponent << 16);
+        }
     }
 }
 

@@ -27,7 +27,8 @@ static uint64_t count_items(const struct akv_cpu_args *args, uint32_t phase)
     return akv_cpu_bx16_count_scalar.items(args, phase);
 }
 
-/* A piece's largest exponent and the 15 below it by comparison, the others one by one. */
+/* A piece's largest exponent and the 15 below it by comparison, downwards until all are found, the others one by
+ * one. */
 static void count_piece(const uint8_t *rows, akv_u32 counts[256])
 {
     __m256i e[AKV_BX16_PIECE / 32u], most = _mm256_setzero_si256();
@@ -43,7 +44,7 @@ static void count_piece(const uint8_t *rows, akv_u32 counts[256])
     for (i = 1; i < 32u; i++)
         byte[0] = AKV_MAX(byte[0], byte[i]);
     low = byte[0] < 15u ? 0u : byte[0] - 15u;
-    for (k = low; k < low + 16u; k++) {
+    for (k = low + 16u; k-- > low && seen < AKV_BX16_PIECE;) {
         const __m256i value = _mm256_set1_epi8((char)k);
         __m256i sum = _mm256_setzero_si256();
         for (i = 0; i < AKV_BX16_PIECE / 32u; i++)
