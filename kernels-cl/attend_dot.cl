@@ -48,6 +48,27 @@ static inline int dot_32(uint4 a, const akv_u32 *b, int sum)
     return dot_8(a.w, b[3], dot_8(a.z, b[2], dot_8(a.y, b[1], dot_8(a.x, b[0], sum))));
 }
 
+/* Weight of a score x above the reference: e^x, 0 for NaN. */
+static inline float weight_of(float x)
+{
+#if defined(__NV_CL_C_VERSION)
+    return x == x ? native_exp2(x * AKV_LOG2E) : 0.0f; /* one instruction, to 2^-22 */
+#else
+    return akv_exp(x);
+#endif
+}
+/* akv_code_unit. */
+static inline float unit_of(akv_u32 format, akv_u32 scale)
+{
+    if (format == AKV_I8)
+        return half_of(scale);
+#ifdef AKV_DENORMALS
+    return akv_as_f32(scale << 20) * 0x1p105f; /* exact, subnormals too */
+#else
+    return akv_code_unit(format, scale);
+#endif
+}
+
 /* ---- four codes as the integers that they stand for, signed bytes ---- */
 #if defined(__NV_CL_C_VERSION)
 static inline akv_u32 permute(akv_u32 a, akv_u32 b, akv_u32 selector)
@@ -218,7 +239,7 @@ static inline float code_weights(__local uint4 *to, __local const float *weight,
             const akv_u32 scale = akv_scale_bytes(V1) == 1u ? scales[n].word[0] >> (i * 8u) & 255u
                                                             : scales[n].word[i / 2u] >> (i % 2u * 16u) & 0xFFFFu;
             const akv_u32 token = (segment / 4u + n * SEGMENT_RUNS) * RUN + segment % 4u * 4u + i;
-            x[n * 4u + i] = weight[token * R + r] * akv_code_unit(V1, scale);
+            x[n * 4u + i] = weight[token * R + r] * unit_of(V1, scale);
             top = fmax(top, x[n * 4u + i]);
         }
     /* The power of two that brings the largest to 2^13 .. 2^14. */

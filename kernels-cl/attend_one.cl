@@ -16,6 +16,9 @@
  * Options: AKV_ATTEND_ONE, and those of attend.cl with K0, K1, V0, V1 (raw ones of 16 bits); AKV_TOKENS, tokens
  * of a block where the host knows them.  Head sizes 64, 128, 256. */
 #if defined(AKV_ATTEND_ONE) && !defined(AKV_CPU_SHAPE)
+#ifndef AKV_DOT
+#define weight_of(x) akv_exp(x)
+#endif
 /* The first row of a run in its block: none where a block is a run. */
 #if defined(AKV_TOKENS) && AKV_TOKENS == 16
 #define TOKENS_OR(runtime) AKV_TOKENS
@@ -25,17 +28,6 @@
 #define FROM(info)         ((info) >> 8 & 0xFFFFu)
 #endif
 
-static inline float half_of(akv_u32 h)
-{
-#ifdef __NV_CL_C_VERSION
-    float x;
-    ushort bits = (ushort)h;
-    __asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
-    return x;
-#else
-    return half_float(h);
-#endif
-}
 /* 8 elements of a row of 16-bit numbers. */
 static inline void raw_of(float *x, const akv_u32 *w, akv_u32 format)
 {
@@ -188,6 +180,7 @@ static inline void add_values(float *sum, __local const float *weight, const sto
 }
 
 
+#define IS_SCORE(at) (R * CHUNK % WG == 0 || (at) < R * CHUNK)
 /* Steps of a chunk for one kind, whose format is a constant: work-items that would differ in what they do
  * leave loops where loads can be issued together. */
 #define UNROLL    _Pragma("unroll")
@@ -317,7 +310,7 @@ static inline void add_values(float *sum, __local const float *weight, const sto
         UNROLL for (n = 0u; n < KEYS; n++)                                                              \
         {                                                                                               \
             UNROLL for (d = 0u; d < 8u; d++) x[n][d] = packed_bytes(&keys[n], K1, d, k_pairs);          \
-            unit[n] = akv_code_unit(K1, scale[n]);                                                      \
+            unit[n] = unit_of(K1, scale[n]);                                                            \
         }                                                                                               \
         UNROLL for (r = 0u; r < R; r++)                                                                 \
         {                                                                                               \
@@ -500,7 +493,7 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
                     total[open * R * VD + i] *= keep[i / VD];
 #pragma unroll
                 for (i = 0u; i < WEIGHTS; i++)
-                    if (item + i * WG < R * CHUNK)
+                    if (IS_SCORE(item + i * WG))
                         score[item + i * WG] = part_l[i];
                 barrier(CLK_LOCAL_MEM_FENCE);
                 if (item < R) {
@@ -646,7 +639,7 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
             for (i = 0u; i < WEIGHTS; i++) {
                 const akv_u32 at = item + i * WG, position = chunk * CHUNK + at % CHUNK;
                 s[i] = akv_minus_infinity();
-                if (at < R * CHUNK) {
+                if (IS_SCORE(at)) {
                     const akv_u32 info = run_info[at_run + at % CHUNK / RUN];
                     if (plain || (position >= begin && position < end && info & HELD && (info & 1u) == kind)) {
                         float x = 0.0f;
@@ -657,14 +650,14 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
                     }
                     if (s[i] > top[at / CHUNK] + FAR)
                         far = 1u;
-                    weight[at % CHUNK * R + at / CHUNK] = akv_exp(s[i] - top[at / CHUNK]);
+                    weight[at % CHUNK * R + at / CHUNK] = weight_of(s[i] - top[at / CHUNK]);
                 }
             }
             barrier(CLK_LOCAL_MEM_FENCE);
             if (far) { /* the reference moves to the maximum */
 #pragma unroll
                 for (i = 0u; i < WEIGHTS; i++)
-                    if (item + i * WG < R * CHUNK)
+                    if (IS_SCORE(item + i * WG))
                         score[item + i * WG] = s[i];
                 barrier(CLK_LOCAL_MEM_FENCE);
                 if (item == 0u)
@@ -680,9 +673,9 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
 #pragma unroll
                 for (i = 0u; i < WEIGHTS; i++) {
                     const akv_u32 at = item + i * WG;
-                    if (at < R * CHUNK) {
+                    if (IS_SCORE(at)) {
                         part_l[i] *= keep[at / CHUNK];
-                        weight[at % CHUNK * R + at / CHUNK] = akv_exp(s[i] - top[at / CHUNK]);
+                        weight[at % CHUNK * R + at / CHUNK] = weight_of(s[i] - top[at / CHUNK]);
                     }
                 }
 #pragma unroll
@@ -696,7 +689,7 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
             }
 #pragma unroll
             for (i = 0u; i < WEIGHTS; i++)
-                if (item + i * WG < R * CHUNK)
+                if (IS_SCORE(item + i * WG))
                     part_l[i] += weight[(item + i * WG) % CHUNK * R + (item + i * WG) / CHUNK];
             /* Values. */
 #ifdef AKV_DOT

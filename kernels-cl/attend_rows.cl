@@ -265,5 +265,17 @@ static inline void rotate_local(__local float *x, akv_u32 dim, akv_u32 item)
 #define PRODUCTS (R * CHUNK * (SLICES + 1))      /* one more: neighbours use different banks */
 #define SHARED_ONE (PRODUCTS > WG * 8 ? PRODUCTS : WG * 8)
 #define WEIGHTS  ((R * CHUNK + WG - 1) / WG)     /* of a work-item */
+
+static inline float half_of(akv_u32 h)
+{
+#ifdef __NV_CL_C_VERSION
+    float x;
+    ushort bits = (ushort)h;
+    __asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+#else
+    return half_float(h);
+#endif
+}
 #endif
 #endif
