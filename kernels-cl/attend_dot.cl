@@ -3,7 +3,8 @@
  * integer codes with a scale for 32 dimensions, weights times the values' scales integer codes with a scale for what
  * a work-item sums; both meet the stored codes as signed bytes, which the codebooks' entries are.  BOUNDED.
  *
- * Queries are of 16 bits where keys are I8, of 8 bits elsewhere, weights of 15 bits and a sign. */
+ * Queries are of 16 bits where keys are I8, of 8 bits elsewhere; weights are of 14 bits where values are I8, of 8
+ * elsewhere. */
 #if defined(AKV_DOT) && defined(AKV_ATTEND_ONE) && !defined(AKV_CPU_SHAPE)
 
 /* sum + the products of four signed bytes. */
@@ -17,6 +18,21 @@ static inline int dot_8(akv_u32 a, akv_u32 b, int sum)
     return sum + dot_4x8packed_ss_int(a, b);
 #else
     char4 x = as_char4(a), y = as_char4(b);
+    return sum + x.x * y.x + x.y * y.y + x.z * y.z + x.w * y.w;
+#endif
+}
+/* The same where a is of unsigned bytes. */
+static inline int dot_unsigned(akv_u32 a, akv_u32 b, int sum)
+{
+#if defined(__NV_CL_C_VERSION)
+    int x;
+    __asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(x) : "r"(a), "r"(b), "r"(sum));
+    return x;
+#elif defined(__opencl_c_integer_dot_product_input_4x8bit_packed)
+    return sum + dot_4x8packed_us_int(a, b);
+#else
+    uchar4 x = as_uchar4(a);
+    char4 y = as_char4(b);
     return sum + x.x * y.x + x.y * y.y + x.z * y.z + x.w * y.w;
 #endif
 }
@@ -149,6 +165,7 @@ static inline void load_packed_key(codes_32 *x, __global const uchar *tile, akv_
                                    akv_u32 g)
 {
     const akv_u32 b0 = akv_format_plane0(format);
+    __global const uchar *at = tile + 4u * (t * b0 * GROUPS + g);
     akv_u32 j;
     if (format == AKV_I8) {
         __global const uint4 *from = (__global const uint4 *)(tile + t * KD + g * 32u);
@@ -159,7 +176,7 @@ static inline void load_packed_key(codes_32 *x, __global const uchar *tile, akv_
     }
 #pragma unroll
     for (j = 0u; j < b0; j++)
-        x->low[j] = akv_load_u32(tile + 4u * ((t * b0 + j) * GROUPS + g));
+        x->low[j] = akv_load_u32(at + 4u * GROUPS * j);
     if (akv_format_plane1(format))
         x->high[0] = akv_load_u32(tile + akv_plane1_offset(format, tokens, KD) + 4u * (t * GROUPS + g));
 }
@@ -213,6 +230,29 @@ static inline bool code_query(__local akv_u32 *to, __local const float *q)
 #define SEGMENT_RUNS (WG / (4 * UNITS)) /* runs between two quads of a segment */
 #define SCALES   (V1 == AKV_I8 ? (VD + 127) / 128 : VD / 32)
 #define CODED    (R * SCALES * SEGMENTS) /* (row, scale, segment), at most a work-group */
+/* The codes of a segment: 4 or 8 words. */
+#define CODED_WIDE (V1 == AKV_I8)
+#if CODED_WIDE
+typedef uint4 coded_weights;
+#define CODED_BITS 13u
+#else
+typedef uint2 coded_weights;
+#define CODED_BITS 7u
+#endif
+/* sum + the products of a segment's weights with one dimension of its quads. */
+static inline int dot_weights(coded_weights w, akv_u32 first, akv_u32 second, int sum)
+{
+#if CODED_WIDE
+    return dot_16(w.zw, second, dot_16(w.xy, first, sum));
+#else
+    return dot_unsigned(w.y, second, dot_unsigned(w.x, first, sum));
+#endif
+}
+static inline akv_u32 narrow_codes(float a, float b, float c, float d)
+{
+    return min((akv_u32)AKV_RINT(a), 255u) | min((akv_u32)AKV_RINT(b), 255u) << 8 |
+           min((akv_u32)AKV_RINT(c), 255u) << 16 | min((akv_u32)AKV_RINT(d), 255u) << 24;
+}
 /* The scales of quad n of a segment. */
 typedef struct quad_scales {
     akv_u32 word[2];
@@ -227,7 +267,7 @@ static inline void load_quad_scales(quad_scales *x, __global const uchar *tile, 
         x->word[1] = akv_load_u32(at + 4u);
 }
 /* Codes of a segment's weights times scales; returns the scale of the codes. */
-static inline float code_weights(__local uint4 *to, __local const float *weight, const quad_scales *scales,
+static inline float code_weights(__local coded_weights *to, __local const float *weight, const quad_scales *scales,
                                  akv_u32 segment, akv_u32 r)
 {
     float x[QUADS * 4], top = 0.0f, factor;
@@ -242,15 +282,20 @@ static inline float code_weights(__local uint4 *to, __local const float *weight,
             x[n * 4u + i] = weight[token * R + r] * unit_of(V1, scale);
             top = fmax(top, x[n * 4u + i]);
         }
-    /* The power of two that brings the largest to 2^13 .. 2^14. */
+    /* The power of two that brings the largest to 2^CODED_BITS or up to twice that. */
     exponent = akv_as_u32(top) >> 23;
     exponent = exponent < 20u ? 20u : exponent;
-    factor = akv_as_f32((267u - exponent) << 23);
+    factor = akv_as_f32((254u + CODED_BITS - exponent) << 23);
+#if CODED_WIDE
     *to = (uint4)(wide_codes(AKV_RINT(x[0] * factor), AKV_RINT(x[1] * factor), AKV_RINT(x[2] * factor),
                              AKV_RINT(x[3] * factor)),
                   wide_codes(AKV_RINT(x[4] * factor), AKV_RINT(x[5] * factor), AKV_RINT(x[6] * factor),
                              AKV_RINT(x[7] * factor)));
-    return akv_as_f32((exponent - 13u) << 23);
+#else
+    *to = (uint2)(narrow_codes(x[0] * factor, x[1] * factor, x[2] * factor, x[3] * factor),
+                  narrow_codes(x[4] * factor, x[5] * factor, x[6] * factor, x[7] * factor));
+#endif
+    return akv_as_f32((exponent - CODED_BITS) << 23);
 }
 
 #ifdef AKV_MAP

@@ -339,10 +339,10 @@ static inline void add_values(float *sum, __local const float *weight, const sto
             UNROLL for (d = 0u; d < 8u; d++) x[n][d] = packed_bytes(&values[n], V1, d, v_pairs);        \
         UNROLL for (r = 0u; r < R; r++)                                                                 \
         {                                                                                               \
-            const uint4 w = coded[r * SCALES * SEGMENTS + at];                                          \
+            const coded_weights w = coded[r * SCALES * SEGMENTS + at];                                  \
             const float factor = coded_scale[r * SCALES * SEGMENTS + at];                               \
             UNROLL for (d = 0u; d < 8u; d++)                                                            \
-                sum[r * 8u + d] = MULTIPLY_ADD((float)dot_16(w.zw, x[1][d], dot_16(w.xy, x[0][d], 0)), factor, \
+                sum[r * 8u + d] = MULTIPLY_ADD((float)dot_weights(w, x[0][d], x[1][d], 0), factor,      \
                                                sum[r * 8u + d]);                                        \
         }                                                                                               \
     }
@@ -373,7 +373,7 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
     /* Used in pieces of 16 bytes: arrays of a type that is aligned by itself. */
     __local float4 asked_room[R * KD / 4];            /* queries of the open kind */
     __local uint4 codes_room[R * GROUPS * ASK_STEP / 4]; /* the same as integers, for kind 1 */
-    __local uint4 coded[CODED];                       /* weights of a chunk as integers */
+    __local coded_weights coded[CODED];               /* weights of a chunk as integers */
     __local float *const asked = (__local float *)asked_room;
     __local akv_u32 *const codes = (__local akv_u32 *)codes_room;
     __local float coded_scale[CODED];
@@ -770,7 +770,7 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
     for (i = item; i < R * GROUPS * ASK_STEP; i += WG)
         codes[i] = 0u;
     for (i = item; i < CODED; i += WG)
-        coded[i] = (uint4)(0u);
+        coded[i] = 0u;
 #endif
 #ifdef AKV_MAP
     for (i = item; i < R * KD; i += WG)
