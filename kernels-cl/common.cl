@@ -290,20 +290,19 @@ static inline void rotate_back(float *row, akv_u32 dim)
 #define SWAP 16
 #endif
 /* That memory, `swap`.  It is used in pieces of 16 bytes too, which a GPU takes at multiples of 16 bytes only,
- * while an array of floats may begin at any multiple of 4: NVIDIA's compiler heeds the alignment of a local array's
- * type, not the attribute.  AKV_ODD (for tests): it begins as low behind a float as its alignment allows. */
+ * while an array of floats may begin at any multiple of 4.  AKV_ODD (for tests): it begins as low behind a float
+ * as its alignment allows. */
+#define IN_PIECES __attribute__((aligned(16)))
 #ifdef AKV_ODD
 typedef struct odd_room {
     float before;
-    float4 room[SWAP * WG / 4];
+    float room[SWAP * WG] IN_PIECES;
 } odd_room;
 #define SWAP_ROOM                                                                                  \
-    __local float4 swap_room[sizeof(odd_room) / 16];                                               \
-    __local float *const swap = (__local float *)(swap_room + sizeof(odd_room) / 16 - SWAP * WG / 4);
+    __local float swap_room[sizeof(odd_room) / 4] __attribute__((aligned(16)));                    \
+    __local float *const swap = swap_room + sizeof(odd_room) / 4 - SWAP * WG;
 #else
-#define SWAP_ROOM                                                                                  \
-    __local float4 swap_room[SWAP * WG / 4];                                                       \
-    __local float *const swap = (__local float *)swap_room;
+#define SWAP_ROOM __local float swap[SWAP * WG] IN_PIECES;
 #endif
 
 typedef struct place {
