@@ -170,6 +170,35 @@ Test(codec, all_half_inputs_for_each_class_of_scales)
     }
 }
 
+/* A code is a step function of x: the floats at and beside each of its steps, under every scale. */
+Test(codec, codebook_codes_step_at_the_midpoints)
+{
+    for (uint32_t format = AKV_N5; format <= AKV_N2; format++) {
+        const int *codes;
+        const int n = ref_levels(format, &codes);
+        for (uint32_t s = 0; s < 0xF8u; s++)
+            for (int c = 0; c + 1 < n; c++) {
+                const double middle = (codes[c] + codes[c + 1]) * ref_ue5m3(s) / 256.0;
+                float x[32] = {0};
+                uint8_t code[32];
+                cr_assert_eq((double)(float)middle, middle);
+                x[2] = (float)middle;
+                x[1] = nextafterf(x[2], -INFINITY), x[0] = nextafterf(x[1], -INFINITY);
+                x[3] = nextafterf(x[2], INFINITY), x[4] = nextafterf(x[3], INFINITY);
+                for (int i = 0; i < 5; i++) /* beside 0 stand the smallest sane numbers */
+                    x[i] = i < 2 && x[i] > -0x1p-24f && x[i] <= 0.0f  ? -0x1p-24f
+                           : i > 2 && x[i] < 0x1p-24f && x[i] >= 0.0f ? 0x1p-24f
+                                                                      : x[i];
+                akv_codebook_codes(x, s, format, code);
+                for (int i = 0; i < 5; i++) {
+                    int want = (double)x[i] > middle || ((double)x[i] == middle && c % 2) ? c + 1 : c;
+                    cr_assert_eq(code[i], s ? want : n / 2, "%s scale %#x input %a gives code %d",
+                                 names[format], s, (double)x[i], code[i]);
+                }
+            }
+    }
+}
+
 Test(codec, rows_match_the_definition)
 {
     for (size_t d = 0; d < sizeof dims / sizeof *dims; d++)

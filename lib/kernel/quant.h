@@ -179,25 +179,43 @@ AKV_FN akv_u32 akv_search_scale(const float *x, akv_u32 amax, akv_u32 format)
     }
     return best;
 }
-/* Codes of 32 values.  A threshold T = (c_j + c_j+1) * d / 256 is exact in f32.  A tie goes to the
- * even index: up from an odd j for x >= 0, up from an even j for x < 0; bits of |x| plus one turn >
- * into >=. */
+/* Is z beyond the middle one of 2 * n - 1 thresholds?  The n - 1 on its side are left. */
+AKV_FN akv_u32 akv_halve(akv_u32 *left, akv_u32 n, akv_u32 z)
+{
+    akv_u32 up = z > left[n - 1u] ? 1u : 0u, j;
+    AKV_UNROLL
+    for (j = 0u; j + 1u < n; j++)
+        left[j] = up ? left[n + j] : left[j];
+    return up;
+}
+/* Codes of 32 values.  A threshold T_j = (c_j + c_j+1) * d / 256 is exact in f32.  A tie goes to the even
+ * index: up from an odd j for x >= 0, up from an even j for x < 0.  z = 2 * bits of |x| + sign has both:
+ * z > 2 * T is |x| > T for x >= 0 and |x| >= T for x < 0, and with the lowest bit turned the other way
+ * round.  Halving the thresholds meets odd j in all steps but the last. */
 AKV_FN void akv_codebook_codes(const float *x, akv_u32 s, akv_u32 format, akv_u8 *code)
 {
     akv_u32 levels = akv_levels(format), i, j, t[16];
+    akv_u32 turn = s == 0u ? 0u : 2u * levels - 1u; /* of codes below zero */
     float unit = akv_f32_from_ue5m3(s) * 0x1p-8f;
     AKV_UNROLL
-    for (j = 0u; j + 1u < levels; j++)
-        t[j] = akv_as_u32(
-            (float)(akv_i32)(akv_codebook[levels - 2u + j] + akv_codebook[levels - 1u + j]) * unit);
+    for (j = 0u; j + 1u < levels; j++) {
+        akv_i32 sum = akv_codebook[levels - 2u + j] + akv_codebook[levels - 1u + j];
+        t[j] = s == 0u ? 0xFFFFFFFFu : akv_as_u32((float)sum * unit) << 1;
+    }
     AKV_UNROLL
     for (i = 0u; i < 32u; i++) {
-        akv_u32 bits = akv_as_u32(x[i]), a = bits & 0x7FFFFFFFu, negative = bits >> 31, p = 0u;
-        akv_u32 even = a + negative, odd = a + 1u - negative;
+        akv_u32 bits = akv_as_u32(x[i]), z = bits << 1 | bits >> 31, p = 1u, left[16];
         AKV_UNROLL
         for (j = 0u; j + 1u < levels; j++)
-            p += ((j & 1u) ? odd : even) > t[j] ? 1u : 0u;
-        code[i] = (akv_u8)(s == 0u ? levels : negative ? levels - 1u - p : levels + p);
+            left[j] = t[j];
+        if (levels > 8u)
+            p = 2u * p + akv_halve(left, 8u, z ^ 1u);
+        if (levels > 4u)
+            p = 2u * p + akv_halve(left, 4u, z ^ 1u);
+        if (levels > 2u)
+            p = 2u * p + akv_halve(left, 2u, z ^ 1u);
+        p = 2u * p + akv_halve(left, 1u, z);
+        code[i] = (akv_u8)(p ^ ((0u - (bits >> 31)) & turn));
     }
 }
 
