@@ -31,8 +31,8 @@ typedef struct akv_turn {
 
 AKV_FN akv_turn akv_rope_turn(akv_u64 phase)
 {
-    akv_u32 p = (akv_u32)(phase >> 32), quarter = (p + 0x20000000u) >> 30;
-    akv_u32 rest = p - (quarter << 30) + 0x20000000u; /* r + 2^29, below 2^30 */
+    /* Bits 31:30 of q are the quarter, the rest is r + 2^29. */
+    akv_u32 q = (akv_u32)(phase >> 32) + 0x20000000u, rest = q & 0x3FFFFFFFu;
     float u = AKV_FMA((float)((akv_i32)(rest >> 12) - 0x20000), 4096.0f,
                       (float)(akv_i32)(rest & 4095u)) *
               0x1p-29f;
@@ -43,12 +43,11 @@ AKV_FN akv_turn akv_rope_turn(akv_u64 phase)
     c = AKV_FMA(c, w, AKV_COS_1);
     c = AKV_FMA(c, w, AKV_COS_0);
     c = AKV_FMA(c, w, 1.0f);
-    turn.c = (quarter & 1u) ? s : c;
-    turn.s = (quarter & 1u) ? c : s;
-    if (quarter == 1u || quarter == 2u)
-        turn.c = -turn.c;
-    if (quarter == 2u || quarter == 3u)
-        turn.s = -turn.s;
+    /* Quarters 1 and 3 exchange the two; cos is negative in 1 and 2, sin in 2 and 3. */
+    turn.c = (q & 0x40000000u) ? s : c;
+    turn.s = (q & 0x40000000u) ? c : s;
+    turn.c = akv_as_f32(akv_as_u32(turn.c) ^ ((q + 0x40000000u) & 0x80000000u));
+    turn.s = akv_as_f32(akv_as_u32(turn.s) ^ (q & 0x80000000u));
     return turn;
 }
 AKV_FN akv_turn akv_rope_at(akv_u64 turns, akv_u32 position)
