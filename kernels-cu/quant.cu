@@ -17,13 +17,17 @@
 struct alignas(16) stage {
     float x[32 * PITCH];
 };
-#include "map.cuh"
-
 /* Bits of an f16 as bits of an f32: the conversion of the hardware is exact and keeps subnormals. */
 AKV_FN akv_u32 half_bits(akv_u32 h)
 {
     return akv_as_u32(__half2float(__ushort_as_half((unsigned short)h)));
 }
+AKV_FN float tiny_to_zero(akv_u32 bits)
+{
+    return fabsf(akv_as_f32(bits)) < akv_as_f32(AKV_TINY_BITS) ? 0.0f : akv_as_f32(bits);
+}
+#include "map.cuh"
+
 /* The group of 32 that a lane holds, out of the stage and back. */
 AKV_FN void take_group(float *x, const float *stage)
 {
@@ -60,17 +64,14 @@ AKV_FN uint4 widen_four(uint2 v, akv_u32 dtype)
         return make_uint4(v.x << 16, v.x & 0xFFFF0000u, v.y << 16, v.y & 0xFFFF0000u);
     return make_uint4(half_bits(v.x & 0xFFFFu), half_bits(v.x >> 16), half_bits(v.y & 0xFFFFu), half_bits(v.y >> 16));
 }
-AKV_FN float tiny_to_zero(akv_u32 bits)
-{
-    return akv_as_f32((bits & 0x7FFFFFFFu) < AKV_TINY_BITS ? 0u : bits);
-}
 
 /* Rows that fill the stage, of a power of two of elements: all loads are under way before the first is
  * used.  False, and nothing done, where a value is beyond 2^100 or NaN. */
 template <class A>
 AKV_FN bool stage_all(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 dim, A address)
 {
-    akv_u32 lane = threadIdx.x & 31u, shift = 31u - AKV_CLZ(dim), top = 0u;
+    akv_u32 lane = threadIdx.x & 31u, shift = 31u - AKV_CLZ(dim);
+    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     uint4 v[8];
 #pragma unroll
     for (int k = 0; k < 8; k++) {
@@ -87,9 +88,13 @@ AKV_FN bool stage_all(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 dim, 
     for (int k = 0; k < 8; k++) {
         if (dtype != AKV_F32)
             v[k] = widen_four(make_uint2(v[k].x, v[k].y), dtype);
-        top = max(top, max(max(v[k].x & 0x7FFFFFFFu, v[k].y & 0x7FFFFFFFu), max(v[k].z & 0x7FFFFFFFu, v[k].w & 0x7FFFFFFFu)));
+        /* 2^28 times what is beyond 2^100 is infinite, and sums of that are infinite or NaN. */
+        sum.x = AKV_FMA(akv_as_f32(v[k].x), 0x1p28f, sum.x);
+        sum.y = AKV_FMA(akv_as_f32(v[k].y), 0x1p28f, sum.y);
+        sum.z = AKV_FMA(akv_as_f32(v[k].z), 0x1p28f, sum.z);
+        sum.w = AKV_FMA(akv_as_f32(v[k].w), 0x1p28f, sum.w);
     }
-    if (__any_sync(0xFFFFFFFFu, top > AKV_HUGE_BITS))
+    if (__any_sync(0xFFFFFFFFu, !(fabsf(sum.x) + fabsf(sum.y) + fabsf(sum.z) + fabsf(sum.w) <= 0x1.FFFFFEp127f)))
         return false;
 #pragma unroll
     for (int k = 0; k < 8; k++)
@@ -135,6 +140,14 @@ AKV_FN akv_u32 stage_rows(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 d
     return saw;
 }
 
+/* A warp as rows of groups: 2048 over the number of groups, rounded up, divides lanes without a division. */
+AKV_TABLE akv_u16 group_share[AKV_MAX_HEAD_DIM / 32u + 1u] = {0,   2048, 1024, 683, 512, 410, 342, 293, 256, 228,
+                                                             205, 187,  171,  158, 147, 137, 128, 121, 114};
+AKV_FN akv_u32 groups_into(akv_u32 lanes, akv_u32 groups)
+{
+    return lanes * group_share[groups] >> 11;
+}
+
 /* Rotates the rows that the lanes hold group by group.  Strides of 32 and more go between lanes; a
  * rotation block never crosses a row, so lane ^ (stride / 32) is in the same row. */
 AKV_FN void rotate_groups(float *x, akv_u32 dim, akv_u32 lane)
@@ -146,11 +159,116 @@ AKV_FN void rotate_groups(float *x, akv_u32 dim, akv_u32 lane)
             akv_rotate_stage(x, 32u, stride);
     for (akv_u32 stride = 32u; stride < n; stride *= 2u) {
         akv_u32 groups = akv_padded_dim(dim) / 32u;
+        /* akv_rotate_pair, in one instruction */
+        float sign = (lane - groups_into(lane, groups) * groups) * 32u & stride ? -1.0f : 1.0f;
 #pragma unroll
-        for (int i = 0; i < 32; i++) {
-            float other = __shfl_xor_sync(0xFFFFFFFFu, x[i], stride / 32u);
-            x[i] = akv_rotate_pair(x[i], other, (lane % groups) * 32u, stride);
+        for (int i = 0; i < 32; i++)
+            x[i] = AKV_FMA(x[i], sign, __shfl_xor_sync(0xFFFFFFFFu, x[i], stride / 32u));
+    }
+}
+
+/* Rows that a warp takes of `tokens` of `heads`: first + r * step of them, r < count.  by_head: of one head, for
+ * matrices; neighbours have the same head then. */
+struct warp_rows {
+    akv_u32 first, step, count;
+};
+AKV_FN warp_rows rows_of_warp(akv_u32 tokens, akv_u32 heads, akv_u32 per, bool by_head)
+{
+    akv_u32 warp = blockIdx.x * WARPS + (threadIdx.x >> 5), runs = (tokens + per - 1u) / per;
+    if (!by_head) {
+        akv_u32 rows = tokens * heads, first = AKV_MIN(warp * per, rows);
+        return {first, 1u, AKV_MIN(per, rows - first)};
+    }
+    akv_u32 head = warp / runs, token = warp % runs * per;
+    return {token * heads + head, heads, head < heads ? AKV_MIN(per, tokens - token) : 0u};
+}
+
+/* Largest magnitude of a group without NaN. */
+AKV_FN float top_of(const float *x)
+{
+    float top = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        top = fmaxf(top, fabsf(x[i]));
+    return top;
+}
+
+/* One of N thresholds as a polynomial in what log2(N) comparisons gave, 0 or 1, the first one's deciding most: its
+ * coefficients from the thresholds, in place, and its value. */
+template <int N> AKV_FN void to_polynomial(float *c)
+{
+    if constexpr (N > 1) {
+#pragma unroll
+        for (int k = 0; k < N / 2; k++)
+            c[k + N / 2] -= c[k];
+        to_polynomial<N / 2>(c);
+        to_polynomial<N / 2>(c + N / 2);
+    }
+}
+template <int N> AKV_FN float polynomial(const float *c, const float *up)
+{
+    if constexpr (N == 1)
+        return c[0];
+    else
+        return AKV_FMA(up[0], polynomial<N / 2>(c + N / 2, up + 1), polynomial<N / 2>(c, up + 1));
+}
+template <int L, int N> AKV_FN void step_thresholds(float *c, float unit)
+{
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        int j = L / N / 2 - 1 + k * (L / N);
+        c[k] = (float)(akv_codebook[L - 2 + j] + akv_codebook[L - 1 + j]) * unit;
+    }
+    to_polynomial<N>(c);
+}
+/* Codes of a group as akv_codebook_codes has them, for processors that multiply twice as fast as they compare and
+ * select.  Thresholds and coefficients are multiples of d / 256 of at most 13 bits: no step rounds. */
+template <int F> AKV_FN void codebook_codes(const float *x, akv_u32 scale, akv_u8 *code)
+{
+    constexpr int L = 16 >> (F - AKV_N5);
+    constexpr akv_u32 bits = F == AKV_N5 ? 5u : F == AKV_N4 ? 4u : F == AKV_N3 ? 3u : 2u, all = 2u * L - 1u;
+    constexpr akv_u32 ones = 1u | 1u << bits | 1u << 2u * bits | 1u << 3u * bits;
+    float unit = akv_f32_from_ue5m3(scale) * 0x1p-8f, c1[1], c2[2], c4[4], c8[8];
+    step_thresholds<L, 1>(c1, unit);
+    if constexpr (L > 2)
+        step_thresholds<L, 2>(c2, unit);
+    if constexpr (L > 4)
+        step_thresholds<L, 4>(c4, unit);
+    if constexpr (L > 8)
+        step_thresholds<L, 8>(c8, unit);
+#pragma unroll
+    for (int first = 0; first < 32; first += 4) {
+        /* 2^23 and four codes, each twice: all + 1 + 2 p for x >= 0, all - 1 - 2 p below, p thresholds passed. */
+        float sum = akv_as_f32(0x4B000000u + ones * all);
+#pragma unroll
+        for (int i = first; i < first + 4; i++) {
+            /* The last step is at an even threshold, which a tie passes below zero only, the others are at odd ones,
+             * where it passes from zero up: one bit more or less of |x| says so. */
+            akv_u32 a = akv_as_u32(x[i]) & 0x7FFFFFFFu, negative = akv_as_u32(x[i]) >> 31;
+            float more = akv_as_f32(a + negative), less = akv_as_f32(a - negative), up[4], passed = 0.0f;
+            if constexpr (L > 2)
+                passed = up[0] = less >= c1[0] ? 1.0f : 0.0f;
+            else
+                passed = more > c1[0] ? 1.0f : 0.0f;
+            if constexpr (L > 4) {
+                up[1] = less >= polynomial<2>(c2, up) ? 1.0f : 0.0f;
+                passed = AKV_FMA(passed, 2.0f, up[1]);
+            }
+            if constexpr (L > 8) {
+                up[2] = less >= polynomial<4>(c4, up) ? 1.0f : 0.0f;
+                passed = AKV_FMA(passed, 2.0f, up[2]);
+            }
+            if constexpr (L > 2) {
+                float last = polynomial<L / 2>(L > 8 ? c8 : L > 4 ? c4 : c2, up);
+                passed = AKV_FMA(passed, 2.0f, more > last ? 1.0f : 0.0f);
+            }
+            sum = AKV_FMA(AKV_FMA(passed, 2.0f, 1.0f),
+                          copysignf(akv_as_f32((127u + bits * (i - first)) << 23), x[i]), sum);
         }
+        akv_u32 four = scale ? akv_as_u32(sum) : ones * (all + 1u);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            code[first + i] = (akv_u8)(four >> (bits * i + 1u) & all);
     }
 }
 
@@ -158,17 +276,25 @@ AKV_FN void rotate_groups(float *x, akv_u32 dim, akv_u32 lane)
 template <int F, bool SEARCH>
 AKV_FN akv_u32 quantise_group(float *x, akv_u32 dim, akv_u32 rotate, akv_u32 lane, akv_u8 *code)
 {
-    akv_u32 groups = akv_padded_dim(dim) / 32u, g = lane % groups;
+    akv_u32 groups = akv_padded_dim(dim) / 32u, g = lane - groups_into(lane, groups) * groups;
     if (rotate) {
         float factor = akv_rotate_store_factor(dim);
         rotate_groups(x, dim, lane);
 #pragma unroll
         for (int i = 0; i < 32; i++)
-            x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i] * factor)));
+            x[i] = x[i] * factor;
+        if (top_of(x) > akv_as_f32(AKV_HUGE_BITS)) { /* rare */
+#pragma unroll
+            for (int i = 0; i < 32; i++)
+                x[i] = akv_as_f32(akv_sane(akv_as_u32(x[i])));
+        }
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+            x[i] = tiny_to_zero(akv_as_u32(x[i]));
     }
     if (akv_format_blocks(F))
         return akv_block_quantise(x, F, code);
-    akv_u32 amax = akv_amax(x, 32u, 0u);
+    akv_u32 amax = akv_as_u32(top_of(x));
     if (akv_scale_width(F) > 32u) {
         akv_u32 per = akv_scale_width(F) / 32u, first = lane - g + g / per * per, all = amax;
         for (akv_u32 j = 0u; j < per; j++) {
@@ -178,7 +304,10 @@ AKV_FN akv_u32 quantise_group(float *x, akv_u32 dim, akv_u32 rotate, akv_u32 lan
         amax = all;
     }
     akv_u32 scale = akv_scale_of(x, amax, F, SEARCH ? 1u : 0u);
-    akv_group_codes(x, scale, F, code);
+    if constexpr (F >= AKV_N5 && F <= AKV_N2)
+        codebook_codes<F>(x, scale, code);
+    else
+        akv_group_codes(x, scale, F, code);
     return scale;
 }
 
@@ -214,32 +343,34 @@ AKV_FN void put_plane(akv_u8 *plane, float *stage, akv_u32 shift, akv_u32 dim, a
         to[i] = ((const uint4 *)words)[i];
 }
 
-template <int F, bool SEARCH> AKV_FN void encode(const akv_encode_params &p, const akv_cu_args &a)
+/* MAP: the launch has an akv_map.  Kernels of their own, so that the others keep their registers. */
+template <int F, bool SEARCH, bool MAP> AKV_FN void encode(const akv_encode_params &p, const akv_cu_args &a)
 {
     __shared__ stage stages[WARPS];
-    akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u;
-    akv_u32 groups = akv_padded_dim(p.dim) / 32u, per = 32u / groups;
-    akv_u32 rows = p.tokens * p.rows.heads, first = (blockIdx.x * WARPS + warp) * per;
+    akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u, heads = p.rows.heads;
+    akv_u32 groups = akv_padded_dim(p.dim) / 32u, per = groups_into(32u, groups), rows = p.tokens * heads;
     if (blockIdx.x == 0u && threadIdx.x == 0u)
         akv_tile_padding(a.arg[1], F, rows, p.dim);
-    if (first >= rows)
+    const akv_map *map = MAP ? akv_map_at(a.arg[3], p.map) : 0;
+    warp_rows mine = rows_of_warp(p.tokens, heads, per, MAP && map->transform == AKV_TRANSFORM_MATRIX);
+    akv_u32 first = mine.first, count = mine.count;
+    if (count == 0u)
         return;
-    akv_u32 count = AKV_MIN(per, rows - first);
-    bool dense = p.rows.token_stride == p.rows.heads * p.rows.head_stride;
+    bool dense = p.rows.token_stride == heads * p.rows.head_stride;
     akv_u32 saw = stage_rows(
         stages[warp], a.arg[0], p.rows.dtype, p.dim, count,
         [&](akv_u32 row) {
-            akv_u32 r = first + row;
+            akv_u32 r = first + row * mine.step;
             if (dense)
                 return r * p.rows.head_stride;
-            akv_u32 token = r / p.rows.heads;
-            return token * p.rows.token_stride + (r - token * p.rows.heads) * p.rows.head_stride;
+            akv_u32 token = r / heads;
+            return token * p.rows.token_stride + (r - token * heads) * p.rows.head_stride;
         },
         rows_vector(a.arg[0], p.rows, p.dim));
-    akv_u32 row = lane / groups, g = lane % groups, rotate = p.flags & AKV_FLAG_ROTATE;
-    if (p.flags & AKV_FLAG_MAP) {
-        map_store(stages[warp].x, {a.arg[3], p.map, 0u, p.rows.heads, p.position, first}, p.dim, count);
-        rotate = akv_map_rotates(akv_map_at(a.arg[3], p.map));
+    akv_u32 row = groups_into(lane, groups), g = lane - row * groups, rotate = p.flags & AKV_FLAG_ROTATE;
+    if (MAP) {
+        map_store(stages[warp].x, {a.arg[3], p.map, 0u, heads, p.position, first, mine.step}, p.dim, count);
+        rotate = akv_map_rotates(map);
     }
     float x[32];
     take_group(x, stages[warp].x);
@@ -251,9 +382,9 @@ template <int F, bool SEARCH> AKV_FN void encode(const akv_encode_params &p, con
     akv_u32 scale = quantise_group<F, SEARCH>(x, p.dim, rotate, lane, code);
     if (akv_format_blocks(F)) {
         if (row < count)
-            akv_block_put(a.arg[1], F, p.dim, first + row, g, code, scale);
+            akv_block_put(a.arg[1], F, p.dim, first + row * mine.step, g, code, scale);
     } else {
-        if (count * groups == 32u && ((akv_u64)a.arg[1] & 15u) == 0u) {
+        if (count * groups == 32u && mine.step == 1u && ((akv_u64)a.arg[1] & 15u) == 0u) {
             constexpr bool bytes = F == AKV_I8 || F == AKV_E4M3 || F == AKV_E4M3G;
             constexpr akv_u32 b0 = bytes ? 8u : F == AKV_N3 || F == AKV_N2 ? 2u : 4u;
             constexpr akv_u32 b1 = F == AKV_N6 ? 2u : F == AKV_N5 || F == AKV_N3 ? 1u : 0u;
@@ -262,43 +393,52 @@ template <int F, bool SEARCH> AKV_FN void encode(const akv_encode_params &p, con
                 put_plane<b1>(a.arg[1] + akv_plane1_offset(F, rows, p.dim), stages[warp].x, b0, p.dim, first, row, g,
                               code);
         } else if (row < count) {
-            akv_row_put(a.arg[1], F, rows, p.dim, first + row, g, code);
+            akv_row_put(a.arg[1], F, rows, p.dim, first + row * mine.step, g, code);
         }
         akv_u32 width = akv_scale_width(F) / 32u;
         if (row < count && g % width == 0u)
-            akv_scale_put(a.arg[1], F, AKV_ORDER_ROW, rows, p.dim, first + row, g / width, scale);
+            akv_scale_put(a.arg[1], F, AKV_ORDER_ROW, rows, p.dim, first + row * mine.step, g / width, scale);
     }
     if (saw)
         atomicOr((akv_u32 *)a.arg[2], saw);
 }
 
-template <int F> AKV_FN void decode(const akv_decode_params &p, const akv_cu_args &a)
+template <int F, bool MAP> AKV_FN void decode(const akv_decode_params &p, const akv_cu_args &a)
 {
     __shared__ stage stages[WARPS];
-    akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u;
-    akv_u32 groups = akv_padded_dim(p.dim) / 32u, per = 32u / groups;
-    akv_u32 rows = p.tokens * p.rows.heads, first = (blockIdx.x * WARPS + warp) * per;
-    if (first >= rows)
+    akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u, heads = p.rows.heads;
+    akv_u32 groups = akv_padded_dim(p.dim) / 32u, per = groups_into(32u, groups), rows = p.tokens * heads;
+    const akv_map *map = MAP ? akv_map_at(a.arg[2], p.map) : 0;
+    warp_rows mine = rows_of_warp(p.tokens, heads, per, MAP && map->transform == AKV_TRANSFORM_MATRIX);
+    akv_u32 first = mine.first, count = mine.count, row = groups_into(lane, groups), g = lane - row * groups;
+    if (count == 0u)
         return;
-    akv_u32 count = AKV_MIN(per, rows - first), row = lane / groups, g = lane % groups;
-    float x[32];
+    float x[32], unit = 0.0f;
+    akv_u8 code[32];
 #pragma unroll
-    for (int i = 0; i < 32; i++)
+    for (int i = 0; i < 32; i++) {
         x[i] = 0.0f;
+        code[i] = 0;
+    }
     if (row < count && akv_format_blocks(F)) {
-        akv_block_load(a.arg[0], F, p.dim, first + row, g, x);
+        akv_block_load(a.arg[0], F, p.dim, first + row * mine.step, g, x);
     } else if (row < count) {
-        akv_u8 code[32];
-        akv_row_get(a.arg[0], F, rows, p.dim, first + row, g, code);
-        akv_u32 scale = akv_scale_get(a.arg[0], F, AKV_ORDER_ROW, rows, p.dim, first + row,
-                                      g / (akv_scale_width(F) / 32u));
-        float unit = akv_code_unit(F, scale);
+        akv_row_get(a.arg[0], F, rows, p.dim, first + row * mine.step, g, code);
+        unit = akv_code_unit(F, akv_scale_get(a.arg[0], F, AKV_ORDER_ROW, rows, p.dim, first + row * mine.step,
+                                              g / (akv_scale_width(F) / 32u)));
+        if (!akv_format_codebook(F)) {
+#pragma unroll
+            for (int i = 0; i < 32; i++)
+                x[i] = akv_code_value(F, code[i], unit);
+        }
+    }
+    if (akv_format_codebook(F)) { /* entry l of the codebook is lane l's; -6 * 0 is +0 too */
+        float entry = (float)akv_code_integer(F, AKV_MIN(lane, 2u * akv_levels(F) - 1u));
 #pragma unroll
         for (int i = 0; i < 32; i++)
-            x[i] = akv_code_value(F, code[i], unit);
+            x[i] = AKV_FMA(__shfl_sync(0xFFFFFFFFu, entry, code[i]), unit, 0.0f);
     }
-    bool mapped = p.flags & AKV_FLAG_MAP;
-    if (mapped ? akv_map_rotates(akv_map_at(a.arg[2], p.map)) : p.flags & AKV_FLAG_ROTATE) {
+    if (MAP ? akv_map_rotates(map) : p.flags & AKV_FLAG_ROTATE) {
         float factor = akv_rotate_read_factor(p.dim);
         rotate_groups(x, p.dim, lane);
 #pragma unroll
@@ -307,12 +447,12 @@ template <int F> AKV_FN void decode(const akv_decode_params &p, const akv_cu_arg
     }
     leave_group(stages[warp].x, x);
     __syncwarp();
-    if (mapped)
-        map_back(stages[warp].x, {a.arg[2], p.map, 0u, p.rows.heads, p.position, first}, p.dim, count, ~0u);
+    if (MAP)
+        map_back(stages[warp].x, {a.arg[2], p.map, 0u, heads, p.position, first, mine.step}, p.dim, count, ~0u);
     bool vector = rows_vector(a.arg[1], p.rows, p.dim);
     for (akv_u32 r = 0u; r < count; r++) {
-        akv_u32 token = (first + r) / p.rows.heads;
-        akv_u64 at = token * p.rows.token_stride + (first + r - token * p.rows.heads) * p.rows.head_stride;
+        akv_u32 number = first + r * mine.step, token = number / heads;
+        akv_u64 at = token * p.rows.token_stride + (number - token * heads) * p.rows.head_stride;
         const float *y = stages[warp].x + r * groups * PITCH;
         if (vector && p.rows.dtype == AKV_F32) {
             for (akv_u32 i = lane * 4u; i < p.dim; i += 128u) {
@@ -343,23 +483,26 @@ template <bool ENCODE> AKV_FN void raw_rows(const akv_encode_params &p, const ak
     }
 }
 
+#define ENCODE(name, F, SEARCH, MAP)                                                                   \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                           \
+        akv_k_encode_##name(const __grid_constant__ akv_encode_params p, const __grid_constant__ akv_cu_args a) \
+    {                                                                                                  \
+        encode<F, SEARCH, MAP>(p, a);                                                                  \
+    }
+#define DECODE(name, F, MAP)                                                                           \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                           \
+        akv_k_decode_##name(const __grid_constant__ akv_decode_params p, const __grid_constant__ akv_cu_args a) \
+    {                                                                                                  \
+        decode<F, MAP>(p, a);                                                                          \
+    }
 #define CODEC(name, F)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                           \
-        akv_k_encode_##name(const __grid_constant__ akv_encode_params p, const __grid_constant__ akv_cu_args a)                            \
-    {                                                                                                  \
-        encode<F, false>(p, a);                                                                        \
-    }                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                           \
-        akv_k_decode_##name(const __grid_constant__ akv_decode_params p, const __grid_constant__ akv_cu_args a)                            \
-    {                                                                                                  \
-        decode<F>(p, a);                                                                               \
-    }
+    ENCODE(name, F, false, false)                                                                      \
+    ENCODE(name##_map, F, false, true)                                                                 \
+    DECODE(name, F, false)                                                                             \
+    DECODE(name##_map, F, true)
 #define CODEC_SEARCH(name, F)                                                                          \
-    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                           \
-        akv_k_encode_##name##_search(const __grid_constant__ akv_encode_params p, const __grid_constant__ akv_cu_args a)                   \
-    {                                                                                                  \
-        encode<F, true>(p, a);                                                                         \
-    }
+    ENCODE(name##_search, F, true, false)                                                              \
+    ENCODE(name##_search_map, F, true, true)
 CODEC(i8, AKV_I8)
 CODEC(n6, AKV_N6)
 CODEC(n5, AKV_N5)
@@ -464,7 +607,7 @@ template <int F> AKV_FN void put_quads(akv_u8 *dst, akv_u32 tokens, akv_u32 dim,
 }
 
 /* seal: a thread block takes one tile (move, layer, kv head) of one side, 16 rows at a time. */
-template <int F, bool SEARCH>
+template <int F, bool SEARCH, bool MAP>
 AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 tokens, akv_u32 dim,
                       akv_u32 rotate, akv_u32 order, akv_u32 *flags, stage *stages, akv_u8 *codes,
                       akv_cu_origin origin)
@@ -477,7 +620,7 @@ AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 token
             saw |= stage_rows(
                 stages[warp], src, hot, dim, count,
                 [&](akv_u32 row) { return (akv_u64)(first + row) * dim; }, (dim & 7u) == 0u);
-            if (origin.maps) {
+            if (MAP) {
                 origin.number = first;
                 map_store(stages[warp].x, origin, dim, count);
             }
@@ -504,7 +647,7 @@ AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 token
 }
 
 /* Blocks: x = (move * layers + layer) * kv_heads + head.  One launch a side. */
-template <int F, bool SEARCH, int SIDE> AKV_FN void seal(const akv_seal_params &p, const akv_cu_args &a)
+template <int F, bool SEARCH, int SIDE, bool MAP> AKV_FN void seal(const akv_seal_params &p, const akv_cu_args &a)
 {
     __shared__ stage stages[WARPS];
     __shared__ alignas(16) akv_u8 codes[16 * AKV_MAX_HEAD_DIM];
@@ -517,12 +660,12 @@ template <int F, bool SEARCH, int SIDE> AKV_FN void seal(const akv_seal_params &
                         head * akv_tile_bytes(p.hot_type, p.block_tokens, dim);
     akv_u8 *dst = akv_cu_at(a, m.dst) + (SIDE ? l.dst_v : l.dst_k) + head * akv_tile_bytes(F, p.block_tokens, dim);
     akv_u32 flags = SIDE ? p.v_flags : p.k_flags, rotate = flags & AKV_FLAG_ROTATE;
-    akv_cu_origin origin = {0, SIDE ? l.v_map : l.k_map, head, 1u, m.position, 0u};
-    if (flags & AKV_FLAG_MAP) {
+    akv_cu_origin origin = {0, SIDE ? l.v_map : l.k_map, head, 1u, m.position, 0u, 1u};
+    if (MAP) {
         origin.maps = a.arg[3];
         rotate = akv_map_rotates(akv_map_at(origin.maps, origin.map));
     }
-    seal_tile<F, SEARCH>(src, dst, p.hot_type, p.block_tokens, dim, rotate, SIDE ? AKV_ORDER_QUAD : AKV_ORDER_ROW,
+    seal_tile<F, SEARCH, MAP>(src, dst, p.hot_type, p.block_tokens, dim, rotate, SIDE ? AKV_ORDER_QUAD : AKV_ORDER_ROW,
                          (akv_u32 *)a.arg[2], stages, codes, origin);
 }
 template <int SIDE> AKV_FN void seal_raw(const akv_seal_params &p, const akv_cu_args &a)
@@ -541,17 +684,17 @@ template <int SIDE> AKV_FN void seal_raw(const akv_seal_params &p, const akv_cu_
     if (threadIdx.x == 0u)
         akv_tile_padding(dst, format, p.block_tokens, dim);
 }
-#define SEAL(name, F, SEARCH)                                                                          \
+#define SEAL_SIDE(name, F, SEARCH, SIDE, MAP)                                                          \
     extern "C" __global__ void __launch_bounds__(WARPS * 32)                                           \
-        akv_k_seal_k_##name(const __grid_constant__ akv_seal_params p, const __grid_constant__ akv_cu_args a)                              \
+        akv_k_seal_##name(const __grid_constant__ akv_seal_params p, const __grid_constant__ akv_cu_args a) \
     {                                                                                                  \
-        seal<F, SEARCH, 0>(p, a);                                                                      \
-    }                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                           \
-        akv_k_seal_v_##name(const __grid_constant__ akv_seal_params p, const __grid_constant__ akv_cu_args a)                              \
-    {                                                                                                  \
-        seal<F, SEARCH, 1>(p, a);                                                                      \
+        seal<F, SEARCH, SIDE, MAP>(p, a);                                                              \
     }
+#define SEAL(name, F, SEARCH)                                                                          \
+    SEAL_SIDE(k_##name, F, SEARCH, 0, false)                                                           \
+    SEAL_SIDE(k_##name##_map, F, SEARCH, 0, true)                                                      \
+    SEAL_SIDE(v_##name, F, SEARCH, 1, false)                                                           \
+    SEAL_SIDE(v_##name##_map, F, SEARCH, 1, true)
 SEAL(i8, AKV_I8, false)
 SEAL(n6, AKV_N6, false)
 SEAL(n5, AKV_N5, false)
@@ -683,7 +826,7 @@ REENCODE_SIDE(same, v, (reencode_same<1>))
 
 /* shift: a thread block takes the tile of one (block, kv head), a warp R rows at a time, in place: all lanes
  * of a row have read it before one writes.  F: AKV_F32 stands for the raw formats. */
-template <int F, bool SEARCH> AKV_FN void shift(const akv_shift_params &p, const akv_cu_args &a)
+template <int F, bool SEARCH, bool MAP> AKV_FN void shift(const akv_shift_params &p, const akv_cu_args &a)
 {
     __shared__ stage stages[WARPS];
     akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u, saw = 0u, dim = p.dim;
@@ -694,9 +837,9 @@ template <int F, bool SEARCH> AKV_FN void shift(const akv_shift_params &p, const
     akv_u32 raw = akv_format_raw(F), format = raw ? p.format : (akv_u32)F, rotate = p.flags & AKV_FLAG_ROTATE;
     akv_u8 *tile = akv_cu_at(a, akv_block_address(&p.pool, entry)) + p.offset +
                    (akv_u64)head * akv_tile_bytes(format, p.block_tokens, dim);
-    const akv_map *map = !raw && (p.flags & AKV_FLAG_MAP) ? akv_map_at(a.arg[2], p.map) : 0;
-    akv_u32 matrix = map && map->transform == AKV_TRANSFORM_MATRIX;
-    if (map)
+    const akv_map *map = MAP ? akv_map_at(a.arg[2], p.map) : 0;
+    bool matrix = MAP && map->transform == AKV_TRANSFORM_MATRIX;
+    if (MAP)
         rotate = akv_map_rotates(map);
     float *s = stages[warp].x;
     for (akv_u32 at = warp * per; at < p.block_tokens; at += WARPS * per) {
@@ -726,9 +869,9 @@ template <int F, bool SEARCH> AKV_FN void shift(const akv_shift_params &p, const
         for (int i = 0; i < 32; i++)
             s[lane * PITCH + i] = x[i];
         __syncwarp();
+        if (matrix)
+            stage_multiply<false>(s, a.arg[2] + akv_map_inverse_row(map, head, dim, 0u), dim, count);
         for (akv_u32 r = 0u; r < count; r++) {
-            if (matrix)
-                stage_multiply<false>(s, a.arg[2] + akv_map_inverse_row(map, head, dim, 0u), dim, r);
             for (akv_u32 i = lane; i < p.pairs; i += 32u) {
                 akv_turn turn = akv_rope_turn(akv_shift_phase(a.arg[3], i));
                 float *u = stage_element(s, groups, r, p.rope == AKV_ROPE_HALF ? i : 2u * i);
@@ -745,9 +888,9 @@ template <int F, bool SEARCH> AKV_FN void shift(const akv_shift_params &p, const
                     akv_store_bits(tile, (akv_u64)(at + r) * dim + i, format, akv_as_u32(*y));
             }
             __syncwarp();
-            if (matrix)
-                stage_multiply<true>(s, a.arg[2] + akv_map_matrix_row(map, head, dim, 0u), dim, r);
         }
+        if (matrix)
+            stage_multiply<true>(s, a.arg[2] + akv_map_matrix_row(map, head, dim, 0u), dim, count);
         if (!raw) {
 #pragma unroll
             for (int i = 0; i < 32; i++)
@@ -762,13 +905,16 @@ template <int F, bool SEARCH> AKV_FN void shift(const akv_shift_params &p, const
     if (saw)
         atomicOr((akv_u32 *)a.arg[1], saw);
 }
-#define SHIFT(name, F, SEARCH)                                                                         \
+#define SHIFT_MAP(name, F, SEARCH, MAP)                                                                \
     extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_shift_##name(                       \
         const __grid_constant__ akv_shift_params p, const __grid_constant__ akv_cu_args a)             \
     {                                                                                                  \
-        shift<F, SEARCH>(p, a);                                                                        \
+        shift<F, SEARCH, MAP>(p, a);                                                                   \
     }
-SHIFT(raw, AKV_F32, false)
+#define SHIFT(name, F, SEARCH)                                                                         \
+    SHIFT_MAP(name, F, SEARCH, false)                                                                  \
+    SHIFT_MAP(name##_map, F, SEARCH, true)
+SHIFT_MAP(raw, AKV_F32, false, false)
 SHIFT(i8, AKV_I8, false)
 SHIFT(n6, AKV_N6, false)
 SHIFT(n5, AKV_N5, false)
@@ -789,16 +935,16 @@ SHIFT(n3_search, AKV_N3, true)
 SHIFT(n2_search, AKV_N2, true)
 
 /* gather: a warp takes R (row, head) pairs; lane l holds group l % G of pair l / G. */
-extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __grid_constant__ akv_gather_params p,
-                                                                      const __grid_constant__ akv_cu_args a)
+template <bool MAP> AKV_FN void gather(const akv_gather_params &p, const akv_cu_args &a)
 {
     __shared__ stage stages[WARPS];
     akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u;
     akv_u32 groups = akv_padded_dim(p.dim) / 32u, per = 32u / groups, row = lane / groups, g = lane % groups;
-    akv_u64 total = (akv_u64)p.tokens * p.rows.heads, first = ((akv_u64)blockIdx.x * WARPS + warp) * per;
-    if (first >= total)
+    const akv_map *map = MAP ? akv_map_at(a.arg[2], p.map) : 0;
+    warp_rows mine = rows_of_warp(p.tokens, p.rows.heads, per, MAP && map->transform == AKV_TRANSFORM_MATRIX);
+    akv_u32 first = mine.first, count = mine.count;
+    if (count == 0u)
         return;
-    akv_u32 count = (akv_u32)AKV_MIN((akv_u64)per, total - first);
     akv_u32 format = 0u, held = 0u;
     const akv_u8 *tile = 0;
     float x[32];
@@ -807,7 +953,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __gr
         x[i] = 0.0f;
     akv_u32 t = 0u;
     if (row < count) {
-        akv_u32 token = (akv_u32)((first + row) / p.rows.heads), head = (akv_u32)((first + row) % p.rows.heads);
+        akv_u32 number = first + row * mine.step, token = number / p.rows.heads, head = number % p.rows.heads;
         akv_u32 at = token + p.first_row, entry = ((const akv_u32 *)a.arg[0])[at / p.block_tokens];
         t = at % p.block_tokens;
         if (entry != AKV_NO_BLOCK) {
@@ -822,8 +968,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __gr
         for (int i = 0; i < 32; i++)
             x[i] = akv_tile_value(tile, format, p.order, p.block_tokens, p.dim, t, g * 32u + i);
     }
-    bool mapped = p.flags & AKV_FLAG_MAP;
-    if (mapped ? akv_map_rotates(akv_map_at(a.arg[2], p.map)) : p.flags & AKV_FLAG_ROTATE) {
+    if (MAP ? akv_map_rotates(map) : p.flags & AKV_FLAG_ROTATE) {
         float factor = akv_rotate_read_factor(p.dim);
         rotate_groups(x, p.dim, lane);
 #pragma unroll
@@ -833,16 +978,15 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __gr
     leave_group(stages[warp].x, x);
     __syncwarp();
     akv_u32 lanes = __ballot_sync(0xFFFFFFFFu, packed != 0u);
-    if (mapped)
-        map_back(stages[warp].x,
-                 {a.arg[2], p.map, 0u, p.rows.heads, p.position + p.first_row, (akv_u32)first}, p.dim, count,
-                 lanes);
+    if (MAP)
+        map_back(stages[warp].x, {a.arg[2], p.map, 0u, p.rows.heads, p.position + p.first_row, first, mine.step}, p.dim,
+                 count, lanes);
     for (akv_u32 r = 0u; r < count; r++) {
         akv_u32 owner = r * groups, is_raw = __shfl_sync(0xFFFFFFFFu, raw, owner);
         akv_u32 from = __shfl_sync(0xFFFFFFFFu, format, owner), row_t = __shfl_sync(0xFFFFFFFFu, t, owner);
         const akv_u8 *source = (const akv_u8 *)__shfl_sync(0xFFFFFFFFu, (akv_u64)tile, owner);
-        akv_u64 token = (first + r) / p.rows.heads;
-        akv_u64 at = token * p.rows.token_stride + (first + r - token * p.rows.heads) * p.rows.head_stride;
+        akv_u32 number = first + r * mine.step, token = number / p.rows.heads;
+        akv_u64 at = token * p.rows.token_stride + (number - token * p.rows.heads) * p.rows.head_stride;
         const float *y = stages[warp].x + owner * PITCH;
         for (akv_u32 i = lane; i < p.dim; i += 32u) {
             if (is_raw)
@@ -851,4 +995,14 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __gr
                 akv_store_bits(a.arg[1], at + i, p.rows.dtype, akv_as_u32(y[(i >> 5) * PITCH + (i & 31u)]));
         }
     }
+}
+extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather(const __grid_constant__ akv_gather_params p,
+                                                                      const __grid_constant__ akv_cu_args a)
+{
+    gather<false>(p, a);
+}
+extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_gather_map(const __grid_constant__ akv_gather_params p,
+                                                                          const __grid_constant__ akv_cu_args a)
+{
+    gather<true>(p, a);
 }

@@ -53,11 +53,12 @@ static inline uint32_t rig_sizes(const char *name, size_t bytes[FAKE_CUDA_PARAMS
 }
 
 /* The name must say what the parameters say. */
-static inline void rig_check_stem(const char *name, const char *rest, uint32_t format, bool search)
+static inline void rig_check_stem(const char *name, const char *rest, uint32_t format, bool search, bool map)
 {
     char want[40] = "_raw";
     if (!akv_format_raw(format)) {
-        snprintf(want, sizeof want, "_%s%s", anykv_format_name((anykv_format)format), search ? "_search" : "");
+        snprintf(want, sizeof want, "_%s%s%s", anykv_format_name((anykv_format)format), search ? "_search" : "",
+                 map ? "_map" : "");
         for (char *c = want; *c; c++)
             *c = (char)tolower((unsigned char)*c);
     }
@@ -81,13 +82,15 @@ static inline void rig_run(const struct fake_cuda_launch *launch)
     if (id == AKV_K_ENCODE || id == AKV_K_DECODE) {
         const akv_encode_params *p = param[0];
         rig_check_stem(name, rest, p->format,
-                       id == AKV_K_ENCODE && akv_format_codebook(p->format) && (p->flags & AKV_FLAG_SEARCH));
+                       id == AKV_K_ENCODE && akv_format_codebook(p->format) && (p->flags & AKV_FLAG_SEARCH),
+                       p->flags & AKV_FLAG_MAP);
     }
     if (id == AKV_K_SEAL) {
         const akv_seal_params *p = param[0];
         bool value = rest[1] == 'v';
         uint32_t format = value ? p->v_format : p->k_format, flags = value ? p->v_flags : p->k_flags;
-        rig_check_stem(name, rest + 2, format, akv_format_codebook(format) && (flags & AKV_FLAG_SEARCH));
+        rig_check_stem(name, rest + 2, format, akv_format_codebook(format) && (flags & AKV_FLAG_SEARCH),
+                       flags & AKV_FLAG_MAP);
     }
     if ((id == AKV_K_SEAL || id == AKV_K_REENCODE) && rest[1] == 'k')
         return; /* the launch for the values does both sides */

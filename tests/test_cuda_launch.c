@@ -241,6 +241,7 @@ Test(cuda_launch, every_kernel_gets_what_it_needs, .timeout = 600)
 {
     static const char *const families[] = {
         "akv_k_encode_n4_search", "akv_k_decode_n4", "akv_k_rotate", "akv_k_seal_k_n4", "akv_k_seal_v_n4",
+        "akv_k_encode_n4_map", "akv_k_decode_n4_map", "akv_k_seal_k_n4_map", "akv_k_shift_n4_map", "akv_k_gather_map",
         "akv_k_append", "akv_k_gather", "akv_k_copy", "akv_k_attend", "akv_k_attend_n4_n4_128",
         "akv_k_shift_", "akv_k_reencode_k_", "akv_k_reencode_v_", "akv_k_score", "akv_k_mean", "akv_k_mass", "akv_k_select",
         "akv_k_compact", "akv_k_bx16_count", "akv_k_bx16_pieces", "akv_k_bx16_records", "akv_k_bx16_escapes",

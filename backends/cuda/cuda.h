@@ -6,7 +6,7 @@
 #include "driver.h"
 #include "images.h"
 
-#define AKV_CUDA_FUNCTIONS 256u /* entry points of all images at most */
+#define AKV_CUDA_FUNCTIONS 512u /* entry points of all images at most */
 
 /* What was loaded of the images into a CUDA context. */
 struct akv_cuda_code {

@@ -42,11 +42,25 @@ static const char *format_stem(uint32_t format)
     }
 }
 
+/* Launches with a map have kernels of their own, unless the format is raw. */
+static const char *map_stem(uint32_t format, uint32_t flags)
+{
+    return (flags & AKV_FLAG_MAP) && !akv_format_raw(format) ? "_map" : "";
+}
+
 /* Thread blocks of a family kernel whose warps take whole rows of 32-element groups, 32 groups each. */
 static uint64_t row_blocks(uint64_t rows, uint32_t dim)
 {
     uint32_t per = WARPS * (32u / (akv_padded_dim(dim) / 32u));
     return (rows + per - 1u) / per;
+}
+/* The same of rows of [tokens][heads]; with a map a warp's rows may have to be of one head. */
+static uint64_t head_blocks(uint32_t tokens, uint32_t heads, uint32_t dim, bool map)
+{
+    uint32_t per = 32u / (akv_padded_dim(dim) / 32u);
+    if (!map)
+        return row_blocks((uint64_t)tokens * heads, dim);
+    return (((uint64_t)tokens + per - 1u) / per * heads + WARPS - 1u) / WARPS;
 }
 /* Thread blocks of a kernel that strides over its work: enough to fill the card. */
 static uint64_t stride_blocks(const struct akv_cuda_device *device, uint64_t items)
@@ -61,17 +75,19 @@ static void codec_call(struct akv_cuda_device *device, const char *op, const akv
     uint64_t rows = (uint64_t)p->tokens * p->rows.heads;
     bool raw = akv_format_raw(p->format), encode = op[0] == 'e';
     bool search = encode && akv_format_codebook(p->format) && (p->flags & AKV_FLAG_SEARCH);
-    snprintf(call->name, sizeof call->name, "akv_k_%s_%s%s", op, format_stem(p->format), search ? "_search" : "");
+    snprintf(call->name, sizeof call->name, "akv_k_%s_%s%s%s", op, format_stem(p->format), search ? "_search" : "",
+             map_stem(p->format, p->flags));
     call->image = AKV_IMAGE_QUANT;
     call->threads = raw ? 256u : WARPS * 32u;
-    call->grid[0] = raw ? stride_blocks(device, rows * p->dim) : row_blocks(rows, p->dim);
+    call->grid[0] = raw ? stride_blocks(device, rows * p->dim)
+                        : head_blocks(p->tokens, p->rows.heads, p->dim, p->flags & AKV_FLAG_MAP);
 }
 
 static void seal_call(const akv_seal_params *p, bool value, struct akv_cuda_call *call)
 {
     uint32_t format = value ? p->v_format : p->k_format, flags = value ? p->v_flags : p->k_flags;
-    snprintf(call->name, sizeof call->name, "akv_k_seal_%c_%s%s", value ? 'v' : 'k', format_stem(format),
-             akv_format_codebook(format) && (flags & AKV_FLAG_SEARCH) ? "_search" : "");
+    snprintf(call->name, sizeof call->name, "akv_k_seal_%c_%s%s%s", value ? 'v' : 'k', format_stem(format),
+             akv_format_codebook(format) && (flags & AKV_FLAG_SEARCH) ? "_search" : "", map_stem(format, flags));
     call->image = AKV_IMAGE_QUANT;
     call->threads = WARPS * 32u;
     call->grid[0] = (uint64_t)p->moves * p->layers * p->kv_heads;
@@ -194,8 +210,8 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
     case AKV_K_SHIFT: {
         const akv_shift_params *p = params;
         bool search = akv_format_codebook(p->format) && (p->flags & AKV_FLAG_SEARCH);
-        snprintf(calls->name, sizeof calls->name, "akv_k_shift_%s%s", format_stem(p->format),
-                 search ? "_search" : "");
+        snprintf(calls->name, sizeof calls->name, "akv_k_shift_%s%s%s", format_stem(p->format),
+                 search ? "_search" : "", map_stem(p->format, p->flags));
         calls->image = AKV_IMAGE_QUANT;
         calls->threads = WARPS * 32u;
         calls->grid[0] = (uint64_t)p->blocks * p->kv_heads;
@@ -216,10 +232,10 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
     }
     case AKV_K_GATHER: {
         const akv_gather_params *p = params;
-        snprintf(calls->name, sizeof calls->name, "akv_k_gather");
+        snprintf(calls->name, sizeof calls->name, "akv_k_gather%s", p->flags & AKV_FLAG_MAP ? "_map" : "");
         calls->image = AKV_IMAGE_QUANT;
         calls->threads = WARPS * 32u;
-        calls->grid[0] = row_blocks((uint64_t)p->tokens * p->rows.heads, p->dim);
+        calls->grid[0] = head_blocks(p->tokens, p->rows.heads, p->dim, p->flags & AKV_FLAG_MAP);
         return 1;
     }
     case AKV_K_COPY: {

@@ -55,6 +55,8 @@ CUDA_FN int __ffs(int x) { return __builtin_ffs(x); }
 CUDA_FN unsigned __byte_perm(unsigned a, unsigned b, unsigned s) { return __nvvm_prmt(a, b, s); }
 CUDA_FN int __popc(unsigned x) { return __builtin_popcount(x); }
 CUDA_FN float fmaxf(float a, float b) { return __nvvm_fmax_f(a, b); }
+CUDA_FN float fabsf(float a) { return __builtin_fabsf(a); }
+CUDA_FN float copysignf(float a, float sign) { return __builtin_copysignf(a, sign); }
 CUDA_FN float exp2f(float x) { return __nvvm_ex2_approx_f(x); }
 CUDA_FN float log2f(float x) { return __nvvm_lg2_approx_f(x); }
 CUDA_FN float logf(float x) { return 0.69314718f * log2f(x); }
