@@ -276,70 +276,192 @@ __kernel SHAPE void akv_k_select(__global const uchar *scores, ulong scores_at, 
 #endif
 
 #ifdef AKV_COMPACT
-/* Bytes [at, at + width) of every row of a block, rows `bytes` apart from `plane` on: a work-item's
- * column.  to: tile of block b. */
-#define SOURCE(j)                                                                                  \
-    (slab_at(block_at(&p.pool, akv_load_u32(from + row[j] / tokens * 4u)), SLAB_NAMES) + offset +  \
-     (akv_u64)head * tile)
+/* The grid is heads by sides, blocks of the destination where it is not in place, and parts of a tile's columns
+ * (AKV_CL_COMPACT_PARTS of them, then the scales).  Rows are moved in batches of EACH items a work-item: what a
+ * batch reads is not behind what it writes, and later batches read nothing of that. */
+#define EACH 4u
+#define ROWS   0u /* items are columns of `width` bytes of rows of `bytes` bytes */
+#define QUADS  1u /* `width` bytes of a unit of 8 dimensions of a quad in a plane of `bits` */
+#define SCALES 2u /* four scales of a row */
+typedef struct part {
+    akv_u32 what, plane, width, bytes, bits;
+    akv_u32 low, wide; /* first column or unit; items of a row, of a unit */
+    akv_u32 items;     /* of a block; those of a column have ascending rows */
+} part;
+typedef struct head_rows {
+    __global const uchar *from, *to; /* tables */
+    __global const akv_u32 *row;     /* of the source, of each of `count` rows */
+    akv_u32 count, tokens, format, dim, order, first;
+    akv_u64 tile; /* of my head, in a block */
+} head_rows;
+
+static inline __global uchar *tile_of(const akv_pool_map *pool, const head_rows *h, __global const uchar *table,
+                                      akv_u32 block, SLABS)
+{
+    return slab_at(block_at(pool, akv_load_u32(table + block * 4u)), SLAB_NAMES) + h->tile;
+}
+static inline uint4 load_item(__global const uchar *from, akv_u32 width)
+{
+    uint4 v = 0u;
+    if (width == 16u)
+        return *(__global const uint4 *)from;
+    v.x = width == 2u ? akv_load_u16(from) : akv_load_u32(from);
+    if (width == 8u)
+        v.y = akv_load_u32(from + 4u);
+    return v;
+}
+static inline void store_item(__global uchar *to, akv_u32 width, uint4 v)
+{
+    if (width == 16u) {
+        *(__global uint4 *)to = v;
+        return;
+    }
+    if (width == 2u)
+        akv_store_u16(to, v.x);
+    else
+        akv_store_u32(to, v.x);
+    if (width == 8u)
+        akv_store_u32(to + 4u, v.y);
+}
+static inline uint4 read_quad(const akv_pool_map *pool, const head_rows *h, const part *p, akv_u32 block, akv_u32 item,
+                              SLABS)
+{
+    akv_u32 pieces = p->bits * 4u / p->width, q = item % p->wide / pieces, u = p->low + item / p->wide, k;
+    uint4 made = 0u, mask = akv_quad_mask(p->bits);
+    for (k = 0u; k < 4u; k++) {
+        akv_u32 j = block * h->tokens + q * 4u + k;
+        if (j < h->count) {
+            akv_u32 t = h->row[j] % h->tokens;
+            __global const uchar *from = tile_of(pool, h, h->from, h->row[j] / h->tokens, SLAB_NAMES) + p->plane +
+                                         4u * akv_quad_word(p->bits, h->tokens, t >> 2, u) + item % pieces * p->width;
+            made |= (load_item(from, p->width) >> p->bits * (t & 3u) & mask) << p->bits * k;
+        }
+    }
+    return made;
+}
+static inline uint4 read_item(const akv_pool_map *pool, const head_rows *h, const part *p, akv_u32 block, akv_u32 item,
+                              SLABS)
+{
+    akv_u32 j = block * h->tokens + item / p->wide, column = item % p->wide, t;
+    akv_u32 all = akv_scale_count(h->format, h->dim);
+    uint4 v = 0u;
+    if (p->what == QUADS)
+        return read_quad(pool, h, p, block, item, SLAB_NAMES);
+    if (j >= h->count)
+        return v;
+    __global const uchar *from = tile_of(pool, h, h->from, h->row[j] / h->tokens, SLAB_NAMES);
+    t = h->row[j] % h->tokens;
+    if (p->what == ROWS)
+        return load_item(from + p->plane + t * p->bytes + (p->low + column) * p->width, p->width);
+    v.x = akv_scale_get(from, h->format, h->order, h->tokens, h->dim, t, column * 4u);
+    if (column * 4u + 1u < all)
+        v.y = akv_scale_get(from, h->format, h->order, h->tokens, h->dim, t, column * 4u + 1u);
+    if (column * 4u + 2u < all)
+        v.z = akv_scale_get(from, h->format, h->order, h->tokens, h->dim, t, column * 4u + 2u);
+    if (column * 4u + 3u < all)
+        v.w = akv_scale_get(from, h->format, h->order, h->tokens, h->dim, t, column * 4u + 3u);
+    return v;
+}
+static inline void write_item(const akv_pool_map *pool, const head_rows *h, const part *p, akv_u32 block, akv_u32 item,
+                              uint4 v, SLABS)
+{
+    akv_u32 t = item / p->wide, column = item % p->wide, all = akv_scale_count(h->format, h->dim);
+    __global uchar *to = tile_of(pool, h, h->to, block, SLAB_NAMES);
+    if (p->what == QUADS) {
+        store_item(to + p->plane + (p->low * p->wide + item) * p->width, p->width, v);
+        return;
+    }
+    if (p->what == ROWS) {
+        store_item(to + p->plane + t * p->bytes + (p->low + column) * p->width, p->width, v);
+        return;
+    }
+    akv_scale_put(to, h->format, h->order, h->tokens, h->dim, t, column * 4u, v.x);
+    if (column * 4u + 1u < all)
+        akv_scale_put(to, h->format, h->order, h->tokens, h->dim, t, column * 4u + 1u, v.y);
+    if (column * 4u + 2u < all)
+        akv_scale_put(to, h->format, h->order, h->tokens, h->dim, t, column * 4u + 2u, v.z);
+    if (column * 4u + 3u < all)
+        akv_scale_put(to, h->format, h->order, h->tokens, h->dim, t, column * 4u + 3u, v.w);
+}
+static inline void move_items(const akv_pool_map *pool, const head_rows *h, const part *p, akv_u32 blocks, SLABS)
+{
+    akv_u32 lane = (akv_u32)get_local_id(0), total = blocks * p->items, base, i;
+    for (base = 0u; base < total; base += LANES * EACH) {
+        uint4 v[EACH];
+        AKV_UNROLL
+        for (i = 0u; i < EACH; i++) {
+            akv_u32 item = base + i * LANES + lane;
+            if (item < total)
+                v[i] = read_item(pool, h, p, h->first + item / p->items, item % p->items, SLAB_NAMES);
+        }
+        barrier(CLK_GLOBAL_MEM_FENCE);
+        AKV_UNROLL
+        for (i = 0u; i < EACH; i++) {
+            akv_u32 item = base + i * LANES + lane;
+            if (item < total)
+                write_item(pool, h, p, h->first + item / p->items, item % p->items, v[i], SLAB_NAMES);
+        }
+    }
+}
+/* My columns of a plane of rows; my units of a QUAD plane; the scales. */
+static inline part rows_part(akv_u32 plane, akv_u32 bytes, akv_u32 tokens)
+{
+    part p = {ROWS, plane, bytes % 16u == 0u ? 16u : bytes % 4u == 0u ? 4u : 2u, bytes, 0u, 0u, 0u, 0u};
+    akv_u32 mine = (akv_u32)get_group_id(2), columns = bytes / p.width;
+    p.low = columns * mine / AKV_CL_COMPACT_PARTS;
+    p.wide = columns * (mine + 1u) / AKV_CL_COMPACT_PARTS - p.low;
+    p.items = tokens * p.wide;
+    return p;
+}
+static inline part quads_part(akv_u32 plane, akv_u32 bits, akv_u32 units, akv_u32 tokens)
+{
+    part p = {QUADS, plane, AKV_MIN(bits, 4u) * 4u, 0u, bits, 0u, tokens / 4u * (bits == 8u ? 2u : 1u), 0u};
+    akv_u32 mine = (akv_u32)get_group_id(2);
+    p.low = units * mine / AKV_CL_COMPACT_PARTS;
+    p.items = (units * (mine + 1u) / AKV_CL_COMPACT_PARTS - p.low) * p.wide;
+    return p;
+}
+static inline part scales_part(akv_u32 format, akv_u32 dim, akv_u32 tokens)
+{
+    part p = {SCALES, 0u, 0u, 0u, 0u, 0u, (akv_scale_count(format, dim) + 3u) / 4u, 0u};
+    p.items = tokens * p.wide;
+    return p;
+}
 
 __kernel SHAPE void akv_k_compact(__global const uchar *from, ulong from_at, __global const uchar *to, ulong to_at,
                                   __global const uchar *rows, ulong rows_at, __global const uchar *counts,
                                   ulong counts_at, const akv_compact_params p, SLABS)
 {
-    akv_u32 lane = (akv_u32)get_local_id(0), tokens = p.block_tokens;
+    akv_u32 tokens = p.block_tokens, b, used, last;
     akv_u32 head = (akv_u32)get_group_id(0) % p.kv_heads, side = (akv_u32)get_group_id(0) / p.kv_heads;
-    akv_u32 format = p.format[side], dim = p.dim[side], offset = p.offset[side];
-    akv_u32 tile = akv_tile_bytes(format, tokens, dim), raw = akv_row_bytes(format, dim);
-    akv_u32 count = akv_load_u32(counts + counts_at + head * 4u);
-    __global const akv_u32 *row = (__global const akv_u32 *)(rows + rows_at) + (akv_u64)head * p.stride;
-    akv_u32 used = (count + tokens - 1u) / tokens, first = p.in_place ? 0u : (akv_u32)get_group_id(1);
-    akv_u32 last = p.in_place ? used : AKV_MIN(first + 1u, used), dp = akv_padded_dim(dim);
-    akv_u32 b0 = raw ? 0u : akv_format_plane0(format), b1 = raw ? 0u : akv_format_plane1(format);
-    /* Words of a row, or of a quad, in the planes, then scales of a row; or pairs of bytes of a row. */
-    akv_u32 words0 = raw ? raw / 2u : side ? dp / 8u * b0 : dp / 32u * b0;
-    akv_u32 words1 = raw ? 0u : side ? dp / 8u * b1 : dp / 32u * b1, c, b, j, k;
-    akv_u32 scales = raw ? 0u : akv_scale_count(format, dim);
-    from += from_at;
-    to += to_at;
-    for (c = lane; c < words0 + words1 + scales; c += LANES)
-        for (b = first; b < last; b++) {
-            akv_u32 second = c >= words0 ? 1u : 0u, word = second ? c - words0 : c;
-            akv_u32 bits = second ? b1 : b0, words = second ? words1 : words0;
-            akv_u32 plane = second ? akv_plane1_offset(format, tokens, dim) : 0u;
-            __global uchar *out = slab_at(block_at(&p.pool, akv_load_u32(to + b * 4u)), SLAB_NAMES) + offset +
-                                  (akv_u64)head * tile;
-            if (c >= words0 + words1) {
-                akv_u32 s = c - words0 - words1, order = side ? AKV_ORDER_QUAD : AKV_ORDER_ROW;
-                for (k = 0u, j = b * tokens; k < tokens; k++, j++)
-                    akv_scale_put(out, format, order, tokens, dim, k, s,
-                                  j < count ? akv_scale_get(SOURCE(j), format, order, tokens, dim, row[j] % tokens, s) : 0u);
-            } else if (raw) {
-                for (k = 0u, j = b * tokens; k < tokens; k++, j++)
-                    akv_store_u16(out + k * raw + c * 2u,
-                                  j < count ? akv_load_u16(SOURCE(j) + row[j] % tokens * raw + c * 2u) : 0u);
-            } else if (side == 0u) {
-                for (k = 0u, j = b * tokens; k < tokens; k++, j++)
-                    akv_store_u32(out + plane + 4u * (k * words + word),
-                                  j < count ? akv_load_u32(SOURCE(j) + plane + 4u * (row[j] % tokens * words + word)) : 0u);
-            } else {
-                akv_u32 mask = akv_quad_mask(bits), u = word / bits, w = word % bits, q;
-                for (q = 0u; q < tokens / 4u; q++) {
-                    akv_u32 made = 0u;
-                    for (k = 0u; k < 4u; k++) {
-                        j = b * tokens + q * 4u + k;
-                        if (j < count) {
-                            akv_u32 t = row[j] % tokens;
-                            made |= (akv_load_u32(SOURCE(j) + plane + 4u * (akv_quad_word(bits, tokens, t >> 2, u) + w)) >>
-                                         bits * (t & 3u) & mask) << bits * k;
-                        }
-                    }
-                    akv_store_u32(out + plane + 4u * (akv_quad_word(bits, tokens, q, u) + w), made);
-                }
-            }
+    akv_u32 format = p.format[side], dim = p.dim[side], raw = akv_row_bytes(format, dim), dp = akv_padded_dim(dim);
+    head_rows h = {from + from_at, to + to_at,
+                   (__global const akv_u32 *)(rows + rows_at) + (akv_u64)head * p.stride,
+                   akv_load_u32(counts + counts_at + head * 4u), tokens, format, dim,
+                   side ? AKV_ORDER_QUAD : AKV_ORDER_ROW, p.in_place ? 0u : (akv_u32)get_group_id(1),
+                   p.offset[side] + (akv_u64)head * akv_tile_bytes(format, tokens, dim)};
+    used = (h.count + tokens - 1u) / tokens;
+    last = p.in_place ? used : AKV_MIN(h.first + 1u, used);
+    if (h.first >= last)
+        return;
+    if ((akv_u32)get_group_id(2) < AKV_CL_COMPACT_PARTS) {
+        akv_u32 b0 = raw ? 0u : akv_format_plane0(format), b1 = raw ? 0u : akv_format_plane1(format);
+        part mine = raw         ? rows_part(0u, raw, tokens)
+                    : side == 0u ? rows_part(0u, dp / 8u * b0, tokens)
+                                 : quads_part(0u, b0, dp / 8u, tokens);
+        move_items(&p.pool, &h, &mine, last - h.first, SLAB_NAMES);
+        if (b1) {
+            akv_u32 plane = akv_plane1_offset(format, tokens, dim);
+            mine = side == 0u ? rows_part(plane, dp / 8u * b1, tokens) : quads_part(plane, b1, dp / 8u, tokens);
+            move_items(&p.pool, &h, &mine, last - h.first, SLAB_NAMES);
         }
-    for (b = first + lane; b < last; b += LANES)
-        akv_tile_padding(slab_at(block_at(&p.pool, akv_load_u32(to + b * 4u)), SLAB_NAMES) + offset +
-                             (akv_u64)head * tile,
-                         format, tokens, dim);
+        return;
+    }
+    if (!raw && akv_scale_count(format, dim)) {
+        const part mine = scales_part(format, dim, tokens);
+        move_items(&p.pool, &h, &mine, last - h.first, SLAB_NAMES);
+    }
+    for (b = h.first + (akv_u32)get_local_id(0); b < last; b += LANES)
+        akv_tile_padding(tile_of(&p.pool, &h, h.to, b, SLAB_NAMES), format, tokens, dim);
 }
 #endif

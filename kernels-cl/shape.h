@@ -12,5 +12,6 @@
 #define AKV_CL_LOW_COLUMNS 16u /* columns of multiply that a work-item of the CPU shape takes */
 #define AKV_CL_LOW_UNITS 1024u /* elements or pairs that a work-group of read and rows takes */
 #define AKV_CL_SEGMENTS 4u /* segments of 32 lanes in a work-group of the GPU shape */
+#define AKV_CL_COMPACT_PARTS 8u /* into which compact cuts the columns of a tile */
 
 #endif

@@ -239,57 +239,177 @@ SHELL akv_k_select(const __grid_constant__ akv_select_params p, const __grid_con
     }
 }
 
-/* compact: a thread block takes one head of one side (of one block, where it is not in place); its threads
- * own columns, words or scales, of all rows or quads. */
-#define SOURCE(j) (akv_cu_at(a, akv_block_address(&p.pool, table_entry(a, 0, row[j] / tokens))) + offset + (akv_u64)head * tile)
-SHELL akv_k_compact(const __grid_constant__ akv_compact_params p, const __grid_constant__ akv_cu_args a)
-{
-    akv_u32 lane = threadIdx.x, tokens = p.block_tokens, head = blockIdx.x % p.kv_heads, side = blockIdx.x / p.kv_heads & 1u;
-    akv_u32 format = p.format[side], dim = p.dim[side], offset = p.offset[side], raw = akv_row_bytes(format, dim);
-    akv_u32 tile = akv_tile_bytes(format, tokens, dim), count = table_entry(a, 3, head);
-    const akv_u32 *row = (const akv_u32 *)a.arg[2] + (akv_u64)head * p.stride;
-    akv_u32 used = (count + tokens - 1u) / tokens, first = p.in_place ? 0u : blockIdx.x / p.kv_heads / 2u;
-    akv_u32 last = p.in_place ? used : AKV_MIN(first + 1u, used), dp = akv_padded_dim(dim);
-    akv_u32 b0 = raw ? 0u : akv_format_plane0(format), b1 = raw ? 0u : akv_format_plane1(format);
-    /* Words of a row, or of a quad, in the planes, then scales of a row; or pairs of bytes of a row. */
-    akv_u32 words0 = raw ? raw / 2u : side ? dp / 8u * b0 : dp / 32u * b0;
-    akv_u32 words1 = raw ? 0u : side ? dp / 8u * b1 : dp / 32u * b1, scales = raw ? 0u : akv_scale_count(format, dim);
-    for (akv_u32 c = lane; c < words0 + words1 + scales; c += LANES)
-        for (akv_u32 b = first; b < last; b++) {
-            akv_u32 second = c >= words0 ? 1u : 0u, word = second ? c - words0 : c;
-            akv_u32 bits = second ? b1 : b0, words = second ? words1 : words0;
-            akv_u32 plane = second ? akv_plane1_offset(format, tokens, dim) : 0u;
-            akv_u8 *out = akv_cu_at(a, akv_block_address(&p.pool, table_entry(a, 1, b))) + offset + (akv_u64)head * tile;
-            if (c >= words0 + words1) {
-                akv_u32 s = c - words0 - words1, order = side ? AKV_ORDER_QUAD : AKV_ORDER_ROW;
-                for (akv_u32 k = 0u, j = b * tokens; k < tokens; k++, j++)
-                    akv_scale_put(out, format, order, tokens, dim, k, s,
-                                  j < count ? akv_scale_get(SOURCE(j), format, order, tokens, dim, row[j] % tokens, s) : 0u);
-            } else if (raw) {
-                for (akv_u32 k = 0u, j = b * tokens; k < tokens; k++, j++)
-                    akv_store_u16(out + k * raw + c * 2u,
-                                  j < count ? akv_load_u16(SOURCE(j) + row[j] % tokens * raw + c * 2u) : 0u);
-            } else if (side == 0u) {
-                for (akv_u32 k = 0u, j = b * tokens; k < tokens; k++, j++)
-                    akv_store_u32(out + plane + 4u * (k * words + word),
-                                  j < count ? akv_load_u32(SOURCE(j) + plane + 4u * (row[j] % tokens * words + word)) : 0u);
-            } else {
-                akv_u32 mask = akv_quad_mask(bits), u = word / bits, w = word % bits;
-                for (akv_u32 q = 0u; q < tokens / 4u; q++) {
-                    akv_u32 made = 0u;
-                    for (akv_u32 k = 0u; k < 4u; k++) {
-                        akv_u32 j = b * tokens + q * 4u + k;
-                        if (j < count) {
-                            akv_u32 t = row[j] % tokens;
-                            made |= (akv_load_u32(SOURCE(j) + plane + 4u * (akv_quad_word(bits, tokens, t >> 2, u) + w)) >>
-                                         bits * (t & 3u) & mask) << bits * k;
-                        }
-                    }
-                    akv_store_u32(out + plane + 4u * (akv_quad_word(bits, tokens, q, u) + w), made);
-                }
+/* compact: blockIdx.x is head, then side, then block of the destination where it is not in place; blockIdx.y is a
+ * part of a tile's columns (COMPACT_PARTS of them, then the scales).  Rows are moved in batches: what a batch
+ * reads is not behind what it writes, and later batches read nothing of that. */
+#define COMPACT_PARTS 8u /* backends/cuda/kernel.c has the same number */
+#define COMPACT_EACH  4 /* items of a thread in a batch */
+struct compact_side {
+    const akv_compact_params &p;
+    const akv_cu_args &a;
+    const akv_u32 *row; /* of the source, of each of `count` rows */
+    akv_u32 count, tokens;
+    akv_u64 tile; /* of my head, in a block */
+    akv_u32 first, blocks; /* of the destination */
+
+    AKV_MEMBER const akv_u8 *source(akv_u32 block) const
+    {
+        return akv_cu_at(a, akv_block_address(&p.pool, table_entry(a, 0, block))) + tile;
+    }
+    AKV_MEMBER akv_u8 *target(akv_u32 block) const
+    {
+        return akv_cu_at(a, akv_block_address(&p.pool, table_entry(a, 1, first + block))) + tile;
+    }
+    /* Items of all blocks, `each` a block; a column's rows ascend. */
+    template <class T, class Read, class Write> AKV_MEMBER void move(akv_u32 each, Read read, Write write) const
+    {
+        akv_u32 total = blocks * each;
+        for (akv_u32 base = threadIdx.x; base - threadIdx.x < total; base += LANES * COMPACT_EACH) {
+            T v[COMPACT_EACH];
+#pragma unroll
+            for (int i = 0; i < COMPACT_EACH; i++) {
+                akv_u32 item = base + i * LANES;
+                if (item < total)
+                    v[i] = read(item / each, item % each);
+            }
+            __syncthreads();
+#pragma unroll
+            for (int i = 0; i < COMPACT_EACH; i++) {
+                akv_u32 item = base + i * LANES;
+                if (item < total)
+                    write(item / each, item % each, v[i]);
             }
         }
-    for (akv_u32 b = first + lane; b < last; b += LANES)
-        akv_tile_padding(akv_cu_at(a, akv_block_address(&p.pool, table_entry(a, 1, b))) + offset + (akv_u64)head * tile,
-                         format, tokens, dim);
+    }
+    /* Columns [low, high), each a T, of rows of `bytes` from byte `plane` of a tile on. */
+    template <class T> AKV_MEMBER void rows(akv_u32 plane, akv_u32 bytes, akv_u32 low, akv_u32 high) const
+    {
+        akv_u32 wide = high - low;
+        move<T>(
+            tokens * wide,
+            [&](akv_u32 b, akv_u32 item) {
+                akv_u32 j = (first + b) * tokens + item / wide;
+                if (j >= count)
+                    return T();
+                akv_u32 from = row[j];
+                return ((const T *)(source(from / tokens) + plane + from % tokens * bytes))[low + item % wide];
+            },
+            [&](akv_u32 b, akv_u32 item, T v) {
+                ((T *)(target(b) + plane + item / wide * bytes))[low + item % wide] = v;
+            });
+    }
+    AKV_MEMBER void rows_part(akv_u32 plane, akv_u32 bytes) const
+    {
+        akv_u32 width = bytes % 16u == 0u ? 16u : bytes % 4u == 0u ? 4u : 2u, columns = bytes / width;
+        akv_u32 low = columns * blockIdx.y / COMPACT_PARTS, high = columns * (blockIdx.y + 1u) / COMPACT_PARTS;
+        if (low == high)
+            return;
+        if (width == 16u)
+            rows<uint4>(plane, bytes, low, high);
+        else if (width == 4u)
+            rows<akv_u32>(plane, bytes, low, high);
+        else
+            rows<akv_u16>(plane, bytes, low, high);
+    }
+    /* My units of 8 dimensions of a QUAD plane, W words of a quad at a time. */
+    template <int W> AKV_MEMBER void quads(akv_u32 plane, akv_u32 bits, akv_u32 units) const
+    {
+        struct words {
+            akv_u32 w[W];
+        };
+        akv_u32 low = units * blockIdx.y / COMPACT_PARTS, high = units * (blockIdx.y + 1u) / COMPACT_PARTS;
+        akv_u32 pieces = bits / W, wide = tokens / 4u * pieces, mask = akv_quad_mask(bits);
+        if (low == high)
+            return;
+        move<words>(
+            (high - low) * wide,
+            [&](akv_u32 b, akv_u32 item) {
+                words made = {};
+                akv_u32 q = item % wide / pieces, u = low + item / wide, piece = item % pieces;
+                for (akv_u32 k = 0u; k < 4u; k++) {
+                    akv_u32 j = (first + b) * tokens + q * 4u + k;
+                    if (j >= count)
+                        break;
+                    akv_u32 t = row[j] % tokens;
+                    const akv_u8 *from = source(row[j] / tokens) + plane +
+                                         4u * (akv_quad_word(bits, tokens, t >> 2, u) + piece * W);
+#pragma unroll
+                    for (int w = 0; w < W; w++)
+                        made.w[w] |= (akv_load_u32(from + 4 * w) >> bits * (t & 3u) & mask) << bits * k;
+                }
+                return made;
+            },
+            [&](akv_u32 b, akv_u32 item, words v) {
+                akv_u8 *to = target(b) + plane + 4u * (low * wide * W + item * W);
+#pragma unroll
+                for (int w = 0; w < W; w++)
+                    akv_store_u32(to + 4 * w, v.w[w]);
+            });
+    }
+    AKV_MEMBER void quads_part(akv_u32 plane, akv_u32 bits, akv_u32 units) const
+    {
+        if (bits >= 4u)
+            quads<4>(plane, bits, units);
+        else if (bits == 2u)
+            quads<2>(plane, bits, units);
+        else if (bits == 1u)
+            quads<1>(plane, bits, units);
+    }
+    /* Four scales of a row at a time. */
+    AKV_MEMBER void scales(akv_u32 format, akv_u32 dim, akv_u32 order) const
+    {
+        akv_u32 all = akv_scale_count(format, dim), fours = (all + 3u) / 4u;
+        move<uint4>(
+            tokens * fours,
+            [&](akv_u32 b, akv_u32 item) {
+                akv_u32 j = (first + b) * tokens + item / fours, s = item % fours * 4u, v[4] = {};
+                if (j < count) {
+                    const akv_u8 *from = source(row[j] / tokens);
+#pragma unroll
+                    for (akv_u32 i = 0u; i < 4u; i++)
+                        if (s + i < all)
+                            v[i] = akv_scale_get(from, format, order, tokens, dim, row[j] % tokens, s + i);
+                }
+                return make_uint4(v[0], v[1], v[2], v[3]);
+            },
+            [&](akv_u32 b, akv_u32 item, uint4 four) {
+                akv_u32 s = item % fours * 4u, v[4] = {four.x, four.y, four.z, four.w};
+                akv_u8 *to = target(b);
+#pragma unroll
+                for (akv_u32 i = 0u; i < 4u; i++)
+                    if (s + i < all)
+                        akv_scale_put(to, format, order, tokens, dim, item / fours, s + i, v[i]);
+            });
+    }
+};
+SHELL akv_k_compact(const __grid_constant__ akv_compact_params p, const __grid_constant__ akv_cu_args a)
+{
+    akv_u32 head = blockIdx.x % p.kv_heads, side = blockIdx.x / p.kv_heads & 1u, tokens = p.block_tokens;
+    akv_u32 format = p.format[side], dim = p.dim[side], raw = akv_row_bytes(format, dim), dp = akv_padded_dim(dim);
+    akv_u32 count = table_entry(a, 3, head), used = (count + tokens - 1u) / tokens;
+    akv_u32 first = p.in_place ? 0u : blockIdx.x / p.kv_heads / 2u;
+    akv_u32 last = p.in_place ? used : AKV_MIN(first + 1u, used);
+    akv_u64 tile = p.offset[side] + (akv_u64)head * akv_tile_bytes(format, tokens, dim);
+    if (first >= last)
+        return;
+    const compact_side c = {p, a, (const akv_u32 *)a.arg[2] + (akv_u64)head * p.stride, count, tokens, tile, first,
+                            last - first};
+    if (blockIdx.y < COMPACT_PARTS) {
+        akv_u32 b0 = raw ? 0u : akv_format_plane0(format), b1 = raw ? 0u : akv_format_plane1(format);
+        akv_u32 plane1 = raw ? 0u : akv_plane1_offset(format, tokens, dim);
+        if (raw) {
+            c.rows_part(0u, raw);
+        } else if (side == 0u) {
+            c.rows_part(0u, dp / 8u * b0);
+            c.rows_part(plane1, dp / 8u * b1);
+        } else {
+            c.quads_part(0u, b0, dp / 8u);
+            c.quads_part(plane1, b1, dp / 8u);
+        }
+        return;
+    }
+    if (!raw && akv_scale_count(format, dim))
+        c.scales(format, dim, side ? AKV_ORDER_QUAD : AKV_ORDER_ROW);
+    for (akv_u32 b = threadIdx.x; b < last - first; b += LANES)
+        akv_tile_padding(c.target(b), format, tokens, dim);
 }

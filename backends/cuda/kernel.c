@@ -105,6 +105,7 @@ static void reencode_call(const akv_reencode_params *p, bool value, struct akv_c
     call->grid[0] = (uint64_t)p->moves * p->layers * p->kv_heads;
 }
 
+#define COMPACT_PARTS 8u /* kernels-cu/evict.cu has the same number */
 static void evict_call(struct akv_cuda_call *call, const char *name, uint64_t blocks)
 {
     snprintf(call->name, sizeof call->name, "akv_k_%s", name);
@@ -270,6 +271,7 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
     case AKV_K_COMPACT: {
         const akv_compact_params *p = params;
         evict_call(calls, "compact", 2u * (uint64_t)p->kv_heads * (p->in_place ? 1u : p->to_blocks));
+        calls->grid[1] = COMPACT_PARTS + 1u;
         return 1;
     }
     case AKV_K_BX16_COUNT:

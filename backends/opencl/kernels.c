@@ -268,6 +268,7 @@ static anykv_status bind_rest(const struct akv_cl_device *device, const struct a
         const akv_compact_params *p = launch->params;
         grid->groups[0] = 2u * (uint64_t)p->kv_heads;
         grid->groups[1] = p->in_place ? 1 : p->to_blocks;
+        grid->groups[2] = AKV_CL_COMPACT_PARTS + 1u;
         bind_slabs(binder, launch, &p->pool);
         return ANYKV_OK;
     }
