@@ -186,18 +186,12 @@ static inline void quad_codes(__global const uchar *plane, akv_u32 bits, akv_u32
         }
     }
 }
-/* Values of group g of row t of a tile. */
-static inline void load_group(float *x, __global const uchar *tile, akv_u32 format, akv_u32 order,
-                              akv_u32 tokens, akv_u32 dim, akv_u32 t, akv_u32 g)
+/* Codes of group g of row t of a tile that has planes; returns the unit of their values. */
+static inline float load_codes(akv_u8 *code, __global const uchar *tile, akv_u32 format, akv_u32 order,
+                               akv_u32 tokens, akv_u32 dim, akv_u32 t, akv_u32 g)
 {
-    akv_u8 code[32];
     akv_u32 i, j, b0 = akv_format_plane0(format), b1 = akv_format_plane1(format);
-    if (akv_format_blocks(format)) {
-        akv_block_load(tile, format, dim, t, g, x);
-        return;
-    }
     akv_u32 scale = akv_scale_get(tile, format, order, tokens, dim, t, g * 32u / akv_scale_width(format));
-    float unit = akv_code_unit(format, scale);
     if (order == AKV_ORDER_ROW && b0 == 8u) {
         __global const uint4 *from = (__global const uint4 *)(tile + t * akv_padded_dim(dim) + g * 32u);
         uint8 v = (uint8)(from[0], from[1]);
@@ -218,6 +212,19 @@ static inline void load_group(float *x, __global const uchar *tile, akv_u32 form
         if (b1)
             quad_codes(tile + akv_plane1_offset(format, tokens, dim), b1, b0, tokens, t, g, code);
     }
+    return akv_code_unit(format, scale);
+}
+/* Values of group g of row t of a tile. */
+static inline void load_group(float *x, __global const uchar *tile, akv_u32 format, akv_u32 order,
+                              akv_u32 tokens, akv_u32 dim, akv_u32 t, akv_u32 g)
+{
+    akv_u8 code[32];
+    akv_u32 i;
+    if (akv_format_blocks(format)) {
+        akv_block_load(tile, format, dim, t, g, x);
+        return;
+    }
+    float unit = load_codes(code, tile, format, order, tokens, dim, t, g);
 #ifdef AKV_CPU_SHAPE
     if (akv_format_codebook(format)) { /* every value once, then look-ups */
         float value[32];
@@ -289,6 +296,13 @@ static inline void rotate_back(float *row, akv_u32 dim)
 #else
 #define SWAP 16
 #endif
+/* With maps, MAP_PITCH floats a work-item (mean_group), then two numbers of each. */
+#define MAP_PITCH 36u
+#ifdef AKV_MAP
+#define ROOM (MAP_PITCH * WG + 2 * WG)
+#else
+#define ROOM (SWAP * WG)
+#endif
 /* That memory, `swap`.  It is used in pieces of 16 bytes too, which a GPU takes at multiples of 16 bytes only,
  * while an array of floats may begin at any multiple of 4.  AKV_ODD (for tests): it begins as low behind a float
  * as its alignment allows. */
@@ -296,13 +310,13 @@ static inline void rotate_back(float *row, akv_u32 dim)
 #ifdef AKV_ODD
 typedef struct odd_room {
     float before;
-    float room[SWAP * WG] IN_PIECES;
+    float room[ROOM] IN_PIECES;
 } odd_room;
 #define SWAP_ROOM                                                                                  \
     __local float swap_room[sizeof(odd_room) / 4] __attribute__((aligned(16)));                    \
-    __local float *const swap = swap_room + sizeof(odd_room) / 4 - SWAP * WG;
+    __local float *const swap = swap_room + sizeof(odd_room) / 4 - ROOM;
 #else
-#define SWAP_ROOM __local float swap[SWAP * WG] IN_PIECES;
+#define SWAP_ROOM __local float swap[ROOM] IN_PIECES;
 #endif
 
 typedef struct place {

@@ -99,6 +99,7 @@ static inline akv_u32 read_group(float *x, const place *at, bool mine, __global 
     if (mine)
         saw = load_mine(x, base, first + begin, dtype, count, wide, swap, at->item);
 #ifdef AKV_MAP
+    barrier(CLK_LOCAL_MEM_FENCE); /* local memory is read out */
     map_group_store(x, at, mine, dim, o, swap);
 #else
     turn_group(x, at, dim, flags, swap);
@@ -244,12 +245,26 @@ __kernel SHAPE void akv_k_decode(__global const uchar *packed, ulong packed_at, 
     AKV_UNROLL
     for (i = 0u; i < 32u; i++)
         x[i] = 0.0f;
-    if (mine)
+    if (akv_format_codebook(format)) {
+        /* Local memory gives all work-items different entries at once, constant memory one after the other. */
+        __local float *book = swap;
+        akv_u8 code[32];
+        if (at.item < 2u * akv_levels(format))
+            book[at.item] = (float)akv_code_integer(format, at.item);
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (mine) {
+            float unit = load_codes(code, packed, format, AKV_ORDER_ROW, count, dim, r, at.group);
+            AKV_UNROLL
+            for (i = 0u; i < 32u; i++)
+                x[i] = AKV_FMA(book[code[i]], unit, 0.0f); /* -6 * 0 is +0 too */
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+    } else if (mine) {
         load_group(x, packed, format, AKV_ORDER_ROW, count, dim, r, at.group);
+    }
 #ifdef AKV_MAP
     const origin o = origin_of(maps + maps_at, p.map, r % heads, p.position + r / heads);
     map_group_back(x, &at, mine, dim, &o, swap);
-    barrier(CLK_LOCAL_MEM_FENCE); /* local memory is read out */
 #endif
     if (p.flags & AKV_FLAG_ROTATE) {
         float factor = akv_rotate_read_factor(dim);
@@ -326,12 +341,14 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
     __global const akv_move *move = (__global const akv_move *)(moves + moves_at);
 #ifdef AKV_CPU_SHAPE
     akv_u32 first = (akv_u32)get_group_id(0) * ROWS_PER_ITEM, end = AKV_MIN(first + ROWS_PER_ITEM, count);
+    akv_u32 last = end - 1u;
 #else
     SWAP_ROOM
     const place at = place_of(dim, ORDER == AKV_ORDER_QUAD);
     akv_u32 first = (akv_u32)get_group_id(0) * at.rows + at.row, end = count;
+    akv_u32 last = AKV_MIN(first - at.row + at.rows, count) - 1u;
 #endif
-    akv_u32 row = AKV_MIN(first, count - 1u); /* work-items without a row look at the last one */
+    akv_u32 row = AKV_MIN(first, last); /* work-items without a row look at the work-group's last one */
     akv_u32 tile_number = row / tokens, head = tile_number % p.kv_heads;
     akv_u32 l = tile_number / p.kv_heads % p.layers, m = tile_number / p.kv_heads / p.layers;
     akv_u32 src_at = (side ? layer[l].src_v : layer[l].src_k) +
@@ -343,6 +360,9 @@ __kernel SHAPE void akv_k_seal(__global const uchar *layers, ulong layers_at, __
 #ifdef AKV_MAP
     origin o = origin_of(maps + maps_at, side ? layer[l].v_map : layer[l].k_map, head,
                          move[m].position + t);
+#ifndef AKV_CPU_SHAPE
+    o.one_map = (first - at.row) / tokens / p.kv_heads == last / tokens / p.kv_heads;
+#endif
 #endif
 #ifdef AKV_CPU_SHAPE
     for (; first < end; first += 4u, t += 4u) { /* a run of rows never leaves its tile */
