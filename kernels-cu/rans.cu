@@ -478,11 +478,30 @@ struct stream {
     }
 };
 
-/* A symbol out of a state, that a table's slots describe. */
-template <akv_u32 RAW>
-AKV_FN akv_u32 pop(const akv_rans_params &p, const akv_u32 *slots, akv_u32 *x)
+/* What decoding asks of a table for each slot: slot less the class's first one, class from bit 10 on, frequency from
+ * bit 22 on.  SMALL: without the frequency, in half of the memory. */
+template <bool SMALL> struct slot_table {
+    const akv_u32 *memory, *frequency;
+    akv_u32 at, row;
+    AKV_MEMBER void choose(akv_u32 table) /* one that is not there: the host lets none pass */
+    {
+        at = table * AKV_RANS_ONE;
+        row = table * PITCH;
+    }
+    AKV_MEMBER akv_u32 entry(akv_u32 x) const
+    {
+        if (!SMALL)
+            return (memory + at)[x & (AKV_RANS_ONE - 1u)];
+        const akv_u32 low = ((const akv_u16 *)memory + at)[x & (AKV_RANS_ONE - 1u)];
+        return low | frequency[row + (low >> 10)] << 22;
+    }
+};
+
+/* A symbol out of a state. */
+template <akv_u32 RAW, bool SMALL>
+AKV_FN akv_u32 pop(const akv_rans_params &p, const slot_table<SMALL> &slots, akv_u32 *x)
 {
-    const akv_u32 entry = slots[*x & (AKV_RANS_ONE - 1u)], c = entry >> 10 & 15u;
+    const akv_u32 entry = slots.entry(*x), c = entry >> 10 & 15u;
     const akv_u32 extra = akv_rans_extra(RAW, c);
     *x = (entry >> 22) * (*x >> AKV_RANS_BITS) + (entry & (AKV_RANS_ONE - 1u));
     const akv_u32 symbol = akv_rans_join(RAW, p.centre, c, *x & ((1u << extra) - 1u));
@@ -490,7 +509,7 @@ AKV_FN akv_u32 pop(const akv_rans_params &p, const akv_u32 *slots, akv_u32 *x)
     return symbol;
 }
 
-template <akv_u32 B0, akv_u32 B1, akv_u32 RAW>
+template <akv_u32 B0, akv_u32 B1, akv_u32 RAW, bool SMALL>
 AKV_FN void decode(const akv_rans_params &p, const akv_cu_args &a)
 {
     extern __shared__ akv_u32 memory[]; /* of each table its slots, then each warp's ring */
@@ -507,8 +526,11 @@ AKV_FN void decode(const akv_rans_params &p, const akv_cu_args &a)
 #pragma unroll
         for (jump = 8u; jump; jump >>= 1)
             c += known.frequency[t + c + jump] >> 16 <= slot ? jump : 0u;
-        /* slot less the class's first one, class from bit 10 on, frequency from bit 22 on */
-        memory[i] = (slot - (known.frequency[t + c] >> 16)) | c << 10 | known.frequency[t + c] << 22;
+        jump = (slot - (known.frequency[t + c] >> 16)) | c << 10;
+        if (SMALL)
+            ((akv_u16 *)memory)[i] = (akv_u16)jump;
+        else
+            memory[i] = jump | known.frequency[t + c] << 22;
     }
     __syncthreads();
     if (segment >= count_all)
@@ -530,13 +552,14 @@ AKV_FN void decode(const akv_rans_params &p, const akv_cu_args &a)
                       each = akv_rans_stripe_steps(&p), earlier = (1u << lane) - 1u;
         akv_u32 x = from[lane], s, n, stripe = first / each,
                 left = each - first % each; /* of the stripe's steps, this one's too */
-        stream in = {from + 32,  (akv_u16 *)(memory + p.tables * AKV_RANS_ONE) + warp * RING,
+        stream in = {from + 32,
+                     (akv_u16 *)(memory + p.tables * AKV_RANS_ONE / (SMALL ? 2u : 1u)) + warp * RING,
                      count - 32u, 0u, 0u, 0u, akv_bx16_mix(x, lane)};
         batch<B0, B1> at;
         in.fetch(lane);
         at.find(p, first, lane);
-        /* a table that is not there: the host lets none pass */
-        const akv_u32 *slots = memory + akv_rans_table(&p, m, stripe * 32u + lane) * AKV_RANS_ONE;
+        slot_table<SMALL> slots = {memory, known.frequency, 0u, 0u};
+        slots.choose(akv_rans_table(&p, m, stripe * 32u + lane));
         for (s = 0u; s < steps; s += n) {
             akv_u32 bits[2] = {0u, 0u};
             n = AKV_MIN((akv_u32)at.STEPS, steps - s);
@@ -548,7 +571,7 @@ AKV_FN void decode(const akv_rans_params &p, const akv_cu_args &a)
                     akv_u32 k;
 #pragma unroll
                     for (k = 0u; k < 4u; k++) {
-                        const akv_u32 symbol = pop<RAW>(p, slots, &x);
+                        const akv_u32 symbol = pop<RAW, SMALL>(p, slots, &x);
                         x = in.refill(x, x < AKV_RANS_LOW, earlier);
                         bits[0] = bits[0] >> B0 | symbol << (32u - B0);
                         bits[1] = B1 ? bits[1] >> B1 | symbol >> B0 << (32u - at.BITS1) : 0u;
@@ -560,15 +583,14 @@ AKV_FN void decode(const akv_rans_params &p, const akv_cu_args &a)
                     akv_u32 symbol = 0u;
                     if (left == 0u) {
                         left = each;
-                        slots = memory +
-                                akv_rans_table(&p, m, ++stripe * 32u + lane) * AKV_RANS_ONE;
+                        slots.choose(akv_rans_table(&p, m, ++stripe * 32u + lane));
                     }
                     if (s + i < coded) {
                         const bool active = lane < p.last || (left - 1u) % p.tile_steps != 0u;
                         while (in.filled - in.got < 32u)
                             in.fill(lane);
                         if (active)
-                            symbol = pop<RAW>(p, slots, &x);
+                            symbol = pop<RAW, SMALL>(p, slots, &x);
                         x = in.refill(x, active && x < AKV_RANS_LOW, earlier);
                     } else
                         symbol = x >> width * (s + i - coded) & ((1u << width) - 1u);
@@ -577,7 +599,7 @@ AKV_FN void decode(const akv_rans_params &p, const akv_cu_args &a)
                 }
             if (left == 0u && s + n < steps) {
                 left = each;
-                slots = memory + akv_rans_table(&p, m, ++stripe * 32u + lane) * AKV_RANS_ONE;
+                slots.choose(akv_rans_table(&p, m, ++stripe * 32u + lane));
             }
             bits[0] >>= 32u - n * B0;
             bits[1] >>= B1 ? 32u - n * at.BITS1 : 0u;
@@ -608,7 +630,12 @@ AKV_FN void decode(const akv_rans_params &p, const akv_cu_args &a)
     extern "C" __global__ void __launch_bounds__(512) akv_k_rans_decode_##name(                    \
         const __grid_constant__ akv_rans_params p, const __grid_constant__ akv_cu_args a)          \
     {                                                                                              \
-        decode<b0, b1, raw>(p, a);                                                                 \
+        decode<b0, b1, raw, false>(p, a);                                                          \
+    }                                                                                              \
+    extern "C" __global__ void __launch_bounds__(512) akv_k_rans_decode_##name##_small(            \
+        const __grid_constant__ akv_rans_params p, const __grid_constant__ akv_cu_args a)          \
+    {                                                                                              \
+        decode<b0, b1, raw, true>(p, a);                                                           \
     }
 CODERS(2_0_0, 2u, 0u, 0u)
 CODERS(2_1_0, 2u, 1u, 0u)

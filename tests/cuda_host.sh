@@ -27,6 +27,10 @@ run "page and evict" --kernel '[agmc]*' --format 'N4'
 run "seal, rotate" --kernel '[sr]*[le]' --format '[FN]*'
 run "compress" --kernel 'bx16*'
 run "rANS" --kernel 'rans*' --format 'N[46]'
+FAKE_CUDA=small
+export FAKE_CUDA
+run "rANS with little shared memory" --kernel rans_decode --format 'N[46]'
+unset FAKE_CUDA
 run "low rank" --kernel 'lowrank*'
 run "products" --kernel multiply
 run "attention" --kernel attend

@@ -3,7 +3,8 @@
  * host memory, every function of driver.def, strict about handles, current contexts and ranges.
  *
  * FAKE_CUDA, read at each question, is one of "none" (no device), "old" (compute capability 7.0), "broken"
- * (does not start), "plain" (no code for the fast attention, little shared memory); unset: all is well. */
+ * (does not start), "plain" (no code for the fast attention, little shared memory), "small" (as little of it as any card
+ * has); unset: all is well. */
 #include "fake_cuda.h"
 #include <pthread.h>
 #include <stdbool.h>
@@ -307,7 +308,7 @@ EXPORT CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice device)
             *value = 0;
             break;
         case AKV_CU_ATTR_SHARED_OPTIN:
-            *value = (pose("plain") ? 99 : 227) * 1024;
+            *value = (pose("plain") ? 99 : pose("small") ? 64 : 227) * 1024;
             break;
         default:
             code = wrong(INVALID_VALUE, __func__, "unknown attribute");

@@ -143,7 +143,6 @@ static void compress_call(struct akv_cuda_call *call, const char *name, uint64_t
     call->grid[0] = blocks;
 }
 
-#define RANS_RING 256u /* u16 of the stream that a warp of decode keeps */
 static uint64_t rans_parts(const akv_rans_params *p)
 {
     return (akv_rans_stripe_steps(p) + AKV_RANS_COUNTED - 1u) / AKV_RANS_COUNTED;
@@ -169,6 +168,19 @@ static void rans_coder_call(struct akv_cuda_call *call, const char *name, uint32
 {
     rans_width_call(call, name, p, (akv_rans_segments(p) + warps - 1u) / warps);
     call->threads = warps * 32u;
+}
+
+/* With tables in half the memory where a thread block may not have so much. */
+static void rans_decode_call(const struct akv_cuda_device *device, struct akv_cuda_call *call, const akv_rans_params *p)
+{
+    enum { DECODERS = 16, RING_BYTES = 512, FIXED = 2048 }; /* FIXED: what is not asked for here */
+    const uint32_t slots = p->tables * AKV_RANS_ONE;
+    rans_coder_call(call, "decode", DECODERS, p);
+    call->shared = slots * 4u + DECODERS * RING_BYTES;
+    if (call->shared + FIXED > (uint32_t)device->shared_optin) {
+        strcat(call->name, "_small");
+        call->shared = slots * 2u + DECODERS * RING_BYTES;
+    }
 }
 
 /* kernels-cu/lowrank.cu has the same numbers. */
@@ -298,8 +310,7 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
         rans_call(&calls[2], "move", akv_rans_segments(params));
         return 3;
     case AKV_K_RANS_DECODE:
-        rans_coder_call(calls, "decode", 16, params);
-        calls->shared = ((const akv_rans_params *)params)->tables * AKV_RANS_ONE * 4u + 16u * RANS_RING * 2u;
+        rans_decode_call(device, calls, params);
         return 1;
     case AKV_K_LOWRANK_PROJECT: {
         const akv_lowrank_params *p = params;
