@@ -194,7 +194,7 @@ AKV_FN akv_u32 akv_halve(akv_u32 *left, akv_u32 n, akv_u32 z)
  * round.  Halving the thresholds meets odd j in all steps but the last. */
 AKV_FN void akv_codebook_codes(const float *x, akv_u32 s, akv_u32 format, akv_u8 *code)
 {
-    akv_u32 levels = akv_levels(format), i, j, t[16];
+    akv_u32 levels = AKV_MAX(akv_levels(format), 2u), i, j, t[16]; /* 2 of N2 are the fewest: compilers cannot see it */
     akv_u32 turn = s == 0u ? 0u : 2u * levels - 1u; /* of codes below zero */
     float unit = akv_f32_from_ue5m3(s) * 0x1p-8f;
     AKV_UNROLL
