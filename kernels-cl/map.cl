@@ -137,7 +137,7 @@ static inline void multiply_groups(float *y, const float *x, const place *at, bo
     akv_u32 dp = akv_padded_dim(dim), begin = at->group * 32u, size = storing ? 2u : 4u, i, k, r;
     akv_u32 each = dp / 4u, first = at->item / each * 8u, column = at->item % each * 4u, none = 0xFFFFFFFFu;
     akv_u32 matrix = storing ? akv_map_matrix_row(map, o->head, dim, 0u) : akv_map_inverse_row(map, o->head, dim, 0u);
-    bool eight = (dp & (dp - 1u)) == 0u && dp <= 512u; /* 4096 / dp rows, of dp / 4 work-items for eight */
+    bool eight = 4096u % dp == 0u && dp <= 512u; /* 4096 / dp rows, of dp / 4 work-items for eight */
     numbers[at->item] = wanted ? matrix : none;
     if (at->active) {
         AKV_UNROLL

@@ -26,6 +26,7 @@ typedef int akv_i32;
 typedef long akv_i64;
 #define akv_as_u32(f)    as_uint(f)
 #define akv_as_f32(u)    as_float(u)
+#define akv_rotl1(u)     rotate((u), 1u) /* left by one bit; shifts would become an intrinsic that Oclgrind lacks */
 #define AKV_FMA(a, b, c) fma((a), (b), (c))
 #define AKV_RINT(x)      convert_int_rte(x) /* to int, nearest even; |x| < 2^31 */
 #define AKV_CLZ(u)       clz((akv_u32)(u))  /* u != 0 */
@@ -50,6 +51,7 @@ typedef int akv_i32;
 typedef long long akv_i64;
 #define akv_as_u32(f)    __float_as_uint(f)
 #define akv_as_f32(u)    __uint_as_float(u)
+#define akv_rotl1(u)     ((u) << 1 | (u) >> 31)
 #define AKV_FMA(a, b, c) __fmaf_rn((a), (b), (c))
 #define AKV_RINT(x)      __float2int_rn(x)
 #define AKV_CLZ(u)       __clz((int)(u))
@@ -81,6 +83,7 @@ typedef int8_t akv_i8;
 typedef int16_t akv_i16;
 typedef int32_t akv_i32;
 typedef int64_t akv_i64;
+#define akv_rotl1(u) ((u) << 1 | (u) >> 31)
 static inline akv_u32 akv_as_u32(float f)
 {
     akv_u32 u;

@@ -204,7 +204,7 @@ AKV_FN void akv_codebook_codes(const float *x, akv_u32 s, akv_u32 format, akv_u8
     }
     AKV_UNROLL
     for (i = 0u; i < 32u; i++) {
-        akv_u32 bits = akv_as_u32(x[i]), z = bits << 1 | bits >> 31, p = 1u, left[16];
+        akv_u32 bits = akv_as_u32(x[i]), z = akv_rotl1(bits), p = 1u, left[16];
         AKV_UNROLL
         for (j = 0u; j + 1u < levels; j++)
             left[j] = t[j];
