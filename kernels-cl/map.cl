@@ -241,13 +241,13 @@ static inline float mean_off(float x, float mean, bool storing)
     return storing ? akv_as_f32(tiny_to_zero(akv_as_u32(x - mean))) : x + mean;
 }
 /* Unit u of a row: a pair of the rotary embedding, or a component that is in none. */
-typedef struct unit_of {
+typedef struct map_unit {
     akv_u32 i, j;
     bool paired;
-} unit_of;
-static inline unit_of find_unit(__global const akv_map *map, akv_u32 u)
+} map_unit;
+static inline map_unit find_unit(__global const akv_map *map, akv_u32 u)
 {
-    unit_of at;
+    map_unit at;
     at.paired = u < map->pairs;
     at.i = !at.paired ? u + map->pairs : map->rope == AKV_ROPE_HALF ? u : 2u * u;
     at.j = !at.paired ? at.i : map->rope == AKV_ROPE_HALF ? u + map->pairs : at.i + 1u;
@@ -288,7 +288,7 @@ static inline void mean_group(float *x, const place *at, bool mine, bool storing
     if (o->one_map) {
         akv_u32 sets = units < WG ? WG / units : 1u;
         for (u = at->item; map->mean && u < units * sets; u += WG) {
-            unit_of unit = find_unit(map, u % units);
+            map_unit unit = find_unit(map, u % units);
             akv_u64 turns = unit.paired ? akv_map_turns(o->maps, map, u % units) : 0u;
             akv_u32 last = none;
             float a = 0.0f, b = 0.0f;
@@ -310,7 +310,7 @@ static inline void mean_group(float *x, const place *at, bool mine, bool storing
     } else if (means[at->item] != none) {
         __local float *row = swap + (at->item - at->group) * MAP_PITCH;
         for (u = at->group; u < units; u += at->groups) {
-            unit_of unit = find_unit(map, u);
+            map_unit unit = find_unit(map, u);
             mean_unit(row + (unit.i >> 5) * MAP_PITCH + (unit.i & 31u),
                       row + (unit.j >> 5) * MAP_PITCH + (unit.j & 31u), unit.paired, storing,
                       mean_at(o, map, o->head * dim + unit.i), mean_at(o, map, o->head * dim + unit.j),
