@@ -7,9 +7,9 @@
 
 /* What runs are made of. */
 enum run { RUN_REAL, RUN_ZERO, RUN_CONSTANT, RUN_OUTLIER, RUN_NAN, RUN_SIGNED, RUN_DENORMAL, RUN_PATTERNS,
-           RUN_RANDOM, RUN_CHANNEL, RUN_SPREAD, RUNS };
+           RUN_RANDOM, RUN_CHANNEL, RUN_SPREAD, RUN_DRIFT, RUNS };
 static const char *const run_names[RUNS] = {"real",     "zero",     "constant", "outlier", "nan",   "signed",
-                                            "denormal", "patterns", "random",   "channel", "spread"};
+                                            "denormal", "patterns", "random",   "channel", "spread", "drift"};
 
 static uint16_t element(enum run run, uint32_t i, uint64_t r)
 {
@@ -35,6 +35,8 @@ static uint16_t element(enum run run, uint32_t i, uint64_t r)
         return i % 64u == 5u ? (uint16_t)(low | 140u << 7) : (uint16_t)(low | (118u + (r >> 32) % 5u) << 7);
     case RUN_SPREAD: /* 16 exponents that are no neighbours, and a few others */
         return (uint16_t)(low | ((r >> 32) % 16u * 7u + (r >> 58 == 0)) << 7);
+    case RUN_DRIFT: /* each piece has exponents of its own, as layers have */
+        return (uint16_t)(low | (90u + i / AKV_BX16_PIECE % 7u * 11u + (r >> 32) % 12u) << 7);
     default:
         return (uint16_t)r;
     }

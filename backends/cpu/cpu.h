@@ -47,7 +47,8 @@ static inline uint8_t *akv_cpu_at(const struct akv_cpu_args *args, uint64_t a)
 /* Entries by file: k_quant.c, k_quant_avx2.c, k_quant_avx512.c (encode, decode, rotate, seal, gather,
  * reencode),
  * k_page.c (append, copy), k_attend.c, k_attend_avx2.c, k_attend_avx512.c, k_evict.c,
- * k_evict_avx2.c, k_evict_avx512.c (score, mass), k_compress.c, k_compress_avx2.c, k_rans.c, k_rans_avx512.c,
+ * k_evict_avx2.c, k_evict_avx512.c (score, mass), k_compress.c, k_compress_avx2.c,
+ * k_compress_avx512.c (count, encode), k_rans.c, k_rans_avx512.c,
  * k_lowrank*.c (project, read, rows, multiply). */
 extern const struct akv_cpu_kernel akv_cpu_encode_scalar, akv_cpu_decode_scalar, akv_cpu_rotate_scalar,
     akv_cpu_seal_scalar, akv_cpu_gather_scalar, akv_cpu_append_scalar, akv_cpu_copy_scalar,
@@ -67,8 +68,9 @@ extern const struct akv_cpu_kernel akv_cpu_encode_avx2, akv_cpu_decode_avx2, akv
 #if defined(AKV_HAVE_AVX512)
 extern const struct akv_cpu_kernel akv_cpu_encode_avx512, akv_cpu_decode_avx512, akv_cpu_seal_avx512,
     akv_cpu_gather_avx512, akv_cpu_attend_avx512, akv_cpu_reencode_avx512, akv_cpu_shift_avx512, akv_cpu_score_avx512,
-    akv_cpu_mass_avx512, akv_cpu_rans_count_avx512, akv_cpu_rans_encode_avx512, akv_cpu_rans_decode_avx512,
-    akv_cpu_lowrank_project_avx512, akv_cpu_lowrank_read_avx512, akv_cpu_lowrank_rows_avx512, akv_cpu_multiply_avx512;
+    akv_cpu_mass_avx512, akv_cpu_bx16_count_avx512, akv_cpu_bx16_encode_avx512, akv_cpu_rans_count_avx512,
+    akv_cpu_rans_encode_avx512, akv_cpu_rans_decode_avx512, akv_cpu_lowrank_project_avx512, akv_cpu_lowrank_read_avx512,
+    akv_cpu_lowrank_rows_avx512, akv_cpu_multiply_avx512;
 #endif
 #if defined(AKV_HAVE_NEON)
 extern const struct akv_cpu_kernel akv_cpu_attend_neon;

@@ -117,6 +117,8 @@ const struct akv_cpu_kernel *const akv_cpu_kernels[AKV_ISA_COUNT][AKV_KERNEL_COU
             [AKV_K_SHIFT] = &akv_cpu_shift_avx512,
             [AKV_K_SCORE] = &akv_cpu_score_avx512,
             [AKV_K_MASS] = &akv_cpu_mass_avx512,
+            [AKV_K_BX16_COUNT] = &akv_cpu_bx16_count_avx512,
+            [AKV_K_BX16_ENCODE] = &akv_cpu_bx16_encode_avx512,
             [AKV_K_RANS_COUNT] = &akv_cpu_rans_count_avx512,
             [AKV_K_RANS_ENCODE] = &akv_cpu_rans_encode_avx512,
             [AKV_K_RANS_DECODE] = &akv_cpu_rans_decode_avx512,
