@@ -70,14 +70,14 @@ template <int G> AKV_FN void rotate_lanes(float *x, float factor)
         x[g] *= factor;
 }
 
-/* A loaded element as a float, and a float stored. */
-AKV_FN float float_of(akv_u32 bits, akv_u32 dtype)
+/* A loaded element as a float, and a float stored; for cards without the kernels below, of no use. */
+[[maybe_unused]] AKV_FN float float_of(akv_u32 bits, akv_u32 dtype)
 {
     if (dtype == AKV_F16)
         return __half2float(__ushort_as_half((unsigned short)bits));
     return akv_as_f32(dtype == AKV_F32 ? bits : akv_f32_from_bf16(bits));
 }
-AKV_FN void store_float(akv_u8 *base, akv_u64 index, akv_u32 dtype, float x)
+[[maybe_unused]] AKV_FN void store_float(akv_u8 *base, akv_u64 index, akv_u32 dtype, float x)
 {
     if (dtype == AKV_F16)
         akv_store_u16(base + index * 2u, __half_as_ushort(__float2half_rn(x)));
