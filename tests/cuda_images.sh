@@ -62,7 +62,7 @@ ptx() {
     shift
     "$NVCC" -ptx -arch=compute_80 "$@" -include "$work/mark.cuh" -o "$work/ptx" "$source"
 }
-for name in quant page evict compress rans; do
+for name in quant quant_blocks page evict compress rans; do
     flags=$(image_flags "$name")
     case " $flags " in
     *" -fmad=false "*) pass "$name: the build forbids fusing" ;;

@@ -14,6 +14,7 @@
     extern const unsigned char akv_cuda_image_##name[] __attribute__((visibility("hidden")));
 
 IMAGE(quant)
+IMAGE(quant_blocks)
 IMAGE(page)
 IMAGE(attend)
 IMAGE(attend_decode)
@@ -28,6 +29,7 @@ const void *akv_cuda_image(enum akv_cuda_image image)
 {
     static const unsigned char *const all[AKV_IMAGES] = {
         [AKV_IMAGE_QUANT] = akv_cuda_image_quant,
+        [AKV_IMAGE_QUANT_BLOCKS] = akv_cuda_image_quant_blocks,
         [AKV_IMAGE_PAGE] = akv_cuda_image_page,
         [AKV_IMAGE_ATTEND] = akv_cuda_image_attend,
         [AKV_IMAGE_ATTEND_DECODE] = akv_cuda_image_attend_decode,

@@ -5,6 +5,7 @@
 
 enum akv_cuda_image {
     AKV_IMAGE_QUANT,
+    AKV_IMAGE_QUANT_BLOCKS,
     AKV_IMAGE_PAGE,
     AKV_IMAGE_ATTEND,
     AKV_IMAGE_ATTEND_DECODE, /* sm_90 and newer only */

@@ -88,7 +88,7 @@ static void seal_call(const akv_seal_params *p, bool value, struct akv_cuda_call
     uint32_t format = value ? p->v_format : p->k_format, flags = value ? p->v_flags : p->k_flags;
     snprintf(call->name, sizeof call->name, "akv_k_seal_%c_%s%s%s", value ? 'v' : 'k', format_stem(format),
              akv_format_codebook(format) && (flags & AKV_FLAG_SEARCH) ? "_search" : "", map_stem(format, flags));
-    call->image = AKV_IMAGE_QUANT;
+    call->image = AKV_IMAGE_QUANT_BLOCKS;
     call->threads = WARPS * 32u;
     call->grid[0] = (uint64_t)p->moves * p->layers * p->kv_heads;
 }
@@ -100,7 +100,7 @@ static void reencode_call(const akv_reencode_params *p, bool value, struct akv_c
     bool search = format != source && akv_format_codebook(format) && (flags & AKV_FLAG_SEARCH);
     snprintf(call->name, sizeof call->name, "akv_k_reencode_%c_%s%s", value ? 'v' : 'k',
              format == source ? "same" : format_stem(format), search ? "_search" : "");
-    call->image = AKV_IMAGE_QUANT;
+    call->image = AKV_IMAGE_QUANT_BLOCKS;
     call->threads = WARPS * 32u;
     call->grid[0] = (uint64_t)p->moves * p->layers * p->kv_heads;
 }
@@ -225,7 +225,7 @@ static uint32_t make_calls(struct akv_cuda_device *device, enum akv_kernel_id ke
         bool search = akv_format_codebook(p->format) && (p->flags & AKV_FLAG_SEARCH);
         snprintf(calls->name, sizeof calls->name, "akv_k_shift_%s%s%s", format_stem(p->format),
                  search ? "_search" : "", map_stem(p->format, p->flags));
-        calls->image = AKV_IMAGE_QUANT;
+        calls->image = AKV_IMAGE_QUANT_BLOCKS;
         calls->threads = WARPS * 32u;
         calls->grid[0] = (uint64_t)p->blocks * p->kv_heads;
         return 1;
