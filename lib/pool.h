@@ -34,8 +34,8 @@ struct akv_block {
     uint32_t prev, next; /* neighbours in the cache's list of loose blocks; free records: next */
     uint32_t group;
     uint32_t mark;     /* scratch of the cache: serial of the step that counted it */
-    uint32_t position; /* logical number in its sequences (of a region that tokens were
-                        * evicted from: number there); the cache's */
+    uint32_t position; /* logical number in its sequences (in a region that tokens were evicted
+                        * from: number there, or before a group kept all it had); the cache's */
     uint32_t used_at;  /* serial of the last step or match that took it; the cache's */
     uint8_t part;      /* whose bytes are counted: a part of the policy */
     uint8_t least;     /* rungs that its users accept below the layout's formats; the cache's */
