@@ -1,94 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Eviction of tokens with shares: kv heads declared as layers of their own compete for the same
  * bytes. */
-#include "steps.h"
+#include "evict_case.h"
 
-#define LAYERS 4u /* two layers of two kv heads each, as a caller would declare them */
-#define DIM    64u
-#define ALL    400u
-#define SIZE   16u
 #define FIRST  16u /* the candidates, with 40 recent tokens: blocks 1 … 21 */
 #define END    352u
+#define BLOCKS ((END - FIRST) / SIZE)
 #define SHARE  9u /* blocks of them that `keep` leaves each layer */
 #define KEEP   (ALL - (END - FIRST) + SHARE * SIZE)
 
-static void begin_cache(anykv_format format, uint32_t flags)
+/* Layers of a model, or the kv heads of two as a caller would declare them. */
+struct shape {
+    uint32_t layers, heads[KV];
+};
+static const struct shape alone = {4, {1, 1, 1, 1}}, unlike = {3, {1, 2, 1}};
+
+static void begin_cache(const struct shape *shape, anykv_format format, uint32_t flags)
 {
-    anykv_layer layers[LAYERS];
+    anykv_layer layers[KV];
     anykv_cache_options options = engine_options(24u << 20);
     options.flags = ANYKV_CACHE_EVICT_TOKENS;
     anykv_layout_options identity = ANYKV_LAYOUT_OPTIONS_INIT;
     identity.weights = "test";
     identity.weights_bytes = 4;
     identity.flags = flags;
-    for (uint32_t l = 0; l < LAYERS; l++) {
-        layers[l] = engine_layer(1, DIM, 0);
+    for (uint32_t l = 0; l < shape->layers; l++) {
+        layers[l] = engine_layer(shape->heads[l], DIM, 0);
         layers[l].k_format = layers[l].v_format = format;
     }
     engine.context = house_context();
     engine.device = engine_device(engine.context, 0);
-    OK(anykv_layout_create(engine.context, layers, LAYERS, &identity, &engine.layout));
-    cr_assert_eq(engine.layout->group_count, flags ? LAYERS : 1);
+    OK(anykv_layout_create(engine.context, layers, shape->layers, &identity, &engine.layout));
+    cr_assert_eq(engine.layout->group_count, flags ? shape->layers : 1);
     OK(anykv_cache_create(engine.device, engine.layout, &options, &engine.cache));
-}
-
-static anykv_seq *long_seq(bool private_)
-{
-    anykv_seq_options options = ANYKV_SEQ_OPTIONS_INIT;
-    options.flags = private_ ? ANYKV_SEQ_PRIVATE : ANYKV_SEQ_PUBLIC;
-    anykv_seq *seq;
-    OK(anykv_seq_create(engine.cache, &options, &seq));
-    for (uint32_t at = 0; at < ALL; at += 100)
-        engine_run(seq, at, 100);
-    return seq;
-}
-
-static float row(uint32_t position, uint32_t layer, int side, uint32_t i)
-{
-    return engine_value(engine_chain(position, position), layer, side, 0, i);
-}
-
-static uint32_t kept_of(const anykv_seq *seq, uint32_t layer, uint32_t *positions)
-{
-    uint64_t count = 1024;
-    OK(anykv_seq_kept(seq, layer, 0, positions, &count));
-    return (uint32_t)count;
-}
-
-/* Runs a token and compares its attention with that over the positions that are said to be kept. */
-static void attend_kept(anykv_seq *seq, double bound)
-{
-    const uint32_t position = (uint32_t)engine_length(seq);
-    uint32_t one = 1, kept[1024];
-    uint64_t seed = engine_chain(position, position);
-    float out[2 * DIM];
-    anykv_step *step;
-    OK(anykv_step_begin(engine.cache, &seq, &one, 1, &step));
-    OK(engine_append(step, &seed));
-    const anykv_attend_params params = ANYKV_ATTEND_PARAMS_INIT;
-    for (uint32_t layer = 0; layer < LAYERS; layer++) {
-        const uint32_t n = kept_of(seq, layer, kept);
-        kept[n] = position;
-        OK(attend_layer(step, layer, &params, out));
-        for (uint32_t h = 0; h < 2; h++) {
-            double sum = 0.0, want[DIM] = {0}, worst = 0.0;
-            for (uint32_t j = 0; j <= n; j++) {
-                double s = 0.0;
-                for (uint32_t i = 0; i < DIM; i++)
-                    s += (double)(float)((int)((h * DIM + i) * 2654435761u >> 20 & 63) - 32) /
-                         256.0 * (double)row(kept[j], layer, 0, i);
-                const double w = exp(s / 8.0);
-                sum += w;
-                for (uint32_t i = 0; i < DIM; i++)
-                    want[i] += w * (double)row(kept[j], layer, 1, i);
-            }
-            for (uint32_t i = 0; i < DIM; i++)
-                worst = fmax(worst, fabs(want[i] / sum - (double)out[h * DIM + i]));
-            cr_assert(worst < bound, "layer %u, head %u: off by %g over %u rows", layer, h, worst,
-                      n);
-        }
-    }
-    OK(anykv_step_end(step, NULL, &position));
 }
 
 /* ---- what stays, worked out again ---- */
@@ -99,63 +43,94 @@ static int larger_first(const void *a, const void *b)
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-/* Blocks of each layer: a fifth of the share, then one after the other the block with the largest
- * middle score of its 16 rows, the layer's best rows first. */
-static void expect_shares(double score[LAYERS][ALL], const uint32_t *set, uint32_t *blocks)
+/* value[k]: of the k-th block of a layer: the middle score of its 16 rows, the best rows first;
+ * over several heads the mean in the order of floats' bits, towards zero. */
+static void block_values(const struct shape *shape, uint32_t layer, const float *scores,
+                         int64_t *value)
 {
-    double sorted[LAYERS][ALL];
-    for (uint32_t l = 0; l < LAYERS; l++) {
-        memcpy(sorted[l], score[l] + FIRST, (END - FIRST) * sizeof sorted[l][0]);
-        qsort(sorted[l], END - FIRST, sizeof sorted[l][0], larger_first);
-        blocks[l] = (SHARE + 4) / 5;
-    }
-    for (uint32_t s = 0; s < LAYERS; s++) {
-        uint32_t left = 0;
-        for (uint32_t l = 0; l < LAYERS; l++)
-            left += set[l] == s ? SHARE - blocks[l] : 0;
-        for (; left; left--) {
-            uint32_t best = LAYERS;
-            for (uint32_t l = LAYERS; l-- > 0;) /* of equal ones the first layer's */
-                if (set[l] == s && blocks[l] < (END - FIRST) / SIZE &&
-                    (best == LAYERS || sorted[l][blocks[l] * SIZE + SIZE / 2] >=
-                                           sorted[best][blocks[best] * SIZE + SIZE / 2]))
-                    best = l;
-            blocks[best]++;
+    double sorted[END - FIRST];
+    uint32_t head = 0;
+    for (uint32_t l = 0; l < layer; l++)
+        head += shape->heads[l];
+    memset(value, 0, BLOCKS * sizeof *value);
+    for (uint32_t h = head; h < head + shape->heads[layer]; h++) {
+        for (uint32_t r = 0; r < END - FIRST; r++)
+            sorted[r] = (double)scores[h * ALL + FIRST + r];
+        qsort(sorted, END - FIRST, sizeof *sorted, larger_first);
+        for (uint32_t k = 0; k < BLOCKS; k++) {
+            const float middle = (float)sorted[k * SIZE + SIZE / 2];
+            int32_t bits;
+            memcpy(&bits, &middle, 4);
+            value[k] += middle < 0.0f ? bits ^ 0x7FFFFFFF : bits;
         }
     }
+    for (uint32_t k = 0; k < BLOCKS; k++)
+        value[k] /= (int64_t)shape->heads[layer];
 }
 
-static void check_best(const anykv_seq *seq, uint32_t layer, const double *score, uint32_t blocks)
+/* Blocks of each layer of a set: a fifth of the share, then the blocks of the largest value as long
+ * as all of a value fit, then of the next value those of the first layers. */
+static void expect_shares(const struct shape *shape, const float *scores, const uint32_t *sets,
+                          uint32_t set, uint32_t *blocks)
 {
-    uint32_t kept[1024], in[1024] = {0};
-    const uint32_t n = kept_of(seq, layer, kept);
-    cr_assert_eq(n, ALL - (END - FIRST) + blocks * SIZE, "layer %u: %u rows, %u blocks expected",
-                 layer, n, blocks);
-    for (uint32_t i = 0; i < n; i++) {
-        cr_assert(i == 0 || kept[i] > kept[i - 1], "row %u: not ascending", i);
-        in[kept[i]] = 1;
+    int64_t value[KV][BLOCKS], best = 0;
+    uint32_t left = 0;
+    for (uint32_t l = 0; l < shape->layers; l++) {
+        block_values(shape, l, scores, value[l]);
+        if (sets[l] == set) {
+            blocks[l] = (SHARE + 4) / 5;
+            left += shape->heads[l] * (SHARE - blocks[l]);
+        }
     }
-    for (uint32_t p = 0; p < ALL; p++) {
-        uint32_t better = 0;
-        for (uint32_t q = FIRST; q < END; q++)
-            better += score[q] > score[p] || (score[q] == score[p] && q < p);
-        cr_assert_eq(in[p], p < FIRST || p >= END || better < blocks * SIZE,
-                     "layer %u, position %u", layer, p);
+    for (bool all = true; all && left;) {
+        bool any = false;
+        for (uint32_t l = 0; l < shape->layers; l++)
+            if (sets[l] == set && blocks[l] < BLOCKS && (!any || value[l][blocks[l]] > best)) {
+                best = value[l][blocks[l]];
+                any = true;
+            }
+        all = any;
+        for (uint32_t l = 0; l < shape->layers; l++)
+            while (sets[l] == set && blocks[l] < BLOCKS && value[l][blocks[l]] == best) {
+                if (left < shape->heads[l]) {
+                    all = false;
+                    break;
+                }
+                left -= shape->heads[l];
+                blocks[l]++;
+            }
     }
 }
 
-static void by_scores(bool private_, anykv_format format, const uint32_t *share, double bound)
+enum pattern {
+    LAYER_BY_LAYER, /* ever larger */
+    TIES,           /* three values: many blocks are worth the same */
+    FEW,            /* two blocks and a half of the first head are worth more than any other */
+    PATTERNS
+};
+static float score_of(enum pattern pattern, uint32_t head, uint32_t position)
 {
-    static float scores[LAYERS * ALL];
-    static double score[LAYERS][ALL];
-    const uint32_t one_set[LAYERS] = {0};
-    uint32_t blocks[LAYERS], most = 0, sum = 0;
-    begin_cache(format, ANYKV_LAYOUT_APART);
+    return pattern == LAYER_BY_LAYER
+               ? (float)((position * 7919 + head) % 51) + (float)(head * head) * 9.0f
+           : pattern == TIES ? (float)((position * 7919 + head) % 3 + head % 2)
+           : head == 0       ? (position % 8 == 1 && position >= FIRST && position < FIRST + 40 * 8
+                                    ? 1000.0f
+                                    : (float)(position % 90))
+                             : (float)(100 + position * 7919 % (97 + head));
+}
+
+static void by_scores(const struct shape *shape, enum pattern pattern, bool private_,
+                      anykv_format format, const uint32_t *share, double bound)
+{
+    static float scores[KV * ALL];
+    const uint32_t one_set[KV] = {0};
+    uint32_t blocks[KV], kept[ROWS], gone = 0, gone_rows = 0, heads = 0;
+    struct rows_before rows;
+    begin_cache(shape, format, ANYKV_LAYOUT_APART);
     anykv_seq *seq = long_seq(private_), *fork;
-    for (uint32_t l = 0; l < LAYERS; l++)
+    for (uint32_t h = 0; h < KV; h++)
         for (uint32_t p = 0; p < ALL; p++)
-            score[l][p] = scores[l * ALL + p] =
-                (float)((p * 7919 + l) % 51) + (float)(l * l) * 9.0f;
+            given.scores[h * ALL + p] = scores[h * ALL + p] = score_of(pattern, h, p);
     anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
     params.policy = ANYKV_TOKENS_SCORES;
     params.scores = scores;
@@ -166,22 +141,26 @@ static void by_scores(bool private_, anykv_format format, const uint32_t *share,
     const anykv_stats before = engine_stats(engine.cache);
     OK(anykv_seq_fork(seq, &fork));
     anykv_seq_destroy(fork);
+    note_rows(seq, &rows);
     OK(anykv_seq_evict_tokens(seq, &params));
     audit(engine.cache, "after the eviction");
     const anykv_stats after = engine_stats(engine.cache);
-    expect_shares(score, share ? share : one_set, blocks);
-    for (uint32_t l = 0; l < LAYERS; l++) {
-        check_best(seq, l, score[l], blocks[l]);
-        most = blocks[l] > most ? blocks[l] : most;
-        sum += blocks[l];
+    for (uint32_t set = 0; set < 2; set++)
+        expect_shares(shape, scores, share ? share : one_set, set, blocks);
+    for (uint32_t l = 0; l < shape->layers; l++) {
+        const uint32_t n = kept_of(seq, l, 0, kept);
+        cr_assert_eq(n, ALL - (END - FIRST) + blocks[l] * SIZE,
+                     "layer %u: %u rows, %u blocks expected", l, n, blocks[l]);
+        gone += BLOCKS - blocks[l];
+        gone_rows += shape->heads[l] * (BLOCKS - blocks[l]) * SIZE;
+        heads += shape->heads[l];
     }
-    cr_expect(most > SHARE + 1, "at most %u blocks: nothing was shared out", most);
-    cr_expect_eq(sum, LAYERS * SHARE);
-    cr_expect_eq(after.tokens_evicted, (END - FIRST) - SHARE * SIZE);
+    check_stays(seq, &rows, &params, 0.0);
+    cr_expect_eq(after.tokens_evicted, gone_rows / heads);
     if (private_)
         cr_expect_eq(before.hot_blocks + before.sealed_blocks - after.hot_blocks -
                          after.sealed_blocks,
-                     LAYERS * ((END - FIRST) / SIZE - SHARE));
+                     gone);
     for (int i = 0; i < 20; i++)
         attend_kept(seq, bound);
     OK(anykv_seq_fork(seq, &fork));
@@ -189,13 +168,19 @@ static void by_scores(bool private_, anykv_format format, const uint32_t *share,
     attend_kept(seq, bound);
     audit(engine.cache, "with a fork");
     /* All of it once more, with what came since; then an equal share of what is left. */
-    for (uint32_t round = 0; round < 3; round++) {
+    static const anykv_token_policy policies[] = {ANYKV_TOKENS_KEYDIFF, ANYKV_TOKENS_KNORM,
+                                                  ANYKV_TOKENS_SCORES, ANYKV_TOKENS_KEYDIFF};
+    params.scores = given.scores;
+    for (uint32_t round = 0; round < 4; round++) {
         params.keep = KEEP - 32 * round;
-        params.flags = round == 2 ? 0 : ANYKV_EVICT_ADAPTIVE;
-        params.policy = round == 1 ? ANYKV_TOKENS_KNORM : ANYKV_TOKENS_KEYDIFF;
-        params.sinks = round == 0 ? 4 : 40;
+        params.flags = round == 3 ? 0 : ANYKV_EVICT_ADAPTIVE;
+        params.policy = policies[round];
+        params.sinks = 4 + 36 * round; /* beyond what a layer kept */
+        note_rows(seq, &rows);
         OK(anykv_seq_evict_tokens(seq, &params));
         audit(engine.cache, "after another eviction");
+        if (format == ANYKV_F16)
+            check_stays(seq, &rows, &params, 1e-6);
         for (int i = 0; i < 3; i++)
             attend_kept(seq, bound);
         attend_kept(fork, bound);
@@ -210,83 +195,104 @@ static void by_scores(bool private_, anykv_format format, const uint32_t *share,
     stop();
 }
 
-static const uint32_t pairs[LAYERS] = {0, 0, 1, 1};
+static const uint32_t pairs[KV] = {0, 0, 1, 1};
 
 Test(evict_shares, across_the_heads_of_a_layer)
 {
-    by_scores(true, ANYKV_F16, pairs, 1e-3);
+    for (int pattern = 0; pattern < PATTERNS; pattern++)
+        by_scores(&alone, (enum pattern)pattern, true, ANYKV_F16, pairs, 1e-3);
 }
 Test(evict_shares, across_all)
 {
-    by_scores(true, ANYKV_F16, NULL, 1e-3);
+    for (int pattern = 0; pattern < PATTERNS; pattern++)
+        by_scores(&alone, (enum pattern)pattern, true, ANYKV_F16, NULL, 1e-3);
+}
+Test(evict_shares, across_layers_with_more_heads)
+{
+    for (int pattern = 0; pattern < PATTERNS; pattern++)
+        by_scores(&unlike, (enum pattern)pattern, true, ANYKV_F16, NULL, 1e-3);
 }
 Test(evict_shares, from_named_blocks)
 {
-    by_scores(false, ANYKV_F16, pairs, 1e-3);
-    by_scores(false, ANYKV_F16, NULL, 1e-3);
+    by_scores(&alone, LAYER_BY_LAYER, false, ANYKV_F16, pairs, 1e-3);
+    by_scores(&alone, TIES, false, ANYKV_F16, NULL, 1e-3);
 }
 Test(evict_shares, packed)
 {
-    by_scores(true, ANYKV_I8, NULL, 0.1);
-    by_scores(false, ANYKV_N4, pairs, 1.0);
+    by_scores(&alone, LAYER_BY_LAYER, true, ANYKV_I8, NULL, 0.1);
+    by_scores(&unlike, FEW, false, ANYKV_N4, pairs, 1.0);
 }
 
-/* Every policy that has scores, three times on a sequence that goes on; no more bytes than equal
- * shares. */
+/* No layer would give a block for the next one of another: what it is worth least of its own beyond
+ * the fifth, against what the other's next is worth.  A kv head a layer. */
+static void check_shares(const anykv_seq *seq, const struct rows_before *before,
+                         const anykv_evict_params *params, double near)
+{
+    double last[KV], next[KV], spread = 0.0;
+    uint32_t kept[ROWS], stay[KV], have[KV], total = 0, all = 0;
+    const uint32_t rest = SIZE + params->recent + (before->slots - params->recent) % SIZE;
+    const uint32_t share =
+        params->keep > rest ? (uint32_t)(params->keep - rest + SIZE - 1) / SIZE : 0;
+    const uint32_t sure = (share + 4) / 5;
+    for (uint32_t l = 0; l < KV; l++) {
+        double value[ROWS];
+        const uint32_t units = values_of(before, params, l, 0, value);
+        const double each = spread_of(value, units);
+        spread = each > spread ? each : spread;
+        qsort(value, units, sizeof *value, larger_first);
+        have[l] = (region_end(before, params, l) - region_first(before, params, l)) / SIZE;
+        stay[l] = have[l] - (before->n[l] - kept_of(seq, l, 0, kept)) / SIZE;
+        const uint32_t step = units / have[l], middle = step / 2;
+        next[l] = stay[l] < have[l] ? value[stay[l] * step + middle] : -INFINITY;
+        last[l] = stay[l] > sure ? value[(stay[l] - 1) * step + middle] : INFINITY;
+        cr_assert(stay[l] >= (sure < have[l] ? sure : have[l]));
+        total += stay[l];
+        all += have[l];
+    }
+    cr_assert_eq(total, KV * share < all ? KV * share : all,
+                 "policy %d: %u blocks of %u, the share is %u", (int)params->policy, total, all,
+                 share);
+    for (uint32_t a = 0; a < KV; a++)
+        for (uint32_t b = 0; b < KV; b++)
+            cr_assert(next[a] <= last[b] + near * spread,
+                      "policy %d: layer %u has %u blocks, layer %u %u", (int)params->policy, a,
+                      stay[a], b, stay[b]);
+}
+
+/* Every policy that has scores, three times on a sequence that goes on. */
 Test(evict_shares, every_policy)
 {
-    static float weights[LAYERS * DIM], scores[LAYERS * 1024], q[LAYERS][70 * 2 * DIM],
-        lse[LAYERS * 70 * 2];
-    anykv_view views[LAYERS];
-    for (uint32_t i = 0; i < LAYERS * DIM; i++)
-        weights[i] = (float)(i % 7) - 3.0f + (float)(i / DIM);
-    for (uint32_t i = 0; i < LAYERS * 1024; i++)
-        scores[i] = i % 50 == 0 ? NAN : (float)(i * 7919 % 101);
-    for (uint32_t l = 0; l < LAYERS; l++) {
-        for (uint32_t i = 0; i < 70 * 2 * DIM; i++)
-            q[l][i] = (float)(i % 13) / 100.0f * (float)(l + 1);
-        views[l] = anykv_view_host(q[l], ANYKV_F32, 2, DIM);
-    }
-    for (uint32_t i = 0; i < LAYERS * 70 * 2; i++)
-        lse[i] = 6.0f;
-    begin_cache(ANYKV_F16, ANYKV_LAYOUT_APART);
+    begin_cache(&alone, ANYKV_F16, ANYKV_LAYOUT_APART);
     for (uint32_t n = 0; n < 12; n++) {
-        uint64_t held[2];
-        for (uint32_t equal = 0; equal < 2; equal++) {
-            anykv_seq *seq = long_seq(n >= 6);
-            anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
-            params.policy = (anykv_token_policy)(ANYKV_TOKENS_KNORM + n % 6);
-            params.flags = equal ? 0 : ANYKV_EVICT_ADAPTIVE;
-            params.recent = 64;
-            params.weights = weights;
-            params.scores = scores;
-            params.q = views;
-            params.lse = lse;
-            params.queries = 70;
-            params.pool = n >= 6 ? 5 : 0;
-            for (uint32_t round = 0; round < 3; round++) {
-                params.keep = 300 - round * 60;
-                OK(anykv_seq_evict_tokens(seq, &params));
-                audit(engine.cache, "after an eviction");
-                attend_kept(seq, 0.2);
-            }
-            uint32_t kept[1024];
-            held[equal] = 0;
-            for (uint32_t l = 0; l < LAYERS; l++)
-                held[equal] += kept_of(seq, l, kept);
-            anykv_seq_destroy(seq);
+        anykv_seq *seq = long_seq(n >= 6);
+        anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
+        struct rows_before before;
+        params.policy = (anykv_token_policy)(ANYKV_TOKENS_KNORM + n % 6);
+        params.flags = ANYKV_EVICT_ADAPTIVE;
+        params.recent = 64;
+        params.pool = n >= 6 ? 101 : 0;
+        for (uint32_t round = 0; round < 3; round++) {
+            params.queries = round ? 60 : QUERIES;
+            params.keep = n >= 6 ? 180 + round * 60 : 300 - round * 60;
+            give(&params, ANYKV_F32);
+            note_rows(seq, &before);
+            OK(anykv_seq_evict_tokens(seq, &params));
+            audit(engine.cache, "after an eviction");
+            check_stays(seq, &before, &params, 1e-4);
+            check_shares(seq, &before, &params, 1e-4);
+            attend_kept(seq, 1e-3);
+            engine_run(seq, (uint32_t)engine_length(seq), 80);
         }
-        cr_expect(held[0] <= held[1], "policy %u: %llu rows, %llu with equal shares", n % 6 + 2,
-                  (unsigned long long)held[0], (unsigned long long)held[1]);
+        anykv_seq_destroy(seq);
     }
     stop();
 }
 
 Test(evict_shares, refusals)
 {
-    const uint32_t share[LAYERS] = {0, 0, 1, 1};
+    const uint32_t share[KV] = {0, 0, 1, 1};
     for (uint32_t apart = 0; apart < 2; apart++) {
-        begin_cache(ANYKV_F16, apart ? ANYKV_LAYOUT_APART : 0);
+        begin_cache(&alone, ANYKV_F16, apart ? ANYKV_LAYOUT_APART : 0);
         anykv_seq *seq = long_seq(true);
         anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
         params.flags = ANYKV_EVICT_ADAPTIVE;
@@ -313,48 +319,26 @@ Test(evict_shares, refusals)
     anykv_context_destroy(context);
 }
 
-/* Every allocation and every backend call fails once: nothing changed, or the sequence is dead. */
-static void every_failure(bool private_, anykv_token_policy policy, int how)
+static void begin_failures(void)
 {
-    const uint32_t step = engine_on_processor() ? 1 : 5; /* a call costs a hundred times more */
-    uint64_t sites = 1;
-    for (uint64_t at = 0, round = 0; at <= sites; at += round++ > 0 ? step : 0) {
-        begin_cache(ANYKV_F16, ANYKV_LAYOUT_APART);
-        anykv_seq *seq = long_seq(private_);
-        anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
-        params.policy = policy;
-        params.flags = ANYKV_EVICT_ADAPTIVE;
-        params.keep = 150;
-        params.recent = 40;
-        OK(anykv_cache_wait(engine.cache, UINT64_MAX));
-        if (how == 0)
-            akv_alloc_fail_at(at, false);
-        else
-            akv_fault_at(at, ANYKV_E_DEVICE, how == 2);
-        const anykv_status status = anykv_seq_evict_tokens(seq, &params);
-        if (at == 0)
-            sites = how == 0 ? akv_alloc_count() : akv_fault_count();
-        akv_alloc_fail_at(0, false);
-        akv_fault_at(0, ANYKV_OK, false);
-        cr_assert((status == ANYKV_OK) == (at == 0), "site %d of %d, way %d: %s", (int)at,
-                  (int)sites, how, anykv_status_name(status));
-        uint64_t length;
-        const anykv_status alive = anykv_seq_length(seq, &length);
-        cr_assert(alive == ANYKV_OK || ((how || !engine_on_processor()) && alive == ANYKV_E_DEAD));
-        if (alive == ANYKV_OK)
-            attend_kept(seq, 1e-3);
-        audit(engine.cache, "after a failure");
-        anykv_seq_destroy(seq);
-        stop();
-    }
+    begin_cache(&alone, ANYKV_F16, ANYKV_LAYOUT_APART);
+}
+static void fail(bool private_, anykv_token_policy policy, int how)
+{
+    anykv_evict_params params = ANYKV_EVICT_PARAMS_INIT;
+    params.policy = policy;
+    params.flags = ANYKV_EVICT_ADAPTIVE;
+    params.keep = 150;
+    params.recent = 40;
+    every_failure(begin_failures, private_, &params, how, 1e-3);
 }
 
 Test(evict_shares, every_failure)
 {
-    every_failure(true, ANYKV_TOKENS_KEYDIFF, 0);
-    every_failure(false, ANYKV_TOKENS_KNORM, 0);
+    fail(true, ANYKV_TOKENS_KEYDIFF, 0);
+    fail(false, ANYKV_TOKENS_KNORM, 0);
     for (int late = 0; late < 2; late++) {
-        every_failure(true, ANYKV_TOKENS_KNORM, 1 + late);
-        every_failure(false, ANYKV_TOKENS_KEYDIFF, 1 + late);
+        fail(true, ANYKV_TOKENS_KNORM, 1 + late);
+        fail(false, ANYKV_TOKENS_KEYDIFF, 1 + late);
     }
 }
