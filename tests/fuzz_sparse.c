@@ -2,25 +2,7 @@
 /* Fuzz target: sparse rows, damaged or made up.  An input is a selector and the bytes.  Selector 0: bytes as
  * they are; 1: with the checks of header and body made right first, so that what lies behind them is reached;
  * 2: a shape, scores and rows, which go there and back. */
-#include "fuzz.h"
-#include "lib/kernel/bx16.h"
-#include <anykv.h>
-#include <string.h>
-
-#define MOST 65536u
-
-static anykv_device *device(void)
-{
-    static anykv_context *context;
-    static anykv_device *opened;
-    if (!opened) {
-        anykv_device_options options = ANYKV_DEVICE_OPTIONS_INIT;
-        options.threads = 0;
-        FUZZ_REQUIRE(anykv_context_create(NULL, &context) == ANYKV_OK);
-        FUZZ_REQUIRE(anykv_device_open(context, "cpu", &options, &opened) == ANYKV_OK);
-    }
-    return opened;
-}
+#include "fuzz_rows.h"
 
 static size_t bytes_of(anykv_dtype dtype)
 {
@@ -40,7 +22,7 @@ size_t akv_fuzz_seed(unsigned index, uint8_t *out, size_t capacity)
     const anykv_dtype dtype = dtypes[index / 6];
     uint32_t state = index + 1;
     for (uint32_t i = 0; i < TOKENS * HEADS * DIM; i++)
-        rows[i] = state = state * 1664525u + 1013904223u;
+        rows[i] = fuzz_random(&state);
     for (uint32_t i = 0; i < HEADS * DIM; i++)
         scores[i] = (float)(rows[i] >> 24);
     out[0] = (uint8_t)(index % 3);
@@ -52,33 +34,19 @@ size_t akv_fuzz_seed(unsigned index, uint8_t *out, size_t capacity)
     }
     const anykv_view view = anykv_view_host(rows, dtype, HEADS, DIM);
     uint64_t bytes = 0;
-    FUZZ_REQUIRE(anykv_sparse_compress(device(), axis, 1 + index, scores, &view, TOKENS, HEADS, DIM, out + 1,
+    FUZZ_REQUIRE(anykv_sparse_compress(fuzz_device(), axis, 1 + index, scores, &view, TOKENS, HEADS, DIM, out + 1,
                                        capacity - 1, &bytes) == ANYKV_OK);
     return 1 + (size_t)bytes;
-}
-
-static uint32_t sum_of(const uint8_t *at, uint64_t words, uint64_t skip)
-{
-    uint32_t sum = 0;
-    for (uint64_t j = 0; j < words; j++) {
-        uint32_t word;
-        memcpy(&word, at + 4 * j, 4);
-        sum += j == skip ? 0 : akv_bx16_mix(word, (uint32_t)j);
-    }
-    return sum;
 }
 
 static void mend(uint8_t *packed, uint64_t bytes)
 {
     const uint32_t method = ANYKV_COMPRESS_SPARSE, zero[2] = {0, 0};
-    memcpy(packed, "AKVC", 4);
+    const uint32_t sum = compressed_sum(packed + ANYKV_COMPRESS_HEADER, (bytes - ANYKV_COMPRESS_HEADER) / 4, UINT64_MAX);
     memcpy(packed + 4, &method, 4);
-    memcpy(packed + 32, &bytes, 8);
-    uint32_t sum = sum_of(packed + ANYKV_COMPRESS_HEADER, (bytes - ANYKV_COMPRESS_HEADER) / 4, UINT64_MAX);
     memcpy(packed + 44, &sum, 4);
     memcpy(packed + 48, zero, sizeof zero);
-    sum = sum_of(packed, 16, 7);
-    memcpy(packed + 28, &sum, 4);
+    compressed_seal(packed, bytes);
 }
 
 /* What a head kept is what its rows have, and zeros are the rest. */
@@ -130,11 +98,11 @@ static void there_and_back(const uint8_t *data, size_t size)
         packed = malloc(bytes); /* exactly: a write beyond is seen */
         FUZZ_REQUIRE(packed);
         const anykv_view view = anykv_view_host(before, dtype, heads, dim), back = anykv_view_host(after, dtype, heads, dim);
-        status = anykv_sparse_compress(device(), axis, keep, scores, &view, tokens, heads, dim, packed, bytes, &made);
+        status = anykv_sparse_compress(fuzz_device(), axis, keep, scores, &view, tokens, heads, dim, packed, bytes, &made);
         FUZZ_REQUIRE(status == (bytes > plain ? ANYKV_E_UNSUPPORTED : ANYKV_OK));
         if (status == ANYKV_OK) {
             FUZZ_REQUIRE(made == bytes);
-            FUZZ_REQUIRE(anykv_decompress(device(), packed, bytes, &back, tokens, heads, dim) == ANYKV_OK);
+            FUZZ_REQUIRE(anykv_decompress(fuzz_device(), packed, bytes, &back, tokens, heads, dim) == ANYKV_OK);
             look_at(packed, bytes, axis, before, after, tokens, heads, dim, each, keep);
         }
     }
@@ -144,26 +112,22 @@ static void there_and_back(const uint8_t *data, size_t size)
     free(packed);
 }
 
-static void read_back(uint8_t *packed, uint64_t bytes)
+static void read_back(const uint8_t *packed, uint64_t bytes)
 {
-    anykv_compression method;
-    anykv_dtype dtype;
-    uint32_t tokens, heads, dim;
-    anykv_status status = anykv_compressed_shape(packed, bytes, &method, &dtype, &tokens, &heads, &dim);
-    FUZZ_REQUIRE(status == ANYKV_OK || (status == ANYKV_E_DATA && anykv_error_detail()[0]));
+    struct fuzz_shape s;
     /* What was dropped takes a bit. */
-    if (status != ANYKV_OK || method != ANYKV_COMPRESS_SPARSE || (uint64_t)tokens * heads * dim > MOST * 16u)
+    if (!fuzz_header(packed, bytes, ANYKV_COMPRESS_SPARSE, &s) || (uint64_t)s.tokens * s.heads * s.dim > MOST * 16u)
         return;
-    const size_t each = bytes_of(dtype);
-    uint8_t *rows = malloc((size_t)tokens * heads * dim * each); /* exactly */
+    const size_t each = bytes_of(s.dtype);
+    uint8_t *rows = malloc((size_t)s.tokens * s.heads * s.dim * each); /* exactly */
     FUZZ_REQUIRE(rows);
-    const anykv_view view = anykv_view_host(rows, dtype, heads, dim);
-    status = anykv_decompress(device(), packed, bytes, &view, tokens, heads, dim);
+    const anykv_view view = anykv_view_host(rows, s.dtype, s.heads, s.dim);
+    const anykv_status status = anykv_decompress(fuzz_device(), packed, bytes, &view, s.tokens, s.heads, s.dim);
     FUZZ_REQUIRE(status == ANYKV_OK || (status == ANYKV_E_DATA && anykv_error_detail()[0]));
     if (status == ANYKV_OK) {
         uint32_t axis;
         memcpy(&axis, packed + 40, 4);
-        look_at(packed, bytes, (anykv_axis)axis, NULL, rows, tokens, heads, dim, each, 0);
+        look_at(packed, bytes, (anykv_axis)axis, NULL, rows, s.tokens, s.heads, s.dim, each, 0);
     }
     free(rows);
 }
@@ -177,9 +141,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         there_and_back(data + 1, bytes);
         return 0;
     }
-    uint8_t *packed = malloc(bytes ? bytes : 1);
-    FUZZ_REQUIRE(packed);
-    memcpy(packed, data + 1, bytes);
+    uint8_t *packed = fuzz_rest(data, size);
     if (data[0] % 3u == 1 && bytes >= ANYKV_COMPRESS_HEADER)
         mend(packed, bytes);
     read_back(packed, bytes);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* anykv_compress and back: naive bytes, adversarial rows, damage, refusals, failures. */
 #include "house.h"
-#include "lib/kernel/bx16.h"
+#include "compressed.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -77,16 +77,8 @@ static uint64_t naive(const uint16_t *x, uint32_t tokens, uint32_t heads, uint32
     pad(out, &at);
     cr_assert(at == (escape_at + escapes * 4 + 15) / 16 * 16);
     const uint32_t words[] = {1, ANYKV_BF16, tokens, heads, dim, escapes};
-    uint32_t sum = 0;
-    memcpy(out, "AKVC", 4);
     memcpy(out + 4, words, sizeof words);
-    memcpy(out + 32, &at, 8);
-    for (uint32_t j = 0; j < 16; j++) {
-        uint32_t word;
-        memcpy(&word, out + 4 * j, 4);
-        sum += j == 7 ? 0 : akv_bx16_mix(word, j);
-    }
-    memcpy(out + 28, &sum, 4);
+    compressed_seal(out, at);
     return at;
 }
 
