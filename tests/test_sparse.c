@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sparse compression: what is kept and dropped of adversarial rows, bytes, damage, refusals, failures. */
 #include "house.h"
-#include "lib/kernel/bx16.h"
+#include "compressed.h"
 #include <math.h>
 
 enum { TOKENS = 37, HEADS = 3, DIM = 64, N = TOKENS * HEADS * DIM, ALL = 4 * N };
@@ -111,6 +111,9 @@ Test(sparse, one_token_and_one_channel_of_rows_with_gaps)
     anykv_view from = anykv_view_host(x, ANYKV_F32, 1, 1), to = anykv_view_host(back, ANYKV_F32, 1, 1);
     REFUSED(ANYKV_E_UNSUPPORTED, "the rows have", /* one element has no room for a header */
             anykv_sparse_compress(device, ANYKV_AXIS_TOKEN, 1, scores, &from, 1, 1, 1, packed, sizeof packed, &bytes));
+    from = anykv_view_host(x, ANYKV_F32, 1, 20); /* as many bytes as the rows have */
+    OK(anykv_sparse_compress(device, ANYKV_AXIS_TOKEN, 1, scores, &from, 2, 1, 20, packed, 160, &bytes));
+    cr_expect(bytes == 160);
     from = anykv_view_host(x, ANYKV_F32, 2, 32);
     to = anykv_view_host(back, ANYKV_F32, 2, 32);
     from.token_stride = to.token_stride = 32; /* two tokens of one head with the row of another between them */
@@ -128,18 +131,9 @@ Test(sparse, one_token_and_one_channel_of_rows_with_gaps)
 /* The checks of body and header. */
 static void mend(uint8_t *packed, uint64_t bytes)
 {
-    uint32_t word, sum = 0;
-    for (uint64_t j = 0; j < (bytes - ANYKV_COMPRESS_HEADER) / 4; j++) {
-        memcpy(&word, packed + ANYKV_COMPRESS_HEADER + 4 * j, 4);
-        sum += akv_bx16_mix(word, (uint32_t)j);
-    }
+    const uint32_t sum = compressed_sum(packed + ANYKV_COMPRESS_HEADER, (bytes - ANYKV_COMPRESS_HEADER) / 4, UINT64_MAX);
     memcpy(packed + 44, &sum, 4);
-    sum = 0;
-    for (uint32_t j = 0; j < 16; j++) {
-        memcpy(&word, packed + 4 * j, 4);
-        sum += j == 7 ? 0 : akv_bx16_mix(word, j);
-    }
-    memcpy(packed + 28, &sum, 4);
+    compressed_seal(packed, bytes);
 }
 
 Test(sparse, damage_is_found)
@@ -166,17 +160,23 @@ Test(sparse, damage_is_found)
     }
     for (uint64_t cut = 0; cut < bytes; cut++)
         REFUSED(ANYKV_E_DATA, "compressed rows", anykv_decompress(device, packed, cut, &to, TOKENS, HEADS, DIM));
-    /* Lists that name more than there is, with checks that are right. */
-    for (uint32_t i = 0; i < 8; i++) {
-        const uint32_t beyond = i / 2, more = i % 2 ? beyond : 0;
-        memset(packed + ANYKV_COMPRESS_HEADER, 0, 8);
-        packed[ANYKV_COMPRESS_HEADER] = (uint8_t)((1u << (3 + more)) - 1u);
-        packed[ANYKV_COMPRESS_HEADER + 7] = (uint8_t)((1u << beyond) - 1u);
-        mend(packed, bytes);
-        anykv_status want = beyond ? ANYKV_E_DATA : ANYKV_OK;
-        cr_expect(anykv_decompress(device, packed, bytes, &to, TOKENS, HEADS, DIM) == want, "%u beyond", beyond);
-        cr_expect(anykv_sparse_kept(packed, bytes, 0, kept) == want);
-    }
+    /* A list of a head that names too many of its 37 tokens, or others, with checks that are right. */
+    static const struct {
+        uint32_t inside, beyond;
+    } lists[] = {{3, 0}, {4, 0}, {2, 0}, {3, 1}, {2, 1}, {0, 3}};
+    for (uint32_t h = 0; h < HEADS; h++)
+        for (uint32_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+            uint8_t *list = packed + ANYKV_COMPRESS_HEADER + h * 8, as_was[8];
+            memcpy(as_was, list, sizeof as_was);
+            memset(list, 0, 8);
+            list[0] = (uint8_t)((1u << lists[i].inside) - 1u);
+            list[7] = (uint8_t)((1u << lists[i].beyond) - 1u);
+            mend(packed, bytes);
+            const anykv_status want = i ? ANYKV_E_DATA : ANYKV_OK;
+            cr_expect(anykv_decompress(device, packed, bytes, &to, TOKENS, HEADS, DIM) == want, "head %u, %u", h, i);
+            cr_expect(anykv_sparse_kept(packed, bytes, 0, kept) == want, "head %u, %u", h, i);
+            memcpy(list, as_was, sizeof as_was);
+        }
     anykv_device_close(device);
     anykv_context_destroy(context);
 }
@@ -189,8 +189,9 @@ Test(sparse, refusals)
     anykv_context *context = house_context();
     anykv_device *device = house_device(context, 0);
     anykv_view view = anykv_view_host(x, ANYKV_F16, HEADS, DIM);
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, needed;
     uint8_t kept[TOKENS];
+    OK(anykv_sparse_bytes(ANYKV_AXIS_TOKEN, 9, ANYKV_F16, TOKENS, HEADS, DIM, &needed));
     REFUSED(ANYKV_E_ARG, "axis", anykv_sparse_bytes((anykv_axis)2, 1, ANYKV_F16, 1, 1, 1, &bytes));
     REFUSED(ANYKV_E_ARG, "not within 1 to 37", anykv_sparse_bytes(ANYKV_AXIS_TOKEN, 38, ANYKV_F16, 37, 1, 1, &bytes));
     REFUSED(ANYKV_E_ARG, "not within 1 to 64", anykv_sparse_bytes(ANYKV_AXIS_CHANNEL, 0, ANYKV_F16, 37, 1, 64, &bytes));
@@ -201,7 +202,8 @@ Test(sparse, refusals)
             anykv_sparse_compress(device, ANYKV_AXIS_TOKEN, 1, NULL, &view, TOKENS, HEADS, DIM, packed, sizeof packed,
                                   &bytes));
     REFUSED(ANYKV_E_SHAPE, "capacity",
-            anykv_sparse_compress(device, ANYKV_AXIS_TOKEN, 9, scores, &view, TOKENS, HEADS, DIM, packed, 100, &bytes));
+            anykv_sparse_compress(device, ANYKV_AXIS_TOKEN, 9, scores, &view, TOKENS, HEADS, DIM, packed, needed - 1,
+                                  &bytes));
     REFUSED(ANYKV_E_ARG, "anykv_sparse_compress",
             anykv_compress(device, ANYKV_COMPRESS_SPARSE, &view, TOKENS, HEADS, DIM, packed, sizeof packed, &bytes));
     cr_expect(bytes == 0);
