@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Eviction alone: order, bands, the line, parts, new half-lives, ghosts; against searches. */
 #include "engine.h"
+#include "duel.h"
 #include "ghost.h"
 
 #define IDS 300u
@@ -354,6 +355,52 @@ Test(evict, failed_allocations)
 
 /* ---- ADAPTIVE's rules ---- */
 
+static void duel_touch(struct akv_duel *duel, uint32_t tag, uint32_t order)
+{
+    static struct akv_gittins learned;
+    const struct akv_duel_block block = {.t = order, .tag = tag << 8, .order = order};
+    akv_duel_touch(duel, &block, 100, 60.0, &learned);
+}
+
+/* What is behind a block that is not there is no hit; a rule has to hit clearly more, over many requests. */
+Test(evict, duel_of_rules)
+{
+    static struct akv_duel duel;
+    uint32_t order = 0;
+    for (uint32_t tag = 1; tag <= 10; tag++)
+        duel_touch(&duel, tag, ++order);
+    for (int r = 0; r < AKV_RULES; r++)
+        cr_expect(duel.hit[r] == 0 && duel.cache[r].count == 10);
+    cr_expect(akv_duel_request(&duel, AKV_RULE_EVEN, true, 0.005) == AKV_RULE_EVEN);
+    duel_touch(&duel, 1, ++order); /* the deepest first */
+    duel_touch(&duel, 11, ++order);
+    duel_touch(&duel, 2, ++order);
+    for (int r = 0; r < AKV_RULES; r++)
+        cr_expect(duel.hit[r] == 1, "rule %d: %u hits", r, duel.hit[r]);
+    cr_expect(duel.asked == 3 && duel.total == 10.0);
+    akv_duel_done(&duel, 2u << 8);
+    for (int r = 0; r < AKV_RULES; r++)
+        cr_expect(duel.cache[r].count == 10);
+    /* Ten requests of 30 blocks say what one of 300 does not, and little says nothing. */
+    for (uint32_t requests = 1; requests <= 10; requests += 9)
+        for (uint32_t share = 1; share <= 60; share += 59) {
+            enum akv_duel_rule rule = AKV_RULE_EVEN;
+            memset(&duel, 0, sizeof duel);
+            for (uint32_t i = 0; i < requests && rule == AKV_RULE_EVEN; i++) {
+                duel.asked = 300 / requests;
+                duel.hit[AKV_RULE_LEARNED] = duel.asked / share;
+                rule = akv_duel_request(&duel, rule, true, 0.05);
+            }
+            cr_expect(rule == (requests == 10 && share == 1 ? AKV_RULE_LEARNED : AKV_RULE_EVEN),
+                      "%u requests, one hit of %u", requests, share);
+            cr_expect(duel.total == (rule == AKV_RULE_EVEN ? 300.0 : 0.0) &&
+                      (rule == AKV_RULE_EVEN || duel.more[AKV_RULE_LEARNED] == 0.0));
+        }
+    duel.asked = 100;
+    cr_expect(akv_duel_request(&duel, AKV_RULE_EVEN, false, 0.05) == AKV_RULE_EVEN && duel.asked == 0 &&
+              duel.total == 300.0);
+}
+
 static struct akv_evict ruled;
 
 /* One block is asked for; true: it was there. */
@@ -395,7 +442,7 @@ static void check_candidates(uint32_t room)
 }
 
 /* Blocks that come back at a beat, a few more than there is room for: by recency none is ever there
- * when it comes.  Then others, of which few are popular, and the beat is forgotten. */
+ * when it comes.  Then others, of which few are popular; candidates stay what they are. */
 Test(evict, adaptive_changes_its_rule)
 {
     enum { ROOM = 300, BEAT = 340, KEYS = 4000 };
@@ -418,7 +465,7 @@ Test(evict, adaptive_changes_its_rule)
     changes = ruled.changes;
     printf("# %llu of 10,000 hits, %llu changes of rule\n", (unsigned long long)hits,
            (unsigned long long)changes);
-    cr_expect(changes > 0 && hits > 6000, "%llu hits", (unsigned long long)hits);
+    cr_expect(changes > 0 && hits > 8000, "%llu hits", (unsigned long long)hits);
     cr_expect(strcmp(akv_evict_reason(&ruled, 0), "adaptive (learned)") == 0);
     for (uint32_t i = 0; i < 60000; i++) {
         const uint32_t popular =

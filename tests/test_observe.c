@@ -194,10 +194,39 @@ Test(observe, metrics_are_what_prometheus_reads)
     anykv_seq *seq = engine_seq(engine.cache);
     for (uint32_t i = 0; i < 20; i++)
         engine_run(seq, 100 + 16 * i, 16);
+    uint32_t asked[100];
+    uint64_t found;
+    for (uint32_t i = 0; i < 100; i++)
+        asked[i] = i < 70 ? 100 + i : i;
+    anykv_seq *other = engine_seq(engine.cache);
+    OK(anykv_seq_match(other, asked, 100, &found));
+    cr_expect(found == 64);
+    anykv_seq_destroy(other);
     char text[16384], small[64];
     size_t needed;
     OK(anykv_cache_metrics(engine.cache, text, sizeof text, &needed));
     cr_expect(strlen(text) + 1 == needed);
+    const anykv_stats now = engine_stats(engine.cache);
+    const struct {
+        const char *sample;
+        uint64_t value;
+    } want[] = {{"anykv_budget_bytes ", now.budget_bytes},
+                {"anykv_used_bytes ", now.used_bytes},
+                {"anykv_fixed_bytes ", now.fixed_bytes},
+                {"anykv_blocks{kind=\"hot\"} ", now.hot_blocks},
+                {"anykv_blocks{kind=\"sealed\"} ", now.sealed_blocks},
+                {"anykv_blocks{kind=\"rung1\"} ", now.rung_blocks[0]},
+                {"anykv_blocks{kind=\"rung2\"} ", now.rung_blocks[1]},
+                {"anykv_block_bytes{kind=\"rung1\"} ", now.rung_bytes[0]},
+                {"anykv_block_bytes{kind=\"rung2\"} ", now.rung_bytes[1]},
+                {"anykv_tokens_appended_total ", now.tokens_appended},
+                {"anykv_blocks_new_total ", now.blocks_new},
+                {"anykv_blocks_named_total ", now.blocks_named},
+                {"anykv_blocks_sealed_total ", now.blocks_sealed},
+                {"anykv_blocks_lowered_total ", now.blocks_lowered},
+                {"anykv_lookup_tokens_total ", now.lookup_tokens},
+                {"anykv_hit_tokens_total ", now.hit_tokens}};
+    uint32_t given = 0;
     size_t lines = 0, samples = 0;
     char family[80] = "", named[90], seen[8192] = "";
     bool typed = true;
@@ -233,10 +262,16 @@ Test(observe, metrics_are_what_prometheus_reads)
             cr_expect(strncmp(name, "anykv_", 6) == 0 && strcmp(name, family) == 0 && typed,
                       "\"%s\" stands outside of its family", line);
             samples++;
+            for (uint32_t i = 0; i < sizeof want / sizeof *want; i++)
+                if (strncmp(line, want[i].sample, strlen(want[i].sample)) == 0) {
+                    cr_expect(value == want[i].value, "\"%s\": not %llu", line, (unsigned long long)want[i].value);
+                    given |= 1u << i;
+                }
         }
         line = end + 1;
     }
     cr_expect(samples > 40 && lines > 100, "%zu samples", samples);
+    cr_expect(given == 0xFFFF, "0x%x", given);
     OK(anykv_cache_metrics(engine.cache, NULL, 0, &needed));
     REFUSED(ANYKV_E_SHAPE, "text_bytes",
             anykv_cache_metrics(engine.cache, small, sizeof small, &needed));
