@@ -241,6 +241,10 @@ static bool mass_expected(struct verify *v, const struct evict_data *d, const ak
                     }
                     s *= (double)p->scale;
                     size *= (double)p->scale;
+                    if (p->cap > 0.0f) {
+                        s = (double)p->cap * tanh(s / (double)p->cap);
+                        size += (double)p->cap;
+                    }
                     double l = (double)lse[query * p->q_heads + head];
                     double mass = exp(fmin(s - l, 0.0)) * 0x1p20;
                     sum += mass;
@@ -295,7 +299,7 @@ static void mass_run(struct verify *v, const struct verify_launch *launch, const
     akv_free(v->context, got[1]);
 }
 
-static void mass_case(struct verify *v, struct evict_data *d, bool rotate, uint32_t window,
+static void mass_case(struct verify *v, struct evict_data *d, bool rotate, uint32_t window, float cap,
                       uint64_t elements, uint64_t seed)
 {
     akv_mass_params p;
@@ -327,6 +331,7 @@ static void mass_case(struct verify *v, struct evict_data *d, bool rotate, uint3
     p.queries = QUERIES;
     p.k_flags = rotate ? AKV_FLAG_ROTATE : 0u;
     p.window = window;
+    p.cap = cap;
     p.scale = 1.0f / sqrtf((float)d->k_dim);
     launch.params = &p;
     launch.span[0] = (struct verify_span){d->table, NULL, d->blocks * sizeof *d->table};
@@ -358,8 +363,10 @@ void verify_mass(struct verify *v, uint32_t format)
             d.raw = AKV_F32; /* special values are score's: here they would hide the others */
             d.blocks = 96u / d.tokens + 3u;
             uint64_t elements = (uint64_t)d.blocks * HEADS * d.tokens * d.k_dim;
-            if (verify_case(v, elements, "d%" PRIu32 "%s-t%" PRIu32, d.k_dim, r ? "-rotate" : "", d.tokens))
-                mass_case(v, &d, r, variant % 3u ? 0u : 40u, elements, verify_mix(v->seed, 9500u + variant));
+            const float cap = variant % 4u == 1u ? 2.0f : 0.0f;
+            if (verify_case(v, elements, "d%" PRIu32 "%s%s-t%" PRIu32, d.k_dim, r ? "-rotate" : "", cap > 0.0f ? "-cap" : "",
+                            d.tokens))
+                mass_case(v, &d, r, variant % 3u ? 0u : 40u, cap, elements, verify_mix(v->seed, 9500u + variant));
         }
 }
 
