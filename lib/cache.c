@@ -18,6 +18,12 @@ void akv_explain(anykv_cache *cache, const char *format, ...)
 
 void akv_cache_enter(anykv_cache *cache)
 {
+    akv_cache_enter_short(cache);
+    akv_prefix_catch_up(&cache->prefix);
+}
+
+void akv_cache_enter_short(anykv_cache *cache)
+{
     const anykv_cache_options *options = &cache->plan.options;
     const double now =
         options->clock ? options->clock(options->clock_user) : (double)akv_now_ns() * 1e-9;

@@ -216,6 +216,8 @@ static inline struct akv_span akv_fixed_span(const anykv_cache *cache, uint64_t 
 }
 /* Takes the lock for a call that uses or evicts blocks; the policy's time is read before. */
 void akv_cache_enter(anykv_cache *cache);
+/* For one that only takes or leaves blocks: the policy is not told of late uses (prefix.h). */
+void akv_cache_enter_short(anykv_cache *cache);
 /* The argument `maps` of a launch; absent where no layer has any. */
 static inline struct akv_span akv_maps_span(const anykv_cache *cache)
 {
@@ -348,6 +350,16 @@ void akv_steps_lock(anykv_cache *cache);
 
 /* ---- table.c: tables of sequences, descriptors of steps ---- */
 anykv_status akv_seq_reserve(anykv_seq *seq, uint32_t tokens);
+/* The same in two parts, the first without the lock: memory for that many blocks, then, of an empty
+ * sequence, its arrays against smaller ones.  What is in `room` after it is freed without the lock. */
+struct akv_seq_room {
+    uint32_t blocks;
+    uint32_t *table, *nodes, *tokens;
+};
+anykv_status akv_seq_room(anykv_context *context, const anykv_cache *cache, uint32_t blocks,
+                          struct akv_seq_room *room);
+void akv_seq_move_in(anykv_seq *seq, struct akv_seq_room *room);
+void akv_seq_room_free(anykv_context *context, struct akv_seq_room *room);
 anykv_status akv_step_describe(anykv_step *step);
 
 /* ---- seq.c, seq_prefix.c ---- */

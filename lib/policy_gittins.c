@@ -19,6 +19,7 @@
 #define COVER       32u    /* of all blocks so many times the capacity are sampled from */
 #define REQUESTS    500u   /* between two rankings, the first so many; then four times as many */
 #define EARLY       32u
+#define LEAST_WAIT  0.25 /* seconds between two rankings, which take a few milliseconds */
 #define FIRST       64u  /* requests before the first ranking that has learned something */
 #define TO_COUNT    10.0 /* weight of the count's classes against a class's own numbers */
 #define TO_ALL      50.0 /* weight of all classes against a count's */
@@ -359,9 +360,10 @@ void akv_gittins_request(struct akv_evict *evict, struct akv_evict_part *part)
 {
     struct akv_gittins *g = part->state;
     const uint32_t wait = g->rankings == 0 ? FIRST : g->rankings < EARLY ? REQUESTS : 4 * REQUESTS;
-    if (++g->requests < wait)
+    if (++g->requests < wait || (g->rankings && evict->now - g->ranked < LEAST_WAIT))
         return;
     g->requests = 0;
+    g->ranked = evict->now;
     g->rankings += g->rankings < EARLY;
     learn(evict, g);
     rank_lists(g);

@@ -31,6 +31,7 @@ struct akv_gittins {
     struct akv_ghosts sample;
     uint64_t mask; /* of tags that are in the sample */
     uint32_t requests, turn, calls, rankings;
+    double ranked; /* when */
 };
 
 /* As struct akv_policy has them. */

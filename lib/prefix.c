@@ -190,13 +190,60 @@ void akv_prefix_unpin(struct akv_prefix *prefix, uint32_t node)
         became_idle(prefix, node);
 }
 
+/* ---- uses ---- */
+
+void akv_prefix_use_path(struct akv_prefix *prefix, uint32_t node, bool over)
+{
+    const double now = prefix->evict.now;
+    for (uint32_t i = prefix->lates; i-- > 0;) {
+        struct akv_late *late = &prefix->late[i];
+        if (late->node == node && late->over == over && now - late->time < AKV_BURST) {
+            const struct akv_late one = {node, over, now};
+            memmove(late, late + 1, (prefix->lates - 1 - i) * sizeof *late);
+            prefix->late[prefix->lates - 1] = one;
+            return;
+        }
+    }
+    if (prefix->lates == AKV_LATE)
+        akv_prefix_catch_up(prefix);
+    prefix->late[prefix->lates++] = (struct akv_late){node, over, now};
+}
+
+void akv_prefix_catch_up(struct akv_prefix *prefix)
+{
+    struct akv_evict *evict = &prefix->evict;
+    const double now = evict->now;
+    const uint32_t count = prefix->lates;
+    prefix->lates = 0; /* what is called below catches up itself */
+    for (uint32_t i = 0; i < count; i++) {
+        const struct akv_late *late = &prefix->late[i];
+        evict->now = late->time;
+        for (uint32_t node = late->node; node != AKV_NO_ID; node = prefix->nodes[node].parent)
+            if (late->over)
+                akv_prefix_renew(prefix, node);
+            else
+                akv_prefix_touch(prefix, node);
+    }
+    evict->now = now;
+}
+
+double akv_prefix_age(const struct akv_prefix *prefix, uint32_t node)
+{
+    for (uint32_t i = prefix->lates; i-- > 0;)
+        if (prefix->late[i].node == node)
+            return prefix->evict.now - prefix->late[i].time;
+    return akv_evict_age(&prefix->evict, node);
+}
+
 void akv_prefix_touch(struct akv_prefix *prefix, uint32_t node)
 {
+    akv_prefix_catch_up(prefix);
     akv_evict_touch(&prefix->evict, node, akv_find_tag(&prefix->find, node));
 }
 
 void akv_prefix_renew(struct akv_prefix *prefix, uint32_t node)
 {
+    akv_prefix_catch_up(prefix);
     akv_evict_renew(&prefix->evict, node);
 }
 
@@ -210,6 +257,7 @@ void akv_prefix_request(struct akv_prefix *prefix, const uint32_t *nodes, uint32
 {
     struct akv_evict *evict = &prefix->evict;
     bool ended = false, asked = false;
+    akv_prefix_catch_up(prefix);
     for (uint32_t i = count; i-- > 0;) {
         const struct akv_evict_entry *e = &evict->entry[nodes[i]];
         const double age = akv_evict_age(evict, nodes[i]);
@@ -231,6 +279,7 @@ void akv_prefix_request(struct akv_prefix *prefix, const uint32_t *nodes, uint32
 
 void akv_prefix_demote(struct akv_prefix *prefix, uint32_t node)
 {
+    akv_prefix_catch_up(prefix);
     akv_evict_demote(&prefix->evict, node, akv_find_tag(&prefix->find, node));
 }
 
@@ -323,6 +372,7 @@ void akv_prefix_expect(struct akv_prefix *prefix, uint32_t node, double when)
 /* With what is over by now ended first: a priority or a lease must not outlive its time here. */
 uint32_t akv_prefix_victim(struct akv_prefix *prefix)
 {
+    akv_prefix_catch_up(prefix);
     akv_prefix_clock(prefix, prefix->evict.now);
     const uint32_t node = akv_evict_victim(&prefix->evict, prefix->spared);
     if (node != AKV_NO_ID) { /* its removal needs all of these */
@@ -386,6 +436,7 @@ void akv_prefix_remove(struct akv_prefix *prefix, uint32_t node)
 {
     struct akv_node *n = &prefix->nodes[node];
     assert(n->used && n->children == 0 && !akv_prefix_busy(prefix, node));
+    akv_prefix_catch_up(prefix);
     akv_evict_gone(&prefix->evict, node, akv_find_tag(&prefix->find, node), !n->withdrawn);
     for (uint32_t kind = 0; kind < AKV_TERM_KINDS; kind++)
         akv_terms_set(&prefix->terms, node, (enum akv_term_kind)kind, 0.0);

@@ -36,6 +36,14 @@ struct akv_node {
     bool withdrawn; /* no longer found by its key */
 };
 
+/* Uses of whole paths that the policy has not been told of yet. */
+#define AKV_LATE 8u
+struct akv_late {
+    uint32_t node; /* the deepest */
+    bool over;     /* the use ends */
+    double time;
+};
+
 struct akv_prefix {
     anykv_context *context;
     uint32_t groups;
@@ -46,6 +54,8 @@ struct akv_prefix {
     struct akv_evict evict;
     struct akv_terms terms;
     uint64_t spared; /* bit p: no victims from part p */
+    struct akv_late late[AKV_LATE];
+    uint32_t lates;
     /* Called when a node becomes idle or busy; NULL: nobody asks. */
     void (*on_idle)(void *user, uint32_t node, bool idle);
     void *user;
@@ -85,6 +95,14 @@ void akv_prefix_touch(struct akv_prefix *prefix, uint32_t node); /* one of them 
 void akv_prefix_end(struct akv_prefix *prefix, uint32_t node);   /* the deepest of them */
 void akv_prefix_renew(struct akv_prefix *prefix, uint32_t node); /* its use ends now */
 void akv_prefix_demote(struct akv_prefix *prefix, uint32_t node);
+/* The same for a node and all before it, deepest first: touched, or `over`: renewed.  The policy is
+ * told later, with the time of now: by akv_prefix_catch_up, or by the next of these functions that
+ * goes by it.  Uses of one path that follow each other within AKV_BURST seconds become one. */
+#define AKV_BURST 1e-3
+void akv_prefix_use_path(struct akv_prefix *prefix, uint32_t node, bool over);
+void akv_prefix_catch_up(struct akv_prefix *prefix);
+/* Seconds since the node was used, late uses that end there included; below 0: never before. */
+double akv_prefix_age(const struct akv_prefix *prefix, uint32_t node);
 /* The policy's time; what was to hold until then ends, some of it at once and all of it within the
  * next calls. */
 void akv_prefix_clock(struct akv_prefix *prefix, double seconds);

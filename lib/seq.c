@@ -40,13 +40,20 @@ void akv_seq_tell(anykv_seq *seq)
     seq->told = true;
 }
 
+void akv_seq_use_path(const anykv_seq *seq, uint32_t node, bool over)
+{
+    akv_prefix_use_path(&seq->cache->prefix, node, over);
+    if (seq->cache->plan.options.clock) /* stands still between two calls: every use counts */
+        akv_prefix_catch_up(&seq->cache->prefix);
+}
+
 /* Nodes go deepest first, so that in the order of use a leaf is older than its parent.  Those of a
  * sequence that said it is done go to the line of first victims, up to the first one that many
- * share. */
+ * share.  Who shares a node shares all before it. */
 void akv_seq_drop_nodes(anykv_seq *seq, uint32_t count)
 {
     struct akv_prefix *prefix = &seq->cache->prefix;
-    bool demote = seq->done;
+    bool demote = seq->done, told = false;
     if (count < seq->node_count) {
         akv_seq_tell(seq);
         akv_prefix_end(prefix, seq->nodes[seq->node_count - 1]);
@@ -57,7 +64,9 @@ void akv_seq_drop_nodes(anykv_seq *seq, uint32_t count)
             demote = false;
         if (demote)
             akv_prefix_demote(prefix, node);
-        else
+        else if (!told && count == 0 && prefix->nodes[node].users > 1)
+            akv_seq_use_path(seq, node, told = true);
+        else if (!told)
             akv_prefix_renew(prefix, node);
         akv_prefix_drop(prefix, node);
     }
@@ -226,8 +235,11 @@ anykv_status anykv_seq_create(anykv_cache *cache, const anykv_seq_options *optio
     seq->rungs = akv_seq_rungs(&checked);
     seq->lora_id = lora_id_of(&checked);
     seq->token_budget = cache->plan.options.token_budget;
+    if (!seq->private_)
+        seq->tenant = akv_seq_tenant(&checked, seq);
     akv_mutex_lock(&cache->lock);
-    seq->tenant = akv_seq_tenant(&checked, seq);
+    if (seq->private_) /* unless it names a tenant its own: numbered by the sequences made */
+        seq->tenant = akv_seq_tenant(&checked, seq);
     seq->part = akv_tenant_part(cache, seq->tenant);
     link_seq(seq);
     akv_mutex_unlock(&cache->lock);
@@ -235,7 +247,8 @@ anykv_status anykv_seq_create(anykv_cache *cache, const anykv_seq_options *optio
     return ANYKV_OK;
 }
 
-void akv_seq_free(anykv_seq *seq)
+/* Under lock: the sequence lets all go and is no longer the cache's. */
+static void unlink_seq(anykv_seq *seq)
 {
     anykv_cache *cache = seq->cache;
     akv_seq_hold_tail(seq, false);
@@ -249,6 +262,11 @@ void akv_seq_free(anykv_seq *seq)
     if (seq->next)
         seq->next->prev = seq->prev;
     cache->count.sequences--;
+}
+
+void akv_seq_free(anykv_seq *seq)
+{
+    unlink_seq(seq);
     free_seq(seq);
 }
 
@@ -257,28 +275,43 @@ void anykv_seq_destroy(anykv_seq *seq)
     if (!seq)
         return;
     anykv_cache *cache = seq->cache;
-    akv_cache_enter(cache);
-    if (seq->step)
-        seq->destroyed = true;
+    akv_cache_enter_short(cache);
+    const bool now = !seq->step;
+    if (now)
+        unlink_seq(seq);
     else
-        akv_seq_free(seq);
+        seq->destroyed = true;
     akv_mutex_unlock(&cache->lock);
+    if (now)
+        free_seq(seq);
 }
 
 /* ---- questions and changes ---- */
 
-/* Locks the cache for a change of a sequence that must be alive and in no step. */
-anykv_status akv_seq_enter(const anykv_seq *seq, bool change)
+static anykv_status entered(const anykv_seq *seq, bool change)
 {
-    if (!seq)
-        return akv_fail(NULL, ANYKV_E_ARG, "seq: NULL");
-    akv_cache_enter(seq->cache);
     anykv_status status = akv_seq_alive(seq);
     if (!status && change && seq->step)
         status = akv_fail(seq->cache->context, ANYKV_E_STATE, "seq: it is in an open step");
     if (status)
         akv_mutex_unlock(&seq->cache->lock);
     return status;
+}
+
+anykv_status akv_seq_enter(const anykv_seq *seq, bool change)
+{
+    if (!seq)
+        return akv_fail(NULL, ANYKV_E_ARG, "seq: NULL");
+    akv_cache_enter(seq->cache);
+    return entered(seq, change);
+}
+
+anykv_status akv_seq_enter_short(const anykv_seq *seq)
+{
+    if (!seq)
+        return akv_fail(NULL, ANYKV_E_ARG, "seq: NULL");
+    akv_cache_enter_short(seq->cache);
+    return entered(seq, true);
 }
 
 anykv_status akv_seq_leave(const anykv_seq *seq, anykv_status status)

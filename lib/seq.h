@@ -15,6 +15,8 @@ static inline uint8_t akv_seq_rungs(const anykv_seq_options *options)
 /* Checks the handle and takes the cache's lock; on failure the lock is not held.  `change`: the
  * sequence must be in no step. */
 anykv_status akv_seq_enter(const anykv_seq *seq, bool change);
+/* The same for a change that evicts nothing: late uses may stay late. */
+anykv_status akv_seq_enter_short(const anykv_seq *seq);
 /* Lets the lock go and returns status. */
 anykv_status akv_seq_leave(const anykv_seq *seq, anykv_status status);
 
@@ -30,6 +32,8 @@ anykv_status akv_seq_rows_of(const anykv_seq *seq, uint64_t first, uint64_t coun
 bool akv_seq_copy_kept(anykv_seq *copy, const anykv_seq *seq);
 void akv_seq_cut_kept(anykv_seq *seq);
 
+/* A use of the node and all before it, or its end, for the policy; under lock. */
+void akv_seq_use_path(const anykv_seq *seq, uint32_t node, bool over);
 /* Tells the policy of the sequence's request, once; under lock. */
 void akv_seq_tell(anykv_seq *seq);
 

@@ -174,10 +174,9 @@ static void take_prefix(anykv_seq *seq, const struct walk *walk, const struct ak
     }
     if (walk->best) {
         const uint32_t last = seq->nodes[walk->best - 1];
-        seq->gap = prefix->nodes[last].fan_out <= 2 ? akv_evict_age(&prefix->evict, last) : -1.0;
+        seq->gap = prefix->nodes[last].fan_out <= 2 ? akv_prefix_age(prefix, last) : -1.0;
+        akv_seq_use_path(seq, last, false);
     }
-    for (uint32_t i = walk->best; i-- > 0;)
-        akv_prefix_touch(prefix, seq->nodes[i]);
     seq->length = seq->named = walk->best * akv_block_tokens(cache);
     if (seq->length)
         memcpy(seq->tokens, tokens, seq->length * sizeof *tokens);
@@ -205,15 +204,19 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
                         matched_out ? "tokens" : "matched_out");
     struct walk walk;
     struct akv_found *list = NULL;
+    struct akv_seq_room room = {0, NULL, NULL, NULL};
+    anykv_status status = ANYKV_OK;
     if (seq && !seq->private_) {
         anykv_cache *cache = seq->cache;
         start_walk(&walk, cache, &seq->root, tokens, count, seq->rungs);
         if (walk.blocks && !(list = akv_alloc(cache->context, walk.blocks, sizeof *list)))
             return ANYKV_E_MEMORY;
-        run_walk(&walk, list);
+        if (walk.blocks)
+            status = akv_seq_room(cache->context, cache, walk.blocks, &room);
+        if (!status)
+            run_walk(&walk, list);
     }
-    anykv_status status = akv_seq_enter(seq, true);
-    if (!status) {
+    if (!status && !(status = akv_seq_enter_short(seq))) {
         anykv_cache *cache = seq->cache;
         const uint32_t blocks = seq->private_ ? 0 : walk.blocks;
         struct akv_call call;
@@ -221,9 +224,8 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
         if (seq->length)
             status = akv_fail(cache->context, ANYKV_E_STATE,
                               "seq: it holds %u tokens; match wants it empty", seq->length);
-        else
-            status = akv_seq_reserve(seq, blocks * akv_block_tokens(cache));
         if (!status && blocks) {
+            akv_seq_move_in(seq, &room);
             check_walk(&walk, list);
             take_prefix(seq, &walk, list, tokens);
             count_lookup(&walk, count);
@@ -235,8 +237,10 @@ anykv_status anykv_seq_match(anykv_seq *seq, const uint32_t *tokens, uint64_t co
             akv_call_matched(count, seq->length);
         (void)akv_seq_leave(seq, status);
     }
-    if (list)
+    if (list) {
         akv_free(seq->cache->context, list);
+        akv_seq_room_free(seq->cache->context, &room);
+    }
     return status;
 }
 

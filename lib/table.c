@@ -50,6 +50,50 @@ anykv_status akv_seq_reserve(anykv_seq *seq, uint32_t tokens)
     return status;
 }
 
+anykv_status akv_seq_room(anykv_context *context, const anykv_cache *cache, uint32_t blocks,
+                          struct akv_seq_room *room)
+{
+    const size_t entries = (size_t)blocks * cache->layout->group_count;
+    room->blocks = blocks;
+    room->table = akv_alloc(context, entries, sizeof *room->table);
+    room->nodes = akv_alloc(context, blocks, sizeof *room->nodes);
+    room->tokens = akv_alloc(context, (size_t)blocks * akv_block_tokens(cache), sizeof *room->tokens);
+    for (size_t i = 0; room->table && i < entries; i++)
+        room->table[i] = AKV_NO_ID;
+    return room->table && room->nodes && room->tokens ? ANYKV_OK : ANYKV_E_MEMORY;
+}
+
+static void swap_arrays(uint32_t **a, uint32_t **b)
+{
+    uint32_t *const kept = *a;
+    *a = *b;
+    *b = kept;
+}
+
+void akv_seq_move_in(anykv_seq *seq, struct akv_seq_room *room)
+{
+    if (room->blocks <= seq->table_capacity || seq->length)
+        return;
+    const uint32_t tokens = room->blocks * akv_block_tokens(seq->cache);
+    swap_arrays(&seq->table, &room->table);
+    seq->table_capacity = room->blocks;
+    if (seq->node_capacity < room->blocks) {
+        swap_arrays(&seq->nodes, &room->nodes);
+        seq->node_capacity = room->blocks;
+    }
+    if (seq->token_capacity < tokens) {
+        swap_arrays(&seq->tokens, &room->tokens);
+        seq->token_capacity = tokens;
+    }
+}
+
+void akv_seq_room_free(anykv_context *context, struct akv_seq_room *room)
+{
+    akv_free(context, room->table);
+    akv_free(context, room->nodes);
+    akv_free(context, room->tokens);
+}
+
 /* ---- descriptors ---- */
 
 static uint32_t pad4(uint32_t count)

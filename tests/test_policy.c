@@ -9,6 +9,7 @@
 
 static struct engine engine;
 static double now;
+static bool own_clock; /* the cache's own, with which uses are told late */
 
 static double fake_clock(void *user)
 {
@@ -23,7 +24,7 @@ static void start(anykv_policy policy,
     options.max_step_tokens = 512;
     options.recent = 10000; /* all at 16 bit: every block takes the same bytes */
     options.policy = policy;
-    options.clock = fake_clock;
+    options.clock = own_clock ? NULL : fake_clock;
     options.clock_user = &now;
     options.score = score;
     anykv_context *context = house_context();
@@ -144,6 +145,31 @@ Test(policy, lru_order)
     use(1);
     use(0);
     EXPECT_ORDER(2, 3, 4, 5, 1, 0);
+    stop();
+}
+
+/* Uses that the policy is told of late count like others, whether their sequences still live or not. */
+Test(policy, late_uses_count)
+{
+    own_clock = true;
+    start(ANYKV_POLICY_LRU, NULL);
+    own_clock = false;
+    make_chains();
+    uint32_t tokens[LENGTH + 1];
+    for (uint32_t i = 0; i <= LENGTH; i++)
+        tokens[i] = 1000 * (2 + 1) + i;
+    anykv_seq *twice[2];
+    uint64_t matched;
+    for (uint32_t i = 0; i < 2; i++) {
+        twice[i] = engine_seq(engine.cache);
+        OK(anykv_seq_match(twice[i], tokens, LENGTH + 1, &matched));
+    }
+    cr_expect(engine.cache->prefix.lates == 1, "%u paths are late, not one", engine.cache->prefix.lates);
+    anykv_seq_destroy(twice[0]); /* the other one holds the path: nothing becomes idle */
+    cr_expect(engine.cache->prefix.lates == 2);
+    use(0);
+    anykv_seq_destroy(twice[1]);
+    EXPECT_ORDER(1, 3, 4, 5, 0, 2);
     stop();
 }
 

@@ -81,6 +81,74 @@ Test(prefix, pins_and_users_keep_ancestors)
     akv_prefix_finish(&prefix);
 }
 
+/* Chains of two; what is used late is told in order, with its time, and once for a burst. */
+Test(prefix, late_uses)
+{
+    enum { CHAINS = AKV_LATE + 2 };
+    struct akv_prefix prefix;
+    uint32_t node[CHAINS][2];
+    OK(akv_prefix_init(&prefix, NULL, 0, ANYKV_POLICY_LRU));
+    akv_prefix_clock(&prefix, 100.0);
+    for (uint32_t c = 0; c < CHAINS; c++)
+        for (uint32_t i = 0; i < 2; i++) {
+            const akv_digest key = akv_prefix_key_of(2 * c + i);
+            node[c][i] = akv_prefix_insert(&prefix, &key, i ? node[c][0] : AKV_NO_ID, 0, false);
+            akv_prefix_touch(&prefix, node[c][i]);
+        }
+    /* More than there is room for, the last chain first. */
+    for (uint32_t c = CHAINS; c-- > 0;) {
+        akv_prefix_clock(&prefix, 200.0 - c);
+        akv_prefix_use_path(&prefix, node[c][1], false);
+    }
+    cr_expect(prefix.lates == CHAINS - AKV_LATE, "%u are late", prefix.lates);
+    cr_expect(akv_prefix_age(&prefix, node[1][1]) == 1.0); /* late */
+    cr_expect(akv_prefix_age(&prefix, node[CHAINS - 1][1]) == CHAINS - 1.0);
+    akv_prefix_clock(&prefix, 200.0 + 0.5 * AKV_BURST);
+    const uint64_t before = prefix.evict.stamp;
+    akv_prefix_use_path(&prefix, node[1][1], false); /* a burst: moves behind chain 0 */
+    cr_expect(prefix.lates == 3, "a second apart: no burst");
+    akv_prefix_use_path(&prefix, node[1][1], false);
+    akv_prefix_use_path(&prefix, node[0][1], false);
+    cr_expect(prefix.lates == 3, "%u are late", prefix.lates);
+    akv_prefix_catch_up(&prefix);
+    cr_expect(prefix.lates == 0 && prefix.evict.stamp - before == 6, "%llu touches",
+              (unsigned long long)(prefix.evict.stamp - before));
+    cr_expect(prefix.evict.entry[node[0][0]].t == 200.0 + 0.5 * AKV_BURST);
+    cr_expect(prefix.evict.now == 200.0 + 0.5 * AKV_BURST, "the time is another one");
+    for (uint32_t c = 0; c < CHAINS; c++)
+        for (uint32_t i = 2; i-- > 0;)
+            akv_prefix_drop(&prefix, node[c][i]);
+    /* A use that is still late when a victim is asked for: chain 9, the oldest, goes last. */
+    akv_prefix_clock(&prefix, 300.0);
+    akv_prefix_use_path(&prefix, node[9][1], false);
+    static const uint32_t order[] = {8, 7, 6, 5, 4, 3, 2, 1, 0, 9};
+    for (uint32_t i = 0; i < CHAINS; i++)
+        for (uint32_t n = 2; n-- > 0;) {
+            cr_assert(akv_prefix_victim(&prefix) == node[order[i]][n], "chain %u, node %u", order[i], n);
+            akv_prefix_remove(&prefix, node[order[i]][n]);
+        }
+    akv_prefix_finish(&prefix);
+}
+
+/* A path that goes while its use is late is told of before. */
+Test(prefix, late_use_of_what_goes)
+{
+    struct akv_prefix prefix;
+    OK(akv_prefix_init(&prefix, NULL, 0, ANYKV_POLICY_LFU));
+    akv_prefix_clock(&prefix, 100.0);
+    const akv_digest key = akv_prefix_key_of(1), other = akv_prefix_key_of(2);
+    const uint32_t node = akv_prefix_insert(&prefix, &key, AKV_NO_ID, 0, false);
+    akv_prefix_drop(&prefix, node);
+    akv_prefix_use_path(&prefix, node, true);
+    akv_prefix_use_path(&prefix, node, false);
+    cr_expect(prefix.lates == 2, "an end is no beginning");
+    akv_prefix_remove(&prefix, node);
+    cr_expect(prefix.lates == 0);
+    cr_expect(akv_prefix_insert(&prefix, &other, AKV_NO_ID, 0, false) == node, "the place is used again");
+    cr_expect(akv_prefix_age(&prefix, node) < 0.0, "an earlier node's use counts for it");
+    akv_prefix_finish(&prefix);
+}
+
 Test(prefix, withdrawn_names_are_not_found)
 {
     struct akv_prefix prefix;

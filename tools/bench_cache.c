@@ -335,7 +335,8 @@ static void *look(void *argument)
     return NULL;
 }
 
-/* Prompts of 2,048 new tokens one after the other, each call under the mutex. */
+/* A prompt of 2,048 new tokens every EVICT_NS, or as fast as it goes, each call under the mutex. */
+#define EVICT_NS 2000000u
 static void *evict(void *argument)
 {
     struct looker *looker = argument;
@@ -344,9 +345,16 @@ static void *evict(void *argument)
     const uint32_t count = STEP_TOKENS;
     uint32_t *tokens = akv_alloc(rig->b->context, count, sizeof *tokens);
     looker->status = tokens ? ANYKV_OK : ANYKV_E_MEMORY;
-    while (looker->status == ANYKV_OK && !atomic_load(looker->over)) {
+    for (uint64_t next = akv_now_ns(); looker->status == ANYKV_OK && !atomic_load(looker->over);) {
         anykv_seq *seq = NULL;
         anykv_step *step = NULL;
+        const uint64_t now = akv_now_ns();
+        if (now < next) {
+            const struct timespec rest = {0, (long)(next - now)};
+            nanosleep(&rest, NULL);
+            continue;
+        }
+        next = now + EVICT_NS;
         tokens[0]++;
         hold(looker->mutex, true);
         looker->status = sequence(rig, &seq);
@@ -452,10 +460,25 @@ static anykv_status run_share(struct rig *rig, anykv_seq *seq, uint32_t size, do
 {
     const struct looker how = {.rig = rig, .size = size, .loops = SHARE_LOOPS, .match = true};
     (void)seq;
-    return look_all(&how, true, ns_out);
+    return look_all(&how, false, ns_out);
 }
 
 static anykv_status run_share_mutex(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
+{
+    struct looker how = {.rig = rig, .size = size, .loops = SHARE_LOOPS, .match = true};
+    (void)seq;
+    return under_mutex(&how, false, ns_out);
+}
+
+static anykv_status run_busy_share(struct rig *rig, anykv_seq *seq, uint32_t size, double *ns_out)
+{
+    const struct looker how = {.rig = rig, .size = size, .loops = SHARE_LOOPS, .match = true};
+    (void)seq;
+    return look_all(&how, true, ns_out);
+}
+
+static anykv_status run_busy_share_mutex(struct rig *rig, anykv_seq *seq, uint32_t size,
+                                         double *ns_out)
 {
     struct looker how = {.rig = rig, .size = size, .loops = SHARE_LOOPS, .match = true};
     (void)seq;
@@ -613,8 +636,10 @@ static anykv_status bench_eviction(struct bench *b, uint32_t threads)
     static const struct op shares[] = {
         {"busy_lookup", "tokens, while others are evicted", 1024, run_busy_lookup},
         {"busy_lookup_mutex", "tokens, while others are evicted", 1024, run_busy_lookup_mutex},
-        {"share", "tokens, while others are evicted", 1024, run_share},
-        {"share_mutex", "tokens, while others are evicted", 1024, run_share_mutex},
+        {"share", "tokens", 1024, run_share},
+        {"share_mutex", "tokens", 1024, run_share_mutex},
+        {"busy_share", "tokens, while others are evicted", 1024, run_busy_share},
+        {"busy_share_mutex", "tokens, while others are evicted", 1024, run_busy_share_mutex},
     };
     struct rig rig = {.layers = 1, .kv_heads = 1, .q_heads = 1, .dim = 64, .threads = threads};
     anykv_status status = rig_open(b, &rig, ANYKV_N2, 0, 0);
