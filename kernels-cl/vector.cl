@@ -5,61 +5,22 @@
 #define VECTORS          (ROW_MAX / 16)
 #define ROW_VALUES(name) float16 name[VECTORS]
 #define ROW_CODES(name)  uchar16 name[VECTORS]
-
-/* What the lanes saw, as all-ones masks. */
-typedef struct seen {
-    int16 nan, huge;
-} seen;
-
-static inline float16 sane_lanes(uint16 bits, seen *saw)
+/* A call would pass vectors through memory. */
+#define LANES            static inline __attribute__((always_inline))
+/* Lanes p of v, a lane each, p < 16.  LLVM makes one instruction of subscripts, which are no OpenCL C but Clang's
+ * (vpermd), and of what PoCL has for shuffle() a load for each lane. */
+#define LANES_OF(v, p) v[p.s0], v[p.s1], v[p.s2], v[p.s3], v[p.s4], v[p.s5], v[p.s6], v[p.s7]
+LANES uint16 picked(uint16 v, uint16 p)
 {
-    uint16 a = bits & 0x7FFFFFFFu;
-    int16 nan = a > 0x7F800000u, huge = a > AKV_HUGE_BITS, tiny = a < AKV_TINY_BITS;
-    saw->nan |= nan;
-    saw->huge |= huge & ~nan;
-    bits = (bits & 0x80000000u) | min(a, (uint16)AKV_HUGE_BITS);
-    return as_float16(bits & ~as_uint16(nan | tiny));
-}
-/* Sane values of a row, rotated or not, padded with zeros. */
-static inline akv_u32 read_row(float16 *x, __global const uchar *base, akv_u64 first, akv_u32 dtype,
-                               akv_u32 dim, akv_u32 flags)
-{
-    akv_u32 count = dim / 16u, i;
-    seen saw, ignored;
-    saw.nan = saw.huge = 0;
-    if (dtype == AKV_F32)
-        for (i = 0u; i < count; i++)
-            x[i] = sane_lanes(vload16(i, (__global const uint *)(base + first * 4u)), &saw);
-    else if (dtype == AKV_F16)
-        for (i = 0u; i < count; i++)
-            x[i] = sane_lanes(
-                half_lanes(convert_uint16(vload16(i, (__global const ushort *)(base + first * 2u)))), &saw);
-    else
-        for (i = 0u; i < count; i++)
-            x[i] = sane_lanes(
-                convert_uint16(vload16(i, (__global const ushort *)(base + first * 2u))) << 16, &saw);
-    if (flags & AKV_FLAG_ROTATE) {
-        float factor = akv_rotate_store_factor(dim);
-        stages_of(x, dim);
-        ignored = saw;
-        for (i = 0u; i < count; i++)
-            x[i] = sane_lanes(as_uint16(x[i] * factor), &ignored);
-    }
-    for (i = count; i < akv_padded_dim(dim) / 16u; i++)
-        x[i] = 0.0f;
-    return (any(saw.nan) ? AKV_SAW_NAN : 0u) | (any(saw.huge) ? AKV_SAW_HUGE : 0u);
-}
-/* The same of a decoded row. */
-static inline akv_u32 take_row(float16 *x, const float *row, akv_u32 dim)
-{
-    akv_u32 count = dim / 16u, i;
-    seen saw;
-    saw.nan = saw.huge = 0;
-    for (i = 0u; i < count; i++)
-        x[i] = sane_lanes(as_uint16(vload16(i, row)), &saw);
-    for (i = count; i < akv_padded_dim(dim) / 16u; i++)
-        x[i] = 0.0f;
-    return (any(saw.nan) ? AKV_SAW_NAN : 0u) | (any(saw.huge) ? AKV_SAW_HUGE : 0u);
+#if defined(__AVX512F__)
+    return (uint16)(LANES_OF(v, p.lo), LANES_OF(v, p.hi));
+#elif defined(__AVX2__)
+    const uint16 q = p & 7u;
+    const uint8 a = v.lo, b = v.hi, q0 = q.lo, q1 = q.hi;
+    return p > 7u ? (uint16)(LANES_OF(b, q0), LANES_OF(b, q1)) : (uint16)(LANES_OF(a, q0), LANES_OF(a, q1));
+#else
+    return shuffle(v, p);
+#endif
 }
 static inline akv_u32 largest(uint16 v)
 {
@@ -68,123 +29,227 @@ static inline akv_u32 largest(uint16 v)
     uint2 c = max(b.lo, b.hi);
     return max(c.x, c.y);
 }
-static inline akv_u32 added(uint16 v)
+/* Sane lanes, unless a magnitude is beyond 2^100: largest ones are kept in *top. */
+LANES float16 calm_lanes(uint16 bits, uint16 *top)
 {
-    uint8 a = v.lo + v.hi;
-    uint4 b = a.lo + a.hi;
-    uint2 c = b.lo + b.hi;
-    return c.x + c.y;
+    uint16 a = bits & 0x7FFFFFFFu;
+    *top = max(*top, a);
+    return as_float16(a < AKV_TINY_BITS ? (uint16)0u : bits);
+}
+/* Makes the calm lanes of a row sane. */
+static inline akv_u32 sane_row(float16 *x, akv_u32 count, uint16 top)
+{
+    akv_u32 saw = 0u, i;
+    if (largest(top) <= AKV_HUGE_BITS)
+        return 0u;
+    for (i = 0u; i < count; i++) {
+        uint16 bits = as_uint16(x[i]), a = bits & 0x7FFFFFFFu;
+        int16 nan = a > 0x7F800000u, huge = a > AKV_HUGE_BITS;
+        saw |= (any(nan) ? AKV_SAW_NAN : 0u) | (any(huge & ~nan) ? AKV_SAW_HUGE : 0u);
+        bits = (bits & 0x80000000u) | min(a, (uint16)AKV_HUGE_BITS);
+        x[i] = as_float16(bits & ~as_uint16(nan));
+    }
+    return saw;
+}
+/* Sane values of a row, rotated or not, padded with zeros. */
+static inline akv_u32 read_row(float16 *x, __global const uchar *base, akv_u64 first, akv_u32 dtype,
+                               akv_u32 dim, akv_u32 flags)
+{
+    akv_u32 count = dim / 16u, saw, i;
+    uint16 top = 0u;
+    if (dtype == AKV_F32)
+        for (i = 0u; i < count; i++)
+            x[i] = calm_lanes(vload16(i, (__global const uint *)(base + first * 4u)), &top);
+    else if (dtype == AKV_F16)
+        for (i = 0u; i < count; i++)
+            x[i] = calm_lanes(half_lanes(convert_uint16(vload16(i, (__global const ushort *)(base + first * 2u)))),
+                              &top);
+    else
+        for (i = 0u; i < count; i++)
+            x[i] = calm_lanes(convert_uint16(vload16(i, (__global const ushort *)(base + first * 2u))) << 16, &top);
+    saw = sane_row(x, count, top);
+    if (flags & AKV_FLAG_ROTATE) {
+        float factor = akv_rotate_store_factor(dim);
+        stages_of(x, dim);
+        top = 0u;
+        for (i = 0u; i < count; i++)
+            x[i] = calm_lanes(as_uint16(x[i] * factor), &top);
+        sane_row(x, count, top);
+    }
+    for (i = count; i < akv_padded_dim(dim) / 16u; i++)
+        x[i] = 0.0f;
+    return saw;
+}
+/* The same of a decoded row. */
+static inline akv_u32 take_row(float16 *x, const float *row, akv_u32 dim)
+{
+    akv_u32 count = dim / 16u, i;
+    uint16 top = 0u;
+    for (i = 0u; i < count; i++)
+        x[i] = calm_lanes(as_uint16(vload16(i, row)), &top);
+    for (i = count; i < akv_padded_dim(dim) / 16u; i++)
+        x[i] = 0.0f;
+    return sane_row(x, count, top);
 }
 /* Nearest integer, ties to even, |x| < 2^22: the sum rounds at the units. */
-static inline int16 nearest(float16 x)
+LANES int16 nearest(float16 x)
 {
     return as_int16(x + 0x1.8p23f) - 0x4B400000;
 }
-/* akv_search_level of all levels, a lane each; below 2^15. */
-static inline short16 level_lanes(akv_u32 s, uint16 c, akv_u32 exponent)
+/* akv_ue5m3_from_f32 and akv_f32_from_ue5m3. */
+LANES uint8 scale_lanes(float8 x)
 {
-    akv_u32 m = s < 8u ? s : 8u + (s & 7u);
-    akv_i32 q = s < 8u ? -17 : (akv_i32)(s >> 3) - 18, shift = q + 5 + 127 - (akv_i32)exponent;
-    if (shift >= 0)
-        return convert_short16((c * m) << (uint)shift);
-    if (shift < -31)
-        return 0;
-    return convert_short16((c * m + (1u << (-shift - 1))) >> (uint)-shift);
+    uint8 bits = as_uint8(x), large = (bits - 0x38000000u + 0x7FFFFu + ((bits >> 20) & 1u)) >> 20;
+    uint8 small = as_uint8(x * 0x1p17f + 0x1.8p23f) - 0x4B400000u;
+    return bits >= 0x38800000u ? min(large, (uint8)0xF7u) : small;
 }
-/* akv_search_scale. */
-static inline akv_u32 search_lanes(float16 x0, float16 x1, akv_u32 amax, akv_u32 format)
+LANES float8 value_lanes(uint8 s)
 {
-    akv_u32 levels = akv_levels(format), exponent = amax >> 23, best = 0u, best_error = 0xFFFFFFFFu;
-    akv_u32 previous = 256u, m, j;
-    float unit = akv_as_f32((266u - exponent) << 23);
-    if (amax == 0u)
-        return 0u;
-    uint16 book = 0u;
-    for (j = 0u; j < levels; j++)
-        ((akv_u32 *)&book)[j] = akv_codebook[levels - 2u + j];
-    short16 n0 = convert_short16(nearest(fabs(x0) * unit)), n1 = convert_short16(nearest(fabs(x1) * unit));
-    for (m = 0u; m < AKV_CANDIDATES; m++) {
-        akv_u32 s = akv_codebook_scale(amax, format, m), error;
-        ushort16 least0 = 0xFFFF, least1 = 0xFFFF;
-        if (s == previous)
-            continue;
-        previous = s;
-        short r[16];
-        vstore16(level_lanes(s, book, exponent), 0, r);
-        for (j = 0u; j < levels; j++) {
-            least0 = min(least0, as_ushort16(max(n0 - r[j], r[j] - n0)));
-            least1 = min(least1, as_ushort16(max(n1 - r[j], r[j] - n1)));
+    return s < 8u ? convert_float8(as_int8(s)) * 0x1p-17f : as_float8((s << 20) + 0x38000000u);
+}
+/* Distances to the nearest level, of either sign.  twice: 2n; sum, gap: of each level and the next one.  Levels 2j
+ * and 2j + 1 are a pair; of the pairs a half is left each time, and of the last one the nearer level is
+ * ||2n - sum| - gap| / 2 away. */
+LANES int16 distance_lanes(int16 twice, int16 sum, int16 gap, akv_u32 levels)
+{
+    uint16 p = 0u;
+    if (levels > 8u)
+        p = twice > sum.s7 ? p + 8u : p;
+    if (levels > 4u)
+        p = twice > as_int16(picked(as_uint16(sum.s3456789abcdeffff), p)) ? p + 4u : p;
+    if (levels > 2u)
+        p = twice > as_int16(picked(as_uint16(sum.s123456789abcdeff), p)) ? p + 2u : p;
+    twice -= as_int16(picked(as_uint16(sum), p));
+    return (max(twice, -twice) - as_int16(picked(as_uint16(gap), p))) >> 1;
+}
+/* akv_search_scale of at most FOUR groups, of which scale[] holds the amax.  Loop by loop, for long chains of dependent
+ * vectors fill a processor's schedulers. */
+#define FOUR 4u
+static inline void search_groups(const float16 *x, akv_u32 groups, akv_u32 format, akv_u32 *scale)
+{
+    const akv_u32 levels = akv_levels(format);
+    const float16 book = convert_float16(vload16(0, akv_codebook + levels - 2u)); /* 16 from any of them on are there */
+    akv_u32 wanted[FOUR * 8 + 1], of[FOUR * 8 + 1], part[FOUR * 8 * 4], error[FOUR * 8], count = 0u, g, m, i;
+    akv_u64 least[FOUR]; /* error, candidate, scale */
+    float step[FOUR * 8 + 1];
+    int16 twice[FOUR * 2], sum[FOUR * 8], gap[FOUR * 8];
+    for (g = 0u; g < groups; g++) {
+        const akv_u32 amax = scale[g];
+        const float unit = amax == 0u ? 0.0f : akv_as_f32((266u - (amax >> 23)) << 23); /* 2^(12-e) */
+        const uint8 s = scale_lanes(akv_as_f32(amax) * vload8(format - AKV_N5, akv_candidate[0]));
+        akv_u32 each[8];
+        float value[8];
+        akv_u64 seen = 0u;
+        vstore8(s, 0, each);
+        vstore8(value_lanes(s) * (0x1p-7f * unit), 0, value);
+        /* The same scale has the same error, which is not less; all are within 16. */
+        _Pragma("unroll")
+        for (m = 0u; m < AKV_CANDIDATES; m++) {
+            akv_u64 bit = (akv_u64)1u << (each[m] & 63u);
+            wanted[count] = each[m];
+            step[count] = value[m];
+            of[count] = g;
+            count += seen & bit ? 0u : 1u;
+            seen |= bit;
         }
-        uint16 a = convert_uint16(least0), b = convert_uint16(least1);
-        error = added(a * a + b * b);
-        if (error < best_error) {
-            best_error = error;
-            best = s;
-        }
+        twice[2u * g] = nearest(fabs(x[2u * g]) * unit) << 1;
+        twice[2u * g + 1u] = nearest(fabs(x[2u * g + 1u]) * unit) << 1;
+        least[g] = ~(akv_u64)0u;
     }
-    return best;
+    for (i = 0u; i < count; i++) {
+        /* akv_search_level of all levels, at most 2^14: a scale is at most twice the amax that it was made of.  The
+         * product is exact, and the sum where it matters: below 2^-2 it cannot come to 1. */
+        const int16 r = convert_int16(book * step[i] + 0.5f), next = r.s123456789abcdeff;
+        sum[i] = r + next;
+        gap[i] = next - r;
+    }
+    for (i = 0u; i < count; i++) {
+        const int16 a = distance_lanes(twice[2u * of[i]], sum[i], gap[i], levels);
+        const int16 b = distance_lanes(twice[2u * of[i] + 1u], sum[i], gap[i], levels);
+        const uint16 squares = as_uint16(a * a + b * b);
+        const uint8 eight = squares.lo + squares.hi;
+        vstore4(eight.lo + eight.hi, i, part);
+    }
+    for (i = 0u; i < count; i += 4u) {
+        const uint16 four = vload16(i / 4u, part);
+        const uint8 two = four.even + four.odd;
+        vstore4(two.even + two.odd, i / 4u, error);
+    }
+    for (i = 0u; i < count; i++)
+        least[of[i]] = min(least[of[i]], (akv_u64)error[i] << 32 | i << 8 | wanted[i]);
+    for (g = 0u; g < groups; g++)
+        scale[g] = (akv_u32)least[g] & 0xFFu;
 }
-/* akv_group_codes, half a group. */
-static inline uchar16 code_lanes(float16 x, akv_u32 scale, akv_u32 format, const akv_u32 *threshold)
+/* akv_codebook_codes, half a group: of the thresholds a half is left each time.  threshold: as thresholds_of. */
+LANES uchar16 codebook_lanes(float16 x, akv_u32 scale, akv_u32 levels, uint16 threshold)
 {
-    akv_u32 levels, j;
-    akv_i32 kept;
+    const uint16 z = rotate(as_uint16(x), (uint16)1u), odd = z ^ 1u;
+    uint16 p = 0u;
+    if (levels > 8u)
+        p = odd > threshold.s7 ? p + 8u : p;
+    if (levels > 4u)
+        p = odd > picked(threshold.s3456789abcdeffff, p) ? p + 4u : p;
+    if (levels > 2u)
+        p = odd > picked(threshold.s123456789abcdeff, p) ? p + 2u : p;
+    /* Not p + 1 and p: of the zero extension of truth values that LLVM makes of it, Oclgrind 21.10 makes 255. */
+    p = (z > picked(threshold, p) ? p : p - 1u) + levels + 1u;
+    return convert_uchar16(p ^ (as_uint16(as_int16(x) >> 31) & (scale == 0u ? 0u : 2u * levels - 1u)));
+}
+/* The thresholds of a scale; none is below one where the scale is 0. */
+LANES uint16 thresholds_of(akv_u32 scale, akv_u32 format)
+{
+    const uint16 book = convert_uint16(vload16(0, akv_codebook + akv_levels(format) - 2u)); /* in the table */
+    const float unit = akv_f32_from_ue5m3(scale) * 0x1p-8f;
+    return as_uint16(convert_float16(book + book.s123456789abcdeff) * unit) << 1 | (scale == 0u ? 0xFFFFFFFFu : 0u);
+}
+/* akv_group_codes of the other formats, 16 elements. */
+LANES uchar16 uniform_lanes(float16 x, akv_u32 scale, akv_u32 format)
+{
+    akv_reciprocal r = akv_reciprocal_of(akv_scale_value(format, scale));
+    float16 t = fma(x, (float16)r.hi, x * r.lo);
+    float limit = format == AKV_I8 ? 127.0f : 31.0f;
+    akv_u32 j;
     if (akv_format_e4m3(format)) {
-        akv_reciprocal r = akv_reciprocal_of(akv_scale_value(format, scale));
         float v[16];
         akv_u8 c[16];
-        vstore16(fma(x, (float16)r.hi, x * r.lo), 0, v);
+        vstore16(t, 0, v);
         for (j = 0u; j < 16u; j++)
             c[j] = v[j] == 0.0f ? 0 : (akv_u8)akv_e4m3_from_f32(akv_as_u32(v[j]));
         return vload16(0, c);
     }
-    if (!akv_format_codebook(format)) {
-        akv_reciprocal r = akv_reciprocal_of(akv_scale_value(format, scale));
-        float limit = format == AKV_I8 ? 127.0f : 31.0f;
-        float16 t = fma(x, (float16)r.hi, x * r.lo);
-        return convert_uchar16(as_uint16(nearest(clamp(t, -limit, limit)) + (format == AKV_I8 ? 0 : 32)) &
-                               255u);
-    }
-    /* p counts downward: of what clang makes of `p -= a > b`, a zero extension of truth values, Oclgrind
-     * 21.10 makes 255 for each. */
-    levels = akv_levels(format);
-    int16 negative = x < 0.0f, p = 0, code; /* sane values have no -0 */
-    uint16 a = as_uint16(x) & 0x7FFFFFFFu;
-    uint16 even = a - as_uint16(negative), odd = a + 1u + as_uint16(negative);
-    for (j = 0u; j + 1u < levels; j += 2u)
-        p += even > threshold[j];
-    for (j = 1u; j + 1u < levels; j += 2u)
-        p += odd > threshold[j];
-    code = select((int16)((int)levels) - p, (int16)((int)levels - 1) + p, negative);
-    kept = scale == 0u ? 0 : -1;
-    return convert_uchar16((code & kept) | ((int)levels & ~kept));
+    return convert_uchar16(as_uint16(nearest(clamp(t, -limit, limit)) + (format == AKV_I8 ? 0 : 32)) & 255u);
 }
 /* Codes of a row, 32 for each group; its scales go to the tile. */
 static inline void encode_row(const float16 *x, akv_u32 format, akv_u32 order, akv_u32 search,
                               akv_u32 tokens, akv_u32 dim, akv_u32 t, __global uchar *tile, uchar16 *code)
 {
-    akv_u32 count = akv_padded_dim(dim) / 16u, width = akv_scale_width(format) / 16u, s, i, j;
-    akv_u32 threshold[16];
+    akv_u32 count = akv_padded_dim(dim) / 16u, width = akv_scale_width(format) / 16u, s, i;
+    akv_u32 scale[VECTORS / 2];
     for (s = 0u; s < akv_scale_count(format, dim); s++) {
-        akv_u32 first = s * width, end = AKV_MIN(first + width, count), amax, scale;
+        akv_u32 first = s * width, end = AKV_MIN(first + width, count);
         uint16 a = 0u;
         for (i = first; i < end; i++)
             a = max(a, as_uint16(x[i]) & 0x7FFFFFFFu);
-        amax = largest(a);
-        if (!akv_format_codebook(format)) {
-            scale = akv_uniform_scale(amax, format);
+        scale[s] = largest(a);
+        if (!akv_format_codebook(format))
+            scale[s] = akv_uniform_scale(scale[s], format);
+        else if (!search)
+            scale[s] = akv_codebook_scale(scale[s], format, 0u);
+    }
+    if (akv_format_codebook(format) && search)
+        for (s = 0u; s < count / 2u; s += FOUR)
+            search_groups(x + 2u * s, AKV_MIN(FOUR, count / 2u - s), format, scale + s);
+    for (s = 0u; s < akv_scale_count(format, dim); s++) {
+        akv_u32 first = s * width, end = AKV_MIN(first + width, count);
+        akv_scale_put(tile, format, order, tokens, dim, t, s, scale[s]);
+        if (akv_format_codebook(format)) {
+            const uint16 threshold = thresholds_of(scale[s], format);
+            code[first] = codebook_lanes(x[first], scale[s], akv_levels(format), threshold);
+            code[first + 1u] = codebook_lanes(x[first + 1u], scale[s], akv_levels(format), threshold);
         } else {
-            scale = search ? search_lanes(x[first], x[first + 1u], amax, format)
-                           : akv_codebook_scale(amax, format, 0u);
-            float unit = akv_f32_from_ue5m3(scale) * 0x1p-8f;
-            akv_u32 levels = akv_levels(format);
-            for (j = 0u; j + 1u < levels; j++)
-                threshold[j] = akv_as_u32(
-                    (float)(akv_i32)(akv_codebook[levels - 2u + j] + akv_codebook[levels - 1u + j]) * unit);
+            for (i = first; i < end; i++)
+                code[i] = uniform_lanes(x[i], scale[s], format);
         }
-        akv_scale_put(tile, format, order, tokens, dim, t, s, scale);
-        for (i = first; i < end; i++)
-            code[i] = code_lanes(x[i], scale, format, threshold);
     }
 }
 /* The codes of a group as words of a plane: neighbours join until they fill bytes. */
