@@ -55,6 +55,8 @@ AKV_FN void put_plane(akv_u8 *plane, float *stage, akv_u32 shift, akv_u32 dim, a
 template <int F, bool SEARCH, bool MAP> AKV_FN void encode(const akv_encode_params &p, const akv_cu_args &a)
 {
     __shared__ stage stages[WARPS];
+    __shared__ alignas(16) akv_u8 steps[sizeof(code_steps<F>)];
+    uint4 piece = steps_piece<F>();
     akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u, heads = p.rows.heads;
     akv_u32 groups = akv_padded_dim(p.dim) / 32u, per = groups_into(32u, groups), rows = p.tokens * heads;
     if (blockIdx.x == 0u && threadIdx.x == 0u)
@@ -62,8 +64,6 @@ template <int F, bool SEARCH, bool MAP> AKV_FN void encode(const akv_encode_para
     const akv_map *map = MAP ? akv_map_at(a.arg[3], p.map) : 0;
     warp_rows mine = rows_of_warp(p.tokens, heads, per, MAP && map->transform == AKV_TRANSFORM_MATRIX);
     akv_u32 first = mine.first, count = mine.count;
-    if (count == 0u)
-        return;
     bool dense = p.rows.token_stride == heads * p.rows.head_stride;
     akv_u32 saw = stage_rows(
         stages[warp], a.arg[0], p.rows.dtype, p.dim, count,
@@ -74,7 +74,10 @@ template <int F, bool SEARCH, bool MAP> AKV_FN void encode(const akv_encode_para
             akv_u32 token = r / heads;
             return token * p.rows.token_stride + (r - token * heads) * p.rows.head_stride;
         },
-        rows_vector(a.arg[0], p.rows, p.dim));
+        rows_vector(a.arg[0], p.rows, p.dim), dense && mine.step == 1u && p.rows.head_stride == p.dim);
+    put_steps<F>(steps, piece);
+    if (count == 0u)
+        return;
     akv_u32 row = groups_into(lane, groups), g = lane - row * groups, rotate = p.flags & AKV_FLAG_ROTATE;
     if (MAP) {
         map_store(stages[warp].x, {a.arg[3], p.map, 0u, heads, p.position, first, mine.step}, p.dim, count);
@@ -82,12 +85,8 @@ template <int F, bool SEARCH, bool MAP> AKV_FN void encode(const akv_encode_para
     }
     float x[32];
     take_group(x, stages[warp].x);
-    if (row >= count) /* never written */
-#pragma unroll
-        for (int i = 0; i < 32; i++)
-            x[i] = 0.0f;
     akv_u8 code[32];
-    akv_u32 scale = quantise_group<F, SEARCH>(x, p.dim, rotate, lane, code);
+    akv_u32 scale = quantise_group<F, SEARCH>(x, p.dim, rotate, lane, steps, code);
     if (akv_format_blocks(F)) {
         if (row < count)
             akv_block_put(a.arg[1], F, p.dim, first + row * mine.step, g, code, scale);

@@ -29,6 +29,7 @@ AKV_FN float tiny_to_zero(akv_u32 bits)
     return fabsf(akv_as_f32(bits)) < akv_as_f32(AKV_TINY_BITS) ? 0.0f : akv_as_f32(bits);
 }
 #include "map.cuh"
+#include "code_steps.cuh"
 
 /* The group of 32 that a lane holds, out of the stage and back. */
 AKV_FN void take_group(float *x, const float *stage)
@@ -68,28 +69,45 @@ AKV_FN uint4 widen_four(uint2 v, akv_u32 dtype)
 }
 
 /* Rows that fill the stage, of a power of two of elements: all loads are under way before the first is
- * used.  False, and nothing done, where a value is beyond 2^100 or NaN. */
+ * used.  together: they follow each other.  False, and nothing done, where a value is beyond 2^100 or NaN. */
 template <class A>
-AKV_FN bool stage_all(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 dim, A address)
+AKV_FN bool stage_all(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 dim, A address, bool together)
 {
     akv_u32 lane = threadIdx.x & 31u, shift = 31u - AKV_CLZ(dim);
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     uint4 v[8];
-#pragma unroll
-    for (int k = 0; k < 8; k++) {
-        akv_u32 e = k * 128u + lane * 4u;
-        akv_u64 at = address(e >> shift) + (e & (dim - 1u));
+    if (together) {
+        akv_u64 at = (akv_u64)address(0u) + lane * 4u;
         if (dtype == AKV_F32) {
-            v[k] = *(const uint4 *)(base + at * 4u);
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                v[k] = *(const uint4 *)(base + at * 4u + k * 512);
         } else {
-            uint2 two = *(const uint2 *)(base + at * 2u);
-            v[k].x = two.x, v[k].y = two.y;
+#pragma unroll
+            for (int k = 0; k < 8; k++) {
+                uint2 two = *(const uint2 *)(base + at * 2u + k * 256);
+                v[k].x = two.x, v[k].y = two.y;
+            }
+        }
+    } else {
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            akv_u32 e = k * 128u + lane * 4u;
+            akv_u64 at = address(e >> shift) + (e & (dim - 1u));
+            if (dtype == AKV_F32) {
+                v[k] = *(const uint4 *)(base + at * 4u);
+            } else {
+                uint2 two = *(const uint2 *)(base + at * 2u);
+                v[k].x = two.x, v[k].y = two.y;
+            }
         }
     }
+    if (dtype != AKV_F32)
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            v[k] = widen_four(make_uint2(v[k].x, v[k].y), dtype);
 #pragma unroll
     for (int k = 0; k < 8; k++) {
-        if (dtype != AKV_F32)
-            v[k] = widen_four(make_uint2(v[k].x, v[k].y), dtype);
         /* 2^28 times what is beyond 2^100 is infinite, and sums of that are infinite or NaN. */
         sum.x = AKV_FMA(akv_as_f32(v[k].x), 0x1p28f, sum.x);
         sum.y = AKV_FMA(akv_as_f32(v[k].y), 0x1p28f, sum.y);
@@ -107,13 +125,14 @@ AKV_FN bool stage_all(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 dim, 
 }
 
 /* Copies rows [first, first + rows) of the caller's memory into the stage, sanitised; elements beyond dim
- * are +0.  address(row): element index of the row's start.  Returns what was seen. */
+ * and groups beyond the rows are +0.  address(row): element index of the row's start.  together: see stage_all.  Returns
+ * what was seen. */
 template <class A>
 AKV_FN akv_u32 stage_rows(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 dim, akv_u32 rows, A address,
-                          bool vector)
+                          bool vector, bool together)
 {
     akv_u32 lane = threadIdx.x & 31u, dp = akv_padded_dim(dim), saw = 0u;
-    if (vector && rows * dim == 1024u && (dim & (dim - 1u)) == 0u && stage_all(s, base, dtype, dim, address))
+    if (vector && rows * dim == 1024u && (dim & (dim - 1u)) == 0u && stage_all(s, base, dtype, dim, address, together))
         return 0u;
     for (akv_u32 row = 0u; row < rows; row++) {
         akv_u64 at = address(row);
@@ -138,6 +157,8 @@ AKV_FN akv_u32 stage_rows(stage &s, const akv_u8 *base, akv_u32 dtype, akv_u32 d
         for (akv_u32 i = dim + lane; i < dp; i += 32u)
             x[(i >> 5) * PITCH + (i & 31u)] = 0.0f;
     }
+    for (akv_u32 i = rows * (dp / 32u) * PITCH + lane; i < 32u * PITCH; i += 32u)
+        s.x[i] = 0.0f;
     __syncwarp();
     return saw;
 }
@@ -179,88 +200,10 @@ AKV_FN float top_of(const float *x)
     return top;
 }
 
-/* One of N thresholds as a polynomial in what log2(N) comparisons gave, 0 or 1, the first one's deciding most: its
- * coefficients from the thresholds, in place, and its value. */
-template <int N> AKV_FN void to_polynomial(float *c)
-{
-    if constexpr (N > 1) {
-#pragma unroll
-        for (int k = 0; k < N / 2; k++)
-            c[k + N / 2] -= c[k];
-        to_polynomial<N / 2>(c);
-        to_polynomial<N / 2>(c + N / 2);
-    }
-}
-template <int N> AKV_FN float polynomial(const float *c, const float *up)
-{
-    if constexpr (N == 1)
-        return c[0];
-    else
-        return AKV_FMA(up[0], polynomial<N / 2>(c + N / 2, up + 1), polynomial<N / 2>(c, up + 1));
-}
-template <int L, int N> AKV_FN void step_thresholds(float *c, float unit)
-{
-#pragma unroll
-    for (int k = 0; k < N; k++) {
-        int j = L / N / 2 - 1 + k * (L / N);
-        c[k] = (float)(akv_codebook[L - 2 + j] + akv_codebook[L - 1 + j]) * unit;
-    }
-    to_polynomial<N>(c);
-}
-/* Codes of a group as akv_codebook_codes has them, for processors that multiply twice as fast as they compare and
- * select.  Thresholds and coefficients are multiples of d / 256 of at most 13 bits: no step rounds. */
-template <int F> AKV_FN void codebook_codes(const float *x, akv_u32 scale, akv_u8 *code)
-{
-    constexpr int L = 16 >> (F - AKV_N5);
-    constexpr akv_u32 bits = F == AKV_N5 ? 5u : F == AKV_N4 ? 4u : F == AKV_N3 ? 3u : 2u, all = 2u * L - 1u;
-    constexpr akv_u32 ones = 1u | 1u << bits | 1u << 2u * bits | 1u << 3u * bits;
-    float unit = akv_f32_from_ue5m3(scale) * 0x1p-8f, c1[1], c2[2], c4[4], c8[8];
-    step_thresholds<L, 1>(c1, unit);
-    if constexpr (L > 2)
-        step_thresholds<L, 2>(c2, unit);
-    if constexpr (L > 4)
-        step_thresholds<L, 4>(c4, unit);
-    if constexpr (L > 8)
-        step_thresholds<L, 8>(c8, unit);
-#pragma unroll
-    for (int first = 0; first < 32; first += 4) {
-        /* 2^23 and four codes, each twice: all + 1 + 2 p for x >= 0, all - 1 - 2 p below, p thresholds passed. */
-        float sum = akv_as_f32(0x4B000000u + ones * all);
-#pragma unroll
-        for (int i = first; i < first + 4; i++) {
-            /* The last step is at an even threshold, which a tie passes below zero only, the others are at odd ones,
-             * where it passes from zero up: one bit more or less of |x| says so. */
-            akv_u32 a = akv_as_u32(x[i]) & 0x7FFFFFFFu, negative = akv_as_u32(x[i]) >> 31;
-            float more = akv_as_f32(a + negative), less = akv_as_f32(a - negative), up[4], passed = 0.0f;
-            if constexpr (L > 2)
-                passed = up[0] = less >= c1[0] ? 1.0f : 0.0f;
-            else
-                passed = more > c1[0] ? 1.0f : 0.0f;
-            if constexpr (L > 4) {
-                up[1] = less >= polynomial<2>(c2, up) ? 1.0f : 0.0f;
-                passed = AKV_FMA(passed, 2.0f, up[1]);
-            }
-            if constexpr (L > 8) {
-                up[2] = less >= polynomial<4>(c4, up) ? 1.0f : 0.0f;
-                passed = AKV_FMA(passed, 2.0f, up[2]);
-            }
-            if constexpr (L > 2) {
-                float last = polynomial<L / 2>(L > 8 ? c8 : L > 4 ? c4 : c2, up);
-                passed = AKV_FMA(passed, 2.0f, more > last ? 1.0f : 0.0f);
-            }
-            sum = AKV_FMA(AKV_FMA(passed, 2.0f, 1.0f),
-                          copysignf(akv_as_f32((127u + bits * (i - first)) << 23), x[i]), sum);
-        }
-        akv_u32 four = scale ? akv_as_u32(sum) : ones * (all + 1u);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            code[first + i] = (akv_u8)(four >> (bits * i + 1u) & all);
-    }
-}
-
-/* Scale (of a block format both of them) and codes of the group that this lane holds; x is sane. */
+/* Scale (of a block format both of them) and codes of the group that this lane holds; x is sane.  steps: the table of F,
+ * where it has one (code_steps.cuh). */
 template <int F, bool SEARCH>
-AKV_FN akv_u32 quantise_group(float *x, akv_u32 dim, akv_u32 rotate, akv_u32 lane, akv_u8 *code)
+AKV_FN akv_u32 quantise_group(float *x, akv_u32 dim, akv_u32 rotate, akv_u32 lane, const akv_u8 *steps, akv_u8 *code)
 {
     akv_u32 groups = akv_padded_dim(dim) / 32u, g = lane - groups_into(lane, groups) * groups;
     if (rotate) {
@@ -290,8 +233,8 @@ AKV_FN akv_u32 quantise_group(float *x, akv_u32 dim, akv_u32 rotate, akv_u32 lan
         amax = all;
     }
     akv_u32 scale = akv_scale_of(x, amax, F, SEARCH ? 1u : 0u);
-    if constexpr (F >= AKV_N5 && F <= AKV_N2)
-        codebook_codes<F>(x, scale, code);
+    if constexpr (by_steps(F))
+        codes_by_steps(x, amax, scale, steps, code);
     else
         akv_group_codes(x, scale, F, code);
     return scale;

@@ -42,7 +42,7 @@ template <int F> AKV_FN void put_quads(akv_u8 *dst, akv_u32 tokens, akv_u32 dim,
 template <int F, bool SEARCH, bool MAP>
 AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 tokens, akv_u32 dim,
                       akv_u32 rotate, akv_u32 order, akv_u32 *flags, stage *stages, akv_u8 *codes,
-                      akv_cu_origin origin)
+                      const akv_u8 *steps, akv_cu_origin origin)
 {
     akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u;
     akv_u32 groups = akv_padded_dim(dim) / 32u, per = 32u / groups, saw = 0u;
@@ -51,7 +51,7 @@ AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 token
             akv_u32 first = base + at, count = AKV_MIN(per, 16u - at);
             saw |= stage_rows(
                 stages[warp], src, hot, dim, count,
-                [&](akv_u32 row) { return (akv_u64)(first + row) * dim; }, (dim & 7u) == 0u);
+                [&](akv_u32 row) { return (akv_u64)(first + row) * dim; }, (dim & 7u) == 0u, true);
             if (MAP) {
                 origin.number = first;
                 map_store(stages[warp].x, origin, dim, count);
@@ -59,13 +59,9 @@ AKV_FN void seal_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 hot, akv_u32 token
             akv_u32 row = lane / groups, g = lane % groups;
             float x[32];
             take_group(x, stages[warp].x);
-            if (row >= count) /* never written */
-#pragma unroll
-                for (int i = 0; i < 32; i++)
-                    x[i] = 0.0f;
             __syncwarp();
             akv_u8 code[32];
-            akv_u32 scale = quantise_group<F, SEARCH>(x, dim, rotate, lane, code);
+            akv_u32 scale = quantise_group<F, SEARCH>(x, dim, rotate, lane, steps, code);
             if (row < count)
                 put_group<F>(dst, tokens, dim, order, base, at + row, g, code, scale, codes);
         }
@@ -83,6 +79,8 @@ template <int F, bool SEARCH, int SIDE, bool MAP> AKV_FN void seal(const akv_sea
 {
     __shared__ stage stages[WARPS];
     __shared__ alignas(16) akv_u8 codes[16 * AKV_MAX_HEAD_DIM];
+    __shared__ alignas(16) akv_u8 steps[sizeof(code_steps<F>)];
+    put_steps<F>(steps, steps_piece<F>());
     akv_u32 head = blockIdx.x % p.kv_heads, rest = blockIdx.x / p.kv_heads;
     akv_u32 layer = rest % p.layers, move = rest / p.layers;
     akv_move m = ((const akv_move *)a.arg[1])[move];
@@ -98,7 +96,7 @@ template <int F, bool SEARCH, int SIDE, bool MAP> AKV_FN void seal(const akv_sea
         rotate = akv_map_rotates(akv_map_at(origin.maps, origin.map));
     }
     seal_tile<F, SEARCH, MAP>(src, dst, p.hot_type, p.block_tokens, dim, rotate, SIDE ? AKV_ORDER_QUAD : AKV_ORDER_ROW,
-                         (akv_u32 *)a.arg[2], stages, codes, origin);
+                         (akv_u32 *)a.arg[2], stages, codes, steps, origin);
 }
 template <int SIDE> AKV_FN void seal_raw(const akv_seal_params &p, const akv_cu_args &a)
 {
@@ -159,7 +157,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) akv_k_seal_v_raw(const 
 /* reencode: thread blocks as for seal; the source format is known at run time only. */
 template <int F, bool SEARCH>
 AKV_FN void reencode_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 source, akv_u32 tokens, akv_u32 dim,
-                          akv_u32 order, akv_u32 *flags, akv_u8 *codes)
+                          akv_u32 order, akv_u32 *flags, akv_u8 *codes, const akv_u8 *steps)
 {
     akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u, saw = 0u;
     akv_u32 groups = akv_padded_dim(dim) / 32u, per = 32u / groups, row = lane / groups, g = lane % groups;
@@ -182,7 +180,7 @@ AKV_FN void reencode_tile(const akv_u8 *src, akv_u8 *dst, akv_u32 source, akv_u3
                 }
             }
             akv_u8 code[32];
-            akv_u32 scale = quantise_group<F, SEARCH>(x, dim, 0u, lane, code);
+            akv_u32 scale = quantise_group<F, SEARCH>(x, dim, 0u, lane, steps, code);
             if (row < count)
                 put_group<F>(dst, tokens, dim, order, base, at + row, g, code, scale, codes);
         }
@@ -210,11 +208,13 @@ AKV_FN void reencode_place(const akv_reencode_params &p, const akv_cu_args &a, c
 template <int F, bool SEARCH, int SIDE> AKV_FN void reencode(const akv_reencode_params &p, const akv_cu_args &a)
 {
     __shared__ alignas(16) akv_u8 codes[16 * AKV_MAX_HEAD_DIM];
+    __shared__ alignas(16) akv_u8 steps[sizeof(code_steps<F>)];
     const akv_u8 *src;
     akv_u8 *dst;
     reencode_place<SIDE>(p, a, &src, &dst);
+    put_steps<F>(steps, steps_piece<F>());
     reencode_tile<F, SEARCH>(src, dst, SIDE ? p.v_source : p.k_source, p.block_tokens, SIDE ? p.v_dim : p.k_dim,
-                             SIDE ? AKV_ORDER_QUAD : AKV_ORDER_ROW, (akv_u32 *)a.arg[2], codes);
+                             SIDE ? AKV_ORDER_QUAD : AKV_ORDER_ROW, (akv_u32 *)a.arg[2], codes, steps);
 }
 /* A side whose formats are the same. */
 template <int SIDE> AKV_FN void reencode_same(const akv_reencode_params &p, const akv_cu_args &a)
@@ -261,11 +261,13 @@ REENCODE_SIDE(same, v, (reencode_same<1>))
 template <int F, bool SEARCH, bool MAP> AKV_FN void shift(const akv_shift_params &p, const akv_cu_args &a)
 {
     __shared__ stage stages[WARPS];
+    __shared__ alignas(16) akv_u8 steps[sizeof(code_steps<F>)];
     akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u, saw = 0u, dim = p.dim;
     akv_u32 groups = akv_padded_dim(dim) / 32u, per = 32u / groups, row = lane / groups, g = lane % groups;
     akv_u32 head = blockIdx.x % p.kv_heads, entry = ((const akv_u32 *)a.arg[0])[blockIdx.x / p.kv_heads];
     if (entry == AKV_NO_BLOCK || entry >> 28 != p.kind)
         return;
+    put_steps<F>(steps, steps_piece<F>());
     akv_u32 raw = akv_format_raw(F), format = raw ? p.format : (akv_u32)F, rotate = p.flags & AKV_FLAG_ROTATE;
     akv_u8 *tile = akv_cu_at(a, akv_block_address(&p.pool, entry)) + p.offset +
                    (akv_u64)head * akv_tile_bytes(format, p.block_tokens, dim);
@@ -329,7 +331,7 @@ template <int F, bool SEARCH, bool MAP> AKV_FN void shift(const akv_shift_params
                 x[i] = row < count && g * 32u + i < dim ? s[lane * PITCH + i] : 0.0f;
             __syncwarp();
             akv_u8 code[32];
-            akv_u32 scale = quantise_group<F, SEARCH>(x, dim, rotate, lane, code);
+            akv_u32 scale = quantise_group<F, SEARCH>(x, dim, rotate, lane, steps, code);
             if (row < count)
                 put_group<F>(tile, p.block_tokens, dim, AKV_ORDER_ROW, 0u, at + row, g, code, scale, (akv_u8 *)0);
         }

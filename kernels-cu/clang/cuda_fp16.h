@@ -49,14 +49,18 @@ CUDA_FN float4 make_float4(float x, float y, float z, float w) { return {x, y, z
 CUDA_FN unsigned __float_as_uint(float f) { return __builtin_bit_cast(unsigned, f); }
 CUDA_FN float __uint_as_float(unsigned u) { return __builtin_bit_cast(float, u); }
 CUDA_FN float __fmaf_rn(float a, float b, float c) { return __nvvm_fma_rn_f(a, b, c); }
+CUDA_FN float __fmaf_rd(float a, float b, float c) { return __nvvm_fma_rm_f(a, b, c); }
+CUDA_FN float __fmaf_ru(float a, float b, float c) { return __nvvm_fma_rp_f(a, b, c); }
+CUDA_FN float __frcp_rd(float x) { return __nvvm_rcp_rm_f(x); }
+CUDA_FN float __frcp_ru(float x) { return __nvvm_rcp_rp_f(x); }
 CUDA_FN int __float2int_rn(float x) { return __nvvm_f2i_rn(x); }
 CUDA_FN int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 CUDA_FN int __ffs(int x) { return __builtin_ffs(x); }
 CUDA_FN unsigned __byte_perm(unsigned a, unsigned b, unsigned s) { return __nvvm_prmt(a, b, s); }
 CUDA_FN int __popc(unsigned x) { return __builtin_popcount(x); }
 CUDA_FN float fmaxf(float a, float b) { return __nvvm_fmax_f(a, b); }
+CUDA_FN float fminf(float a, float b) { return __nvvm_fmin_f(a, b); }
 CUDA_FN float fabsf(float a) { return __builtin_fabsf(a); }
-CUDA_FN float copysignf(float a, float sign) { return __builtin_copysignf(a, sign); }
 CUDA_FN float exp2f(float x) { return __nvvm_ex2_approx_f(x); }
 CUDA_FN float log2f(float x) { return __nvvm_lg2_approx_f(x); }
 CUDA_FN float logf(float x) { return 0.69314718f * log2f(x); }

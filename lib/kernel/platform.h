@@ -40,7 +40,7 @@ typedef long akv_i64;
 #define AKV_FN     static __device__ __forceinline__
 #define AKV_GLOBAL
 #define AKV_LOCAL
-#define AKV_TABLE  static __device__ __constant__ const
+#define AKV_TABLE  static __device__ __constant__ constexpr
 typedef unsigned char akv_u8;
 typedef unsigned short akv_u16;
 typedef unsigned int akv_u32;

@@ -92,6 +92,28 @@ static inline float __fmaf_rn(float a, float b, float c)
 {
     return fmaf(a, b, c);
 }
+/* Rounded down and up: the exact result is sum + rest. */
+static inline float __fmaf_rd(float a, float b, float c)
+{
+    double product = (double)a * b, sum = product + c, part = sum - product;
+    double rest = (product - (sum - part)) + (c - part);
+    float near = (float)sum;
+    return near > sum || (near == sum && rest < 0.0) ? nextafterf(near, -INFINITY) : near;
+}
+static inline float __fmaf_ru(float a, float b, float c)
+{
+    return -__fmaf_rd(-a, b, -c);
+}
+static inline float __frcp_rd(float x)
+{
+    float near = 1.0f / x;
+    return (double)near * x > 1.0 ? nextafterf(near, -INFINITY) : near;
+}
+static inline float __frcp_ru(float x)
+{
+    float near = 1.0f / x;
+    return (double)near * x < 1.0 ? nextafterf(near, INFINITY) : near;
+}
 static inline int __float2int_rn(float x)
 {
     return (int)lrintf(x);
