@@ -196,6 +196,14 @@ void akv_find_show(struct akv_find *find, uint32_t node, uint32_t group, uint32_
 {
     atomic_store_explicit(&table_of(find)->kinds[(size_t)node * find->groups + group],
                           (uint8_t)kind, memory_order_release);
+    const uint32_t shown = atomic_load_explicit(&find->shown, memory_order_relaxed);
+    atomic_store_explicit(&find->shown, shown + 1, memory_order_release);
+}
+
+uint64_t akv_find_state(const struct akv_find *find)
+{
+    const uint64_t shown = atomic_load_explicit(&find->shown, memory_order_acquire);
+    return shown << 32 | atomic_load_explicit(&find->version, memory_order_acquire);
 }
 
 uint32_t akv_find_node(const struct akv_find *find, const akv_digest *key)

@@ -27,7 +27,7 @@ struct akv_find {
     anykv_context *context;
     uint32_t groups, births;
     _Atomic(struct akv_find_table *) table;
-    _Atomic uint32_t version;
+    _Atomic uint32_t version, shown; /* shown: calls of akv_find_show */
 };
 
 /* What a search saw of a node. */
@@ -50,6 +50,9 @@ uint32_t akv_find_birth(const struct akv_find *find, uint32_t node);
 const _Atomic uint8_t *akv_find_kinds(const struct akv_find *find, uint32_t node);
 
 /* ---- any thread ---- */
+/* A number that every change makes another one: if it is even, and is the same under the owner's
+ * lock, what was searched since then holds. */
+uint64_t akv_find_state(const struct akv_find *find);
 /* Starts the memory access that a search will need. */
 void akv_find_prefetch(const struct akv_find *find, const akv_digest *key);
 /* Searches; kinds_out[groups] receives the kinds of the node's blocks.  False: changes came in

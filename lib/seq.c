@@ -5,24 +5,27 @@
 
 /* ---- blocks and nodes of a sequence ---- */
 
+static void show_use(const anykv_seq *seq, struct akv_block *block)
+{
+    if (block->used_at < seq->used_at)
+        block->used_at = seq->used_at;
+}
+
 void akv_seq_show_use(anykv_seq *seq, uint32_t group, uint32_t from, uint32_t to)
 {
     const uint32_t *table = akv_seq_table(seq, group);
-    for (uint32_t i = from; i < to; i++) {
-        struct akv_block *block =
-            table[i] == AKV_NO_ID ? NULL : akv_pool_block(&seq->cache->pool, table[i]);
-        if (block && block->used_at < seq->used_at)
-            block->used_at = seq->used_at;
-    }
+    for (uint32_t i = from; i < to; i++)
+        if (table[i] != AKV_NO_ID)
+            show_use(seq, akv_pool_block(&seq->cache->pool, table[i]));
 }
 
 void akv_seq_drop_blocks(anykv_seq *seq, uint32_t group, uint32_t from, uint32_t to)
 {
     uint32_t *table = akv_seq_table(seq, group);
-    akv_seq_show_use(seq, group, from, to);
     for (uint32_t i = from; i < to; i++) {
         if (table[i] == AKV_NO_ID)
             continue;
+        show_use(seq, akv_pool_block(&seq->cache->pool, table[i]));
         akv_cache_release(seq->cache, table[i]);
         table[i] = AKV_NO_ID;
     }

@@ -22,6 +22,7 @@ struct walk {
     akv_digest key;
     uint32_t rungs; /* accepted below the layout's formats */
     bool too_low;   /* a block was there, at less */
+    uint64_t state; /* of the index before the walk */
     uint32_t runs[AKV_MAX_LAYERS];
 };
 
@@ -67,6 +68,7 @@ static void run_walk(struct walk *walk, struct akv_found *list)
     const uint32_t size = akv_block_tokens(cache);
     uint8_t kinds[AKV_MAX_LAYERS];
     bool more = true;
+    walk->state = akv_find_state(&cache->prefix.find);
     while (more && walk->found < walk->blocks) {
         akv_digest keys[BATCH];
         const uint32_t left = walk->blocks - walk->found, count = left < BATCH ? left : BATCH;
@@ -92,6 +94,8 @@ static void check_walk(struct walk *walk, const struct akv_found *list)
     const struct akv_find *find = &walk->cache->prefix.find;
     const uint32_t found = walk->found;
     uint8_t kinds[AKV_MAX_LAYERS];
+    if (walk->state % 2 == 0 && akv_find_state(find) == walk->state)
+        return; /* all of it */
     memset(walk->runs, 0, walk->cache->layout->group_count * sizeof walk->runs[0]);
     walk->found = walk->best = 0;
     for (uint32_t i = 0; i < found; i++) {
