@@ -178,7 +178,21 @@ Test(cuda_launch, shapes_of_prefill)
     OK(akv_cuda_launch(rig.queue, &launch));
     rig.fake->state(&after);
     cr_expect(after.launches == before.launches + 1);
-    /* Nor have so many tokens that a grid cannot hold their columns. */
+    /* A last column tile that is not full has a thread block, too. */
+    p = attend(1, 4096, 2049, 128, AKV_I8, AKV_N4);
+    OK(akv_cuda_launch(rig.queue, &launch));
+    expect_shape(last_launch(rig.fake, 0), "akv_k_prefill_4", 8, 2048 * 4 / 128 + 1, 1, 128);
+    /* Rows less their mean, or by a matrix, take the decode kernel for all. */
+    for (int side = 0; side < 2; side++) {
+        p = attend(1, 4096, 2048, 128, AKV_I8, AKV_N4);
+        *(side ? &p.v_flags : &p.k_flags) = AKV_FLAG_MAP;
+        rig.fake->state(&before);
+        OK(akv_cuda_launch(rig.queue, &launch));
+        rig.fake->state(&after);
+        cr_expect(after.launches == before.launches + 1, "side %d", side);
+        cr_expect_str_eq(last_launch(rig.fake, 0)->name, "akv_k_attend_map_i8_n4_128");
+    }
+    /* So many tokens that a grid cannot hold their columns have one launch. */
     for (uint32_t more = 0; more < 2; more++) {
         p = attend(1, 4096, 65535u * 128u / 4u + more, 128, AKV_I8, AKV_N4);
         rig.fake->state(&before);

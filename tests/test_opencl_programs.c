@@ -326,8 +326,21 @@ Test(opencl_programs, decode_attention)
     cr_expect(akv_cl_attend_shape(&device, &p).dot && akv_cl_attend_shape(&device, &p).one == 4);
     cr_expect(akv_cl_plans(&device, AKV_K_ATTEND, &p, plans) == 3);
     cr_expect(!strstr(plans[0].options, "AKV_DOT") && strstr(plans[1].options, " -DAKV_DOT") &&
-                  strstr(plans[1].options, " -DAKV_MAP") && strstr(plans[1].options, " -DV1=7"),
+                  strstr(plans[1].options, " -DAKV_MAP") && strstr(plans[1].options, " -DV1=7") &&
+                  strstr(plans[1].options, " -DAKV_TOKENS=16"),
               "%s", plans[1].options);
+    cr_expect(strstr(plans[0].options, " -DAKV_NOT_ONE") && !strstr(plans[1].options, " -DAKV_NOT_ONE"));
+    p.k_flags = AKV_FLAG_ROTATE;
+    p.block_tokens = 32;
+    cr_expect(akv_cl_plans(&device, AKV_K_ATTEND, &p, plans) == 3);
+    cr_expect(strstr(plans[1].options, " -DAKV_MAP") && !strstr(plans[1].options, " -DAKV_TOKENS"), "%s",
+              plans[1].options);
+    p.k_flags = AKV_FLAG_MAP;
+    p.block_tokens = 16;
+    device.shape = AKV_CL_SHAPE_CPU; /* has one program for all */
+    cr_expect(!akv_cl_attend_shape(&device, &p).dot && !akv_cl_attend_shape(&device, &p).one);
+    cr_expect(akv_cl_plans(&device, AKV_K_ATTEND, &p, plans) == 2);
+    device.shape = AKV_CL_SHAPE_GPU;
     p.flags = AKV_ATTEND_PRECISE;
     cr_expect(!akv_cl_attend_shape(&device, &p).dot && !akv_cl_attend_shape(&device, &p).one);
     p.k_flags = p.v_flags = AKV_FLAG_ROTATE;
