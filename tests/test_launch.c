@@ -603,6 +603,7 @@ static const struct wrong_field {
     FIELD(MULTIPLY, akv_multiply_params, b_step, 22, ANYKV_E_SHAPE, "multiply.b"),
     FIELD(MULTIPLY, akv_multiply_params, b_step, UINT64_MAX, ANYKV_E_SHAPE, "multiply.b"),
     FIELD(MULTIPLY, akv_multiply_params, c_step, 6, ANYKV_E_ARG, "c_step"),
+    FIELD(MULTIPLY, akv_multiply_params, ldc, 13, ANYKV_E_ARG, "c_step"), /* the second product is in the next row */
     FIELD(ATTEND, akv_attend_params, kv_heads, 0, ANYKV_E_ARG, "kv_heads"),
     FIELD(ATTEND, akv_attend_params, kv_heads, 3, ANYKV_E_ARG, "q heads"),
     FIELD(ATTEND, akv_attend_params, q_heads, 6, ANYKV_E_ARG, "q heads"),

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Low-rank compression: error of coefficients, adversarial rows, damage, refusals, failures, both products. */
 #include "house.h"
+#include "backends/cpu/cpu.h"
+#include "backends/cpu/device.h"
 #include "lib/calibration.h"
 #include "lib/half.h"
 #include "lib/kernel/lowrank.h"
@@ -303,6 +305,83 @@ Test(lowrank, product_against_double)
         }
     anykv_device_close(device);
     anykv_context_destroy(context);
+}
+
+/* Kernels of every instruction set without a library: products between other columns, and more columns of
+ * coefficients than are worked on at once. */
+static const struct akv_cpu_kernel *at_level(uint32_t level, enum akv_kernel_id kernel)
+{
+    return akv_cpu_isa_levels(ANYKV_ISA_ALL) >> level & 1u ? akv_cpu_kernels[level][kernel] : NULL;
+}
+static void run(const struct akv_cpu_kernel *kernel, const struct akv_cpu_args *args)
+{
+    kernel->run(args, 0, 0, kernel->items(args, 0));
+}
+
+Test(lowrank, products_between_other_columns)
+{
+    enum { M = 71, WIDE = 43, K = 9, BATCH = 3, LDB = WIDE + 2, LDC = BATCH * WIDE + 5 };
+    static float a[M * K * BATCH], b[BATCH * K * LDB], c[M * LDC];
+    uint64_t seed = 6;
+    setenv("ANYKV_CBLAS_LIBRARY", "none", 1);
+    for (uint32_t i = 0; i < M * K * BATCH; i++)
+        a[i] = (float)(int32_t)(house_random(&seed) << 1) * 0x1p-31f;
+    for (uint32_t i = 0; i < BATCH * K * LDB; i++)
+        b[i] = (float)(int32_t)(house_random(&seed) << 1) * 0x1p-31f;
+    const akv_multiply_params p = {.m = M, .n = WIDE, .k = K, .batch = BATCH, .lda = K * BATCH, .ldb = LDB, .ldc = LDC,
+                                   .a_step = K, .b_step = K * LDB, .c_step = WIDE};
+    struct akv_cpu_args args = {.params = &p, .workers = 1};
+    args.arg[0] = (uint8_t *)a;
+    args.arg[1] = (uint8_t *)b;
+    args.arg[2] = (uint8_t *)c;
+    for (uint32_t level = 0; level < AKV_ISA_COUNT; level++) {
+        if (!at_level(level, AKV_K_MULTIPLY))
+            continue;
+        for (uint32_t i = 0; i < M * LDC; i++)
+            c[i] = 77.0f;
+        run(at_level(level, AKV_K_MULTIPLY), &args);
+        for (uint32_t i = 0; i < M; i++)
+            for (uint32_t j = 0; j < LDC; j++) {
+                const uint32_t q = j / WIDE;
+                double sum = q < BATCH ? 0.0 : 77.0, size = 0.0;
+                for (uint32_t l = 0; l < K && q < BATCH; l++) {
+                    const double one = (double)a[(i * BATCH + q) * K + l] * (double)b[(q * K + l) * LDB + j % WIDE];
+                    sum += one;
+                    size += fabs(one);
+                }
+                cr_assert(fabs(sum - (double)c[i * LDC + j]) <= K * 0x1p-24 * size, "level %u, row %u, column %u: %g, not %g",
+                          level, i, j, (double)c[i * LDC + j], sum);
+            }
+    }
+}
+
+Test(lowrank, coefficients_of_many_columns)
+{
+    enum { MANY = 9, WIDTH = 128, ALL = MANY * WIDTH, COUNT = 70, COLUMNS = ALL + 3 };
+    static int8_t codes[COUNT * COLUMNS];
+    static uint8_t shifts[ALL];
+    static float y[COUNT * ALL];
+    uint64_t seed = 8;
+    for (uint32_t i = 0; i < COUNT * COLUMNS; i++)
+        codes[i] = (int8_t)house_random(&seed);
+    for (uint32_t i = 0; i < ALL; i++)
+        shifts[i] = (uint8_t)(house_random(&seed) % 7u);
+    const akv_lowrank_params p = {.tokens = COUNT, .heads = MANY, .dim = WIDTH, .columns = COLUMNS,
+                                  .step = akv_as_u32(0.05f)};
+    struct akv_cpu_args args = {.params = &p, .workers = 1};
+    args.arg[0] = (uint8_t *)codes;
+    args.arg[1] = shifts;
+    args.arg[2] = (uint8_t *)y;
+    for (uint32_t level = 0; level < AKV_ISA_COUNT; level++) {
+        if (!at_level(level, AKV_K_LOWRANK_READ))
+            continue;
+        memset(y, 0, sizeof y);
+        run(at_level(level, AKV_K_LOWRANK_READ), &args);
+        for (uint32_t t = 0; t < COUNT; t++)
+            for (uint32_t c = 0; c < ALL; c++)
+                cr_assert(y[t * ALL + c] == (float)codes[t * COLUMNS + c] * ldexpf(0.05f, shifts[c]),
+                          "level %u, token %u, column %u", level, t, c);
+    }
 }
 
 /* Rows in device memory, so that everything is allocated and moved. */
