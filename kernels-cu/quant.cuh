@@ -171,15 +171,36 @@ AKV_FN akv_u32 groups_into(akv_u32 lanes, akv_u32 groups)
     return lanes * group_share[groups] >> 11;
 }
 
+/* Blocks of less than 32 elements, by way of memory: the others keep their registers. */
+static __device__ __noinline__ void rotate_stages(float *x, akv_u32 n)
+{
+#pragma unroll 1
+    for (akv_u32 stride = 1u; stride < n; stride *= 2u)
+        akv_rotate_stage(x, 32u, stride);
+}
+AKV_FN void rotate_short(float *x, akv_u32 n)
+{
+    float y[32];
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        y[i] = x[i];
+    rotate_stages(y, n);
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        x[i] = y[i];
+}
 /* Rotates the rows that the lanes hold group by group.  Strides of 32 and more go between lanes; a
  * rotation block never crosses a row, so lane ^ (stride / 32) is in the same row. */
 AKV_FN void rotate_groups(float *x, akv_u32 dim, akv_u32 lane)
 {
     akv_u32 n = akv_rotate_block(dim);
+    if (n < 32u) {
+        rotate_short(x, n);
+        return;
+    }
 #pragma unroll
     for (akv_u32 stride = 1u; stride < 32u; stride *= 2u)
-        if (stride < n)
-            akv_rotate_stage(x, 32u, stride);
+        akv_rotate_stage(x, 32u, stride);
     for (akv_u32 stride = 32u; stride < n; stride *= 2u) {
         akv_u32 groups = akv_padded_dim(dim) / 32u;
         /* akv_rotate_pair, in one instruction */
