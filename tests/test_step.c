@@ -160,6 +160,43 @@ Test(step, open_steps_keep_shared_blocks_as_they_are)
 
 /* Odd values reach a quantised block: a NaN and an infinity, noted once the device is known to be
  * done. */
+/* What is recorded of one step does another only if it would make the same launches. */
+Test(step, recordings_tell_launches_apart)
+{
+    start(0, 32);
+    anykv_seq *seqs[2] = {engine_seq(engine.cache), engine_seq(engine.cache)};
+    const uint32_t one[2] = {1, 1};
+    anykv_step *step, *other;
+    engine_run(seqs[0], 0, 20);
+    engine_run(seqs[1], 50, 9);
+    OK(anykv_step_begin(engine.cache, &seqs[0], one, 1, &step));
+    const uint64_t number = anykv_step_recording(step);
+    OK(anykv_step_begin(engine.cache, &seqs[1], one, 1, &other)); /* its descriptor lies elsewhere */
+    cr_expect(anykv_step_recording(other) != number);
+    REFUSED(ANYKV_E_STATE, "other launches", anykv_step_replayed(other, number));
+    anykv_step_cancel(other);
+    step->kinds[0] ^= 1u << AKV_KIND_RUNG; /* as with a block that stepped down */
+    cr_expect(anykv_step_recording(step) != number);
+    step->kinds[0] ^= 1u << AKV_KIND_RUNG;
+    anykv_step_cancel(step);
+    OK(anykv_step_begin(engine.cache, seqs, one, 2, &step));
+    cr_expect(anykv_step_recording(step) != number, "two sequences");
+    anykv_step_cancel(step);
+    OK(anykv_step_begin(engine.cache, &seqs[1], one, 1, &step));
+    cr_expect(anykv_step_recording(step) == number, "another sequence");
+    OK(anykv_step_replayed(step, number));
+    OK(anykv_step_end(step, NULL, NULL));
+    const uint32_t slabs = engine.cache->slabs;
+    OK(anykv_cache_set_budget(engine.cache, 32u << 20));
+    cr_assert(engine.cache->slabs > slabs);
+    OK(anykv_step_begin(engine.cache, &seqs[0], one, 1, &step));
+    cr_expect(anykv_step_recording(step) != number, "blocks in more memory");
+    anykv_step_cancel(step);
+    anykv_seq_destroy(seqs[0]);
+    anykv_seq_destroy(seqs[1]);
+    stop();
+}
+
 Test(step, notes_odd_values)
 {
     start(1, 0);
