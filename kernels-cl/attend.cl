@@ -91,6 +91,7 @@ static inline akv_u32 entry_of(__global const uchar *step, const akv_attend_para
 }
 
 #ifdef AKV_COMBINE
+#define PARTS_AHEAD 8u /* parts whose results are loaded together */
 /* A work-group merges the parts of one (new token, q head) in ascending order. */
 __kernel SHAPE void akv_k_combine(__global const uchar *step, ulong step_at, __global const uchar *q,
                                   ulong q_at, __global uchar *out, ulong out_at, __global uchar *lse,
@@ -100,7 +101,7 @@ __kernel SHAPE void akv_k_combine(__global const uchar *step, ulong step_at, __g
                                   const akv_attend_params p, uint least, uint most,
                                   uint slots)
 {
-    akv_u32 i = (akv_u32)get_group_id(0), head = (akv_u32)get_group_id(1), part, d;
+    akv_u32 i = (akv_u32)get_group_id(0), head = (akv_u32)get_group_id(1), part, d, n;
     akv_u32 number = (akv_u32)get_group_id(2);
     step += step_at;
     if (number >= ((__global const akv_step_head *)step)->sequences)
@@ -111,19 +112,42 @@ __kernel SHAPE void akv_k_combine(__global const uchar *step, ulong step_at, __g
     akv_u32 first = akv_attend_first(c.length + i, p.window) / c.each;
     akv_u32 last = (akv_attend_end(c.length, c.count, i, p.flags) - 1u) / c.each;
     akv_softmax all = akv_softmax_empty();
-    for (part = first; part <= last; part++) {
-        __global float *from = slot_of(scratch + scratch_at, &p, &c, i, head, part, slots);
-        akv_softmax_merge(&all, from[0], from[1]);
+    for (part = first; part <= last; part += PARTS_AHEAD) {
+        float m[PARTS_AHEAD], l[PARTS_AHEAD];
+        AKV_UNROLL
+        for (d = 0u; d < PARTS_AHEAD; d++) {
+            __global float *from = slot_of(scratch + scratch_at, &p, &c, i, head, AKV_MIN(part + d, last), slots);
+            m[d] = part + d <= last ? from[0] : akv_minus_infinity();
+            l[d] = from[1];
+        }
+        float top = all.m;
+        AKV_UNROLL
+        for (d = 0u; d < PARTS_AHEAD; d++)
+            top = AKV_MAX(top, m[d]);
+        all.l *= akv_exp(all.m - top);
+        AKV_UNROLL
+        for (d = 0u; d < PARTS_AHEAD; d++)
+            all.l += l[d] * akv_exp(m[d] - top); /* e^NaN is 0: -infinity less itself */
+        all.m = top;
     }
     akv_softmax total = all;
     float factor = finish(&total, &p, sinks + sinks_at, head);
     akv_u64 to = akv_page_source(&p.out, c.first_token + i, head);
     for (d = (akv_u32)get_local_id(0); d < p.v_dim; d += (akv_u32)get_local_size(0)) {
         float sum = 0.0f;
-        for (part = first; part <= last; part++) {
-            __global float *from = slot_of(scratch + scratch_at, &p, &c, i, head, part, slots);
-            float take = akv_exp(from[0] - all.m);
-            sum += take > 0.0f ? take * from[2u + d] : 0.0f;
+        for (part = first; part <= last; part += PARTS_AHEAD) {
+            float m[PARTS_AHEAD], x[PARTS_AHEAD];
+            AKV_UNROLL
+            for (n = 0u; n < PARTS_AHEAD; n++) {
+                __global float *from = slot_of(scratch + scratch_at, &p, &c, i, head, AKV_MIN(part + n, last), slots);
+                m[n] = part + n <= last ? from[0] : akv_minus_infinity();
+                x[n] = from[2u + d];
+            }
+            AKV_UNROLL
+            for (n = 0u; n < PARTS_AHEAD; n++) {
+                float take = akv_exp(m[n] - all.m);
+                sum += take > 0.0f ? take * x[n] : 0.0f;
+            }
         }
         akv_store_bits(out + out_at, to + d, p.out.dtype, akv_as_u32(sum * factor));
     }
