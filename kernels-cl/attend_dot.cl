@@ -59,6 +59,17 @@ static inline int dot_16(uint2 a, akv_u32 b, int sum)
 #endif
 }
 
+/* Integers below 2^22 to floats and back, nearest even, by the low bits of a float of 2^23 to 2^24. */
+#define AS_FLOAT 0x4B400000
+static inline float sum_of(int from_as_float)
+{
+    return as_float(from_as_float) - 0x1.8p23f;
+}
+static inline int rounded(float x)
+{
+    return as_int(x + 0x1.8p23f) - AS_FLOAT;
+}
+
 static inline int dot_32(uint4 a, const akv_u32 *b, int sum)
 {
     return dot_8(a.w, b[3], dot_8(a.z, b[2], dot_8(a.y, b[1], dot_8(a.x, b[0], sum))));
@@ -93,11 +104,11 @@ static inline akv_u32 permute(akv_u32 a, akv_u32 b, akv_u32 selector)
     __asm("prmt.b32 %0, %1, %2, %3;" : "=r"(x) : "r"(a), "r"(b), "r"(selector));
     return x;
 }
-/* Entries of four nibbles of a table of 16. */
-static inline akv_u32 permute_16(akv_u32 t0, akv_u32 t1, akv_u32 t2, akv_u32 t3, akv_u32 nibbles)
+/* Entries of four nibbles of a table of 16; bits of a selector from 16 on do not matter. */
+static inline akv_u32 permute_16(akv_u32 t0, akv_u32 t1, akv_u32 t2, akv_u32 t3, akv_u32 nibbles, akv_u32 at)
 {
-    const akv_u32 low = nibbles & 0x7777u;
-    return permute(permute(t0, t1, low), permute(t2, t3, low), (nibbles >> 1 & 0x4444u) | 0x3210u);
+    const akv_u32 low = nibbles & 0x77777777u, side = (nibbles >> 1 & 0x44444444u) | 0x32103210u;
+    return permute(permute(t0, t1, low >> at), permute(t2, t3, low >> at), side >> at);
 }
 /* Bits 0 .. 3 to bit 0 of four nibbles, pairs of bits to nibbles. */
 static inline akv_u32 spread_1(akv_u32 x)
@@ -112,18 +123,19 @@ static inline akv_u32 spread_2(akv_u32 x)
 }
 #define PAIRS(format) 1
 #define FILL_PAIRS(to, format)
-static inline akv_u32 four_bytes(akv_u32 format, akv_u32 low, akv_u32 high, __local const ushort *pairs)
+/* Codes from bit `at` of a word on, whose high bits are those of `high`. */
+static inline akv_u32 four_bytes(akv_u32 format, akv_u32 word, akv_u32 at, akv_u32 high, __local const ushort *pairs)
 {
     if (format == AKV_I8)
-        return low;
+        return word;
     if (format == AKV_N4)
-        return permute_16(0xC6B5A081u, 0xFAEEE1D4u, 0x2C1F1206u, 0x7F604B3Au, low);
+        return permute_16(0xC6B5A081u, 0xFAEEE1D4u, 0x2C1F1206u, 0x7F604B3Au, word, at);
     if (format == AKV_N3)
-        return permute(0xF2D3B181u, 0x7F4F2D0Eu, spread_2(low) | spread_1(high) << 2);
+        return permute(0xF2D3B181u, 0x7F4F2D0Eu, spread_2(word >> at) | spread_1(high) << 2);
     if (format == AKV_N2)
-        return permute(0x7F26DA81u, 0u, spread_2(low));
-    return permute(permute_16(0xB1A69781u, 0xD1CAC3BAu, 0xE8E3DDD7u, 0xFDF8F3EEu, low),
-                   permute_16(0x120D0803u, 0x29231D18u, 0x463D362Fu, 0x7F695A4Fu, low),
+        return permute(0x7F26DA81u, 0u, spread_2(word >> at));
+    return permute(permute_16(0xB1A69781u, 0xD1CAC3BAu, 0xE8E3DDD7u, 0xFDF8F3EEu, word, at),
+                   permute_16(0x120D0803u, 0x29231D18u, 0x463D362Fu, 0x7F695A4Fu, word, at),
                    spread_1(high) << 2 | 0x3210u);
 }
 #else
@@ -141,14 +153,14 @@ static inline akv_u32 pair_code(akv_u32 format, akv_u32 i, akv_u32 second)
 #define FILL_PAIRS(to, format)                                                                          \
     for (i = item; i < (PAIRS(format) > 1 ? PAIRS(format) : 0); i += WG)                                \
         to[i] = (ushort)(pair_code(format, i, 0u) | pair_code(format, i, 1u) << 8);
-static inline akv_u32 four_bytes(akv_u32 format, akv_u32 low, akv_u32 high, __local const ushort *pairs)
+static inline akv_u32 four_bytes(akv_u32 format, akv_u32 word, akv_u32 at, akv_u32 high, __local const ushort *pairs)
 {
     const akv_u32 b0 = 2u * akv_format_plane0(format), b1 = 2u * akv_format_plane1(format);
     akv_u32 first, second;
     if (format == AKV_I8)
-        return low;
-    first = low & ((1u << b0) - 1u);
-    second = low >> b0 & ((1u << b0) - 1u);
+        return word;
+    first = word >> at & ((1u << b0) - 1u);
+    second = word >> at >> b0 & ((1u << b0) - 1u);
     if (b1) {
         first |= (high & ((1u << b1) - 1u)) << b0;
         second |= (high >> b1 & ((1u << b1) - 1u)) << b0;
@@ -191,38 +203,43 @@ static inline void load_packed_values(codes_32 *x, __global const uchar *tile, a
 static inline akv_u32 packed_bytes(const codes_32 *x, akv_u32 format, akv_u32 w, __local const ushort *pairs)
 {
     const akv_u32 b0 = akv_format_plane0(format), at = w * 4u * b0;
-    return four_bytes(format, x->low[at / 32u] >> (at % 32u), x->high[0] >> (w * 4u), pairs);
+    return four_bytes(format, x->low[at / 32u], at % 32u, x->high[0] >> (w * 4u), pairs);
 }
 
 /* ---- queries: 32 codes of (row, group), then their scale, at (row * GROUPS + group) * ASK_STEP ---- */
 #define ASK_WIDE  (K1 == AKV_I8)
 #define ASK_WORDS (ASK_WIDE ? 16 : 8)
 #define ASK_STEP  (ASK_WORDS + 4) /* neighbours use different banks */
-static inline bool code_query(__local akv_u32 *to, __local const float *q)
+/* Codes of R queries, four elements at a time; `inexact` where they cannot stand for them.  most: R * KD / 4 floats. */
+static inline void code_queries(__local akv_u32 *codes, __local uint *inexact, __local float *most,
+                                __local const float *q, akv_u32 item)
 {
     const float limit = ASK_WIDE ? 32000.0f : 127.0f;
-    float most = 1e-30f, inverse;
-    akv_u32 w;
-    bool finite = true;
-    for (w = 0u; w < 32u; w++) {
-        float a = fabs(q[w]);
-        finite = finite && a < 1e30f; /* false for NaN */
-        most = fmax(most, a);
+    akv_u32 i, w;
+    for (i = item; i < R * KD / 4; i += WG) {
+        const float4 x = fabs(((__local const float4 *)q)[i]);
+        if (!(x.x < 1e30f && x.y < 1e30f && x.z < 1e30f && x.w < 1e30f)) /* NaN, too */
+            *inexact = 1u;
+        most[i] = fmax(fmax(x.x, x.y), fmax(x.z, x.w));
     }
-    inverse = finite ? limit / most : 0.0f;
-    for (w = 0u; w < 8u && finite; w++) {
-        int a = AKV_RINT(q[w * 4u] * inverse), b = AKV_RINT(q[w * 4u + 1u] * inverse);
-        int c = AKV_RINT(q[w * 4u + 2u] * inverse), d = AKV_RINT(q[w * 4u + 3u] * inverse);
-        if (ASK_WIDE) {
-            uint2 x = wide_codes(a, b, c, d);
-            to[w * 2u] = x.x;
-            to[w * 2u + 1u] = x.y;
-        } else {
-            to[w] = (a & 255) | (b & 255) << 8 | (c & 255) << 16 | (d & 255) << 24;
-        }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (i = item; i < R * KD / 4 && !*inexact; i += WG) {
+        const float4 x = ((__local const float4 *)q)[i];
+        __local akv_u32 *to = codes + i / 8u * ASK_STEP;
+        float all = 1e-30f, inverse;
+        int a, b, c, d;
+        for (w = 0u; w < 8u; w++)
+            all = fmax(all, most[i / 8u * 8u + w]);
+        inverse = limit / all;
+        a = rounded(x.x * inverse), b = rounded(x.y * inverse), c = rounded(x.z * inverse), d = rounded(x.w * inverse);
+        if (ASK_WIDE)
+            ((__local uint2 *)to)[i % 8u] = wide_codes(a, b, c, d);
+        else
+            to[i % 8u] = (a & 255) | (b & 255) << 8 | (c & 255) << 16 | (d & 255) << 24;
+        if (i % 8u == 0u)
+            to[ASK_WORDS] = akv_as_u32(all / limit);
     }
-    to[ASK_WORDS] = akv_as_u32(most / limit);
-    return finite;
+    barrier(CLK_LOCAL_MEM_FENCE);
 }
 
 /* ---- weights: a segment is the two quads that a work-item sums ---- */
@@ -239,19 +256,26 @@ typedef uint4 coded_weights;
 typedef uint2 coded_weights;
 #define CODED_BITS 7u
 #endif
-/* sum + the products of a segment's weights with one dimension of its quads. */
-static inline int dot_weights(coded_weights w, akv_u32 first, akv_u32 second, int sum)
+/* The products of a segment's weights with one dimension of its quads. */
+static inline float dot_weights(coded_weights w, akv_u32 first, akv_u32 second)
 {
 #if CODED_WIDE
-    return dot_16(w.zw, second, dot_16(w.xy, first, sum));
+    return (float)dot_16(w.zw, second, dot_16(w.xy, first, 0));
 #else
-    return dot_unsigned(w.y, second, dot_unsigned(w.x, first, sum));
+    return sum_of(dot_unsigned(w.y, second, dot_unsigned(w.x, first, AS_FLOAT)));
 #endif
 }
-static inline akv_u32 narrow_codes(float a, float b, float c, float d)
+static inline akv_u32 narrow_codes(const float *x, float factor)
 {
-    return min((akv_u32)AKV_RINT(a), 255u) | min((akv_u32)AKV_RINT(b), 255u) << 8 |
-           min((akv_u32)AKV_RINT(c), 255u) << 16 | min((akv_u32)AKV_RINT(d), 255u) << 24;
+    const akv_u32 a = as_uint(fmin(x[0] * factor, 255.0f) + 0x1p23f);
+    const akv_u32 b = as_uint(fmin(x[1] * factor, 255.0f) + 0x1p23f);
+    const akv_u32 c = as_uint(fmin(x[2] * factor, 255.0f) + 0x1p23f);
+    const akv_u32 d = as_uint(fmin(x[3] * factor, 255.0f) + 0x1p23f);
+#if defined(__NV_CL_C_VERSION)
+    return permute(permute(a, b, 0x40u), permute(c, d, 0x40u), 0x5410u);
+#else
+    return (a & 255u) | (b & 255u) << 8 | (c & 255u) << 16 | d << 24;
+#endif
 }
 /* The scales of quad n of a segment. */
 typedef struct quad_scales {
@@ -287,13 +311,12 @@ static inline float code_weights(__local coded_weights *to, __local const float 
     exponent = exponent < 20u ? 20u : exponent;
     factor = akv_as_f32((254u + CODED_BITS - exponent) << 23);
 #if CODED_WIDE
-    *to = (uint4)(wide_codes(AKV_RINT(x[0] * factor), AKV_RINT(x[1] * factor), AKV_RINT(x[2] * factor),
-                             AKV_RINT(x[3] * factor)),
-                  wide_codes(AKV_RINT(x[4] * factor), AKV_RINT(x[5] * factor), AKV_RINT(x[6] * factor),
-                             AKV_RINT(x[7] * factor)));
+    *to = (uint4)(wide_codes(rounded(x[0] * factor), rounded(x[1] * factor), rounded(x[2] * factor),
+                             rounded(x[3] * factor)),
+                  wide_codes(rounded(x[4] * factor), rounded(x[5] * factor), rounded(x[6] * factor),
+                             rounded(x[7] * factor)));
 #else
-    *to = (uint2)(narrow_codes(x[0] * factor, x[1] * factor, x[2] * factor, x[3] * factor),
-                  narrow_codes(x[4] * factor, x[5] * factor, x[6] * factor, x[7] * factor));
+    *to = (uint2)(narrow_codes(x, factor), narrow_codes(x + 4, factor));
 #endif
     return akv_as_f32((exponent - CODED_BITS) << 23);
 }
@@ -313,13 +336,20 @@ static inline float code_weights(__local coded_weights *to, __local const float 
 static inline void fill_angles(__local float4 *angles, __global const uchar *maps, __global const akv_map *map,
                                akv_u32 slice, akv_u32 key)
 {
+    akv_u64 turn[16];
     akv_u32 e, i;
+#pragma unroll
+    for (i = 0u; i < 16u; i++) { /* together on their way */
+        const akv_u32 pair = slice * 16u + i;
+        turn[i] = pair < map->pairs ? akv_map_turns(maps, map, pair) : 0u;
+    }
+#pragma unroll
     for (e = 0u; e < 4u; e++) {
         float c[4], s[4];
+#pragma unroll
         for (i = 0u; i < 4u; i++) {
-            const akv_u32 pair = slice * 16u + e * 4u + i;
-            const akv_u64 turn = pair < map->pairs ? akv_map_turns(maps, map, pair) : 0u;
-            const akv_turn at = akv_rope_turn((akv_u64)(CHUNK / 2 - 1u - key) * turn + (turn >> 1));
+            const akv_u64 each = turn[e * 4u + i];
+            const akv_turn at = akv_rope_turn((akv_u64)(CHUNK / 2 - 1u - key) * each + (each >> 1));
             c[i] = at.c;
             s[i] = at.s;
         }
@@ -413,32 +443,35 @@ static inline __global const float *inverse_of(__global const uchar *maps, __glo
 {
     return (__global const float *)(maps + akv_map_inverse_row(map, kv, KD, 0u));
 }
-/* x = W x of R rows, W the inverse [KD][KD] of a head: 8 work-items share a row of W.  scratch: R * (KD + WG)
- * floats.  Ends with a barrier. */
+/* x = W x of R rows, W the inverse [KD][KD] of a head: 8 work-items share a row of W, and two of them are on their way
+ * at a time.  scratch: R * (KD + 2 * WG) floats.  Ends with a barrier. */
 static inline void multiply_queries(__local float *x, __local float *scratch, __global const float *w, akv_u32 item)
 {
     __local float *parts = scratch + R * KD;
-    akv_u32 i, r, k;
-    for (i = 0u; i < KD; i += WG / 8u) {
-        float sum[R];
+    akv_u32 i, r, k, n;
+    for (i = 0u; i < KD; i += WG / 4u) {
+        float4 a[2][KD / 32];
 #pragma unroll
-        for (r = 0u; r < R; r++)
-            sum[r] = 0.0f;
-        for (k = item % 8u * 4u; k < KD; k += 32u) {
-            const float4 a = *(__global const float4 *)(w + (i + item / 8u) * KD + k);
+        for (n = 0u; n < 2u; n++)
 #pragma unroll
-            for (r = 0u; r < R; r++)
-                sum[r] = product_4(a, *(__local const float4 *)(x + r * KD + k), sum[r]);
-        }
+            for (k = 0u; k < KD / 32u; k++)
+                a[n][k] = ((__global const float4 *)(w + (i + n * (WG / 8u) + item / 8u) * KD))[item % 8u + k * 8u];
 #pragma unroll
-        for (r = 0u; r < R; r++)
-            parts[r * WG + item] = sum[r];
+        for (n = 0u; n < 2u; n++)
+#pragma unroll
+            for (r = 0u; r < R; r++) {
+                float sum = 0.0f;
+#pragma unroll
+                for (k = 0u; k < KD / 32u; k++)
+                    sum = product_4(a[n][k], ((__local const float4 *)(x + r * KD))[item % 8u + k * 8u], sum);
+                parts[(r * 2u + n) * WG + item] = sum;
+            }
         barrier(CLK_LOCAL_MEM_FENCE);
-        if (item < R * (WG / 8u)) {
+        if (item < R * (WG / 4u)) {
             float all = 0.0f;
             for (k = 0u; k < 8u; k++)
                 all += parts[item * 8u + k];
-            scratch[item / (WG / 8u) * KD + i + item % (WG / 8u)] = all;
+            scratch[item / (WG / 4u) * KD + i + item % (WG / 4u)] = all;
         }
         barrier(CLK_LOCAL_MEM_FENCE);
     }
@@ -455,7 +488,7 @@ static inline void multiply_sums(__local float *x, __local float *scratch, __glo
 #pragma unroll
         for (r = 0u; r < R; r++)
             sum[r] = 0.0f;
-#pragma unroll 8
+#pragma unroll 32
         for (k = 0u; k < VD; k++) {
             const float a = w[k * VD + i];
 #pragma unroll

@@ -187,7 +187,7 @@ static inline void add_values(float *sum, __local const float *weight, const sto
 #define NO_UNROLL _Pragma("unroll 1")
 #define KEY_INFO(n) run_info[at_run + KEY_AT(n) / RUN]
 #define LOAD_KEY(to, n, of_kind, format)                                                                \
-    load_key(to, slab_at(run_block[at_run + KEY_AT(n) / RUN], SLAB_NAMES) + k_at[of_kind], format,      \
+    load_key(to, run_at[at_run + KEY_AT(n) / RUN] + k_at[of_kind], format,                              \
              tokens, FROM(KEY_INFO(n)) + KEY_AT(n) % RUN, slice);
 #define KEY_PRODUCT(from, n, format)                                                                    \
     {                                                                                                   \
@@ -223,7 +223,7 @@ static inline void add_values(float *sum, __local const float *weight, const sto
             const akv_u32 s = SLICE_OF(format, i);                                                      \
             stored one;                                                                                 \
             float x[8];                                                                                 \
-            load_key(&one, slab_at(run_block[at_run + KEY_AT(n) / RUN], SLAB_NAMES) + k_at[of_kind],    \
+            load_key(&one, run_at[at_run + KEY_AT(n) / RUN] + k_at[of_kind],                            \
                      format, tokens, FROM(info) + KEY_AT(n) % RUN, s);                                  \
             float unit = key_slice(x, &one, format, s, book);                                           \
             UNROLL for (r = 0u; r < R; r++)                                                             \
@@ -262,7 +262,7 @@ static inline void add_values(float *sum, __local const float *weight, const sto
     UNROLL for (n = 0u; n < (akv_format_raw(format) ? ROWS : QUADS); n++)                               \
     {                                                                                                   \
         PLACE(format)                                                                                   \
-        load_values(&values[n], slab_at(run_block[at_run + run], SLAB_NAMES) + v_at[of_kind], format,   \
+        load_values(&values[n], run_at[at_run + run] + v_at[of_kind], format,                           \
                     tokens, at, u);                                                                     \
     }
 #define ADD_VALUES(format)                                                                              \
@@ -274,7 +274,7 @@ static inline void add_values(float *sum, __local const float *weight, const sto
         PLACE(format)                                                                                   \
         if (!(info & HELD) || (info & 1u) != (of_kind))                                                 \
             continue;                                                                                   \
-        load_values(&one[0], slab_at(run_block[at_run + run], SLAB_NAMES) + v_at[of_kind], format,      \
+        load_values(&one[0], run_at[at_run + run] + v_at[of_kind], format,                              \
                     tokens, at, u);                                                                     \
         add_values(sum, WEIGHT_OF(format), &one[0], format, true, book);                                \
     }
@@ -286,7 +286,7 @@ static inline void add_values(float *sum, __local const float *weight, const sto
     {                                                                                                   \
         const akv_u32 info = run_info[(first) + KEY_AT(n) / RUN];                                       \
         if ((info & (HELD | 1u)) == (HELD | 1u)) {                                                      \
-            __global const uchar *tile = slab_at(run_block[(first) + KEY_AT(n) / RUN], SLAB_NAMES) + k_at[1]; \
+            __global const uchar *tile = run_at[(first) + KEY_AT(n) / RUN] + k_at[1];                   \
             const akv_u32 t = FROM(info) + KEY_AT(n) % RUN;                                             \
             load_packed_key(&keys[n], tile, K1, tokens, t, slice);                                      \
             scale[n] = akv_scale_get(tile, K1, AKV_ORDER_ROW, tokens, KD, t, slice * 32u / akv_scale_width(K1)); \
@@ -298,9 +298,9 @@ static inline void add_values(float *sum, __local const float *weight, const sto
     {                                                                                                   \
         PLACE(V1)                                                                                       \
         const akv_u32 run_of = item % SEGMENTS / 4u + n * SEGMENT_RUNS;                                 \
-        load_packed_values(&values[n], slab_at(run_block[at_run + run], SLAB_NAMES) + v_at[1], V1,      \
+        load_packed_values(&values[n], run_at[at_run + run] + v_at[1], V1,                              \
                            tokens, at, u);                                                              \
-        load_quad_scales(&scales[n], slab_at(run_block[at_run + run_of], SLAB_NAMES) + v_at[1], tokens, \
+        load_quad_scales(&scales[n], run_at[at_run + run_of] + v_at[1], tokens,                         \
                          FROM(run_info[at_run + run_of]) / 4u + item % 4u, item / SEGMENTS % SCALES);   \
     }
 #define PACKED_PRODUCTS                                                                                 \
@@ -317,7 +317,7 @@ static inline void add_values(float *sum, __local const float *weight, const sto
             __local const akv_u32 *query = codes + (r * GROUPS + slice) * ASK_STEP;                     \
             const float factor = akv_as_f32(query[ASK_WORDS]);                                          \
             int dots[KEYS];                                                                             \
-            UNROLL for (n = 0u; n < KEYS; n++) dots[n] = 0;                                             \
+            UNROLL for (n = 0u; n < KEYS; n++) dots[n] = ASK_WIDE ? 0 : AS_FLOAT;                       \
             UNROLL for (d = 0u; d < ASK_WORDS / 4; d++)                                                 \
             {                                                                                           \
                 const uint4 a = ((__local const uint4 *)query)[d];                                      \
@@ -327,7 +327,8 @@ static inline void add_values(float *sum, __local const float *weight, const sto
             }                                                                                           \
             UNROLL for (n = 0u; n < KEYS; n++)                                                          \
                 (n ? product_1 : product_0)[r * CHUNK * (SLICES + 1)] =                                 \
-                    MULTIPLY_ADD((float)dots[n], factor * unit[n], REGAINED(n, r));                     \
+                    MULTIPLY_ADD(ASK_WIDE ? (float)dots[n] : sum_of(dots[n]), factor * unit[n],         \
+                                 REGAINED(n, r));                                                       \
         }                                                                                               \
     }
 #define ADD_PACKED                                                                                      \
@@ -342,8 +343,7 @@ static inline void add_values(float *sum, __local const float *weight, const sto
             const coded_weights w = coded[r * SCALES * SEGMENTS + at];                                  \
             const float factor = coded_scale[r * SCALES * SEGMENTS + at];                               \
             UNROLL for (d = 0u; d < 8u; d++)                                                            \
-                sum[r * 8u + d] = MULTIPLY_ADD((float)dot_weights(w, x[0][d], x[1][d], 0), factor,      \
-                                               sum[r * 8u + d]);                                        \
+                sum[r * 8u + d] = MULTIPLY_ADD(dot_weights(w, x[0][d], x[1][d]), factor, sum[r * 8u + d]); \
         }                                                                                               \
     }
 #endif
@@ -361,16 +361,19 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
                                      ulong scratch_at, __global const uchar *maps, ulong maps_at,
                                      const akv_attend_params p, uint least, uint most, uint slots, SLABS)
 {
-    __local float product[SHARED_ONE]; /* of slices; queries and sums on their way */
+    /* Used in pieces of 16 bytes: arrays of a type that is aligned by itself. */
+    __local float4 product_room[ROOM_ONE / 4]; /* products of slices; queries and sums on their way */
+    __local float *const product = (__local float *)product_room;
     __local float total[2 * R * VD]; /* sums of kind 0 and of kind 1 that are not in registers */
-    __local float score[R * CHUNK], weight[CHUNK * R];
+    __local float4 score_room[R * CHUNK / 4];
+    __local float *const score = (__local float *)score_room;
+    __local float weight[CHUNK * R];
     __local float top[R], keep[R], kind_m[2 * R], kind_l[2 * R];
     __local uint far;
     __local float book[64];
-    __local ulong run_block[HELD_RUNS];
+    __global const uchar *__local run_at[HELD_RUNS]; /* blocks */
     __local uint run_info[HELD_RUNS];
 #ifdef AKV_DOT
-    /* Used in pieces of 16 bytes: arrays of a type that is aligned by itself. */
     __local float4 asked_room[R * KD / 4];            /* queries of the open kind */
     __local uint4 codes_room[R * GROUPS * ASK_STEP / 4]; /* the same as integers, for kind 1 */
     __local coded_weights coded[CODED];               /* weights of a chunk as integers */
@@ -403,6 +406,17 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
     const akv_u32 first_row = (akv_u32)get_group_id(0) / c.parts * R;
     const akv_u32 rows = AKV_MIN(c.repeat - first_row, (akv_u32)R);
 
+    /* Scaled queries: on their way while blocks are looked up. */
+    float mine_q[OWN_QUERIES];
+#pragma unroll
+    for (i = 0u; i < OWN_QUERIES; i++) {
+        const akv_u32 at = item + i * WG, head = kv * c.repeat + first_row + at / KD;
+        mine_q[i] = 0.0f;
+        if (at / KD < rows)
+            mine_q[i] = p.scale * akv_as_f32(akv_load_bits(q + q_at,
+                                                           akv_page_source(&p.q, c.first_token, head) + at % KD,
+                                                           p.q.dtype));
+    }
     for (i = item; i < 2 * R * VD; i += WG)
         total[i] = 0.0f;
     if (item < 2 * R) {
@@ -441,6 +455,9 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
     maps += maps_at;
     __global const akv_map *k_map = akv_map_at(maps, p.k_map), *v_map = akv_map_at(maps, p.v_map);
     const bool has_mean = (p.k_flags & AKV_FLAG_MAP) && k_map->mean;
+    const bool k_matrix = (p.k_flags & AKV_FLAG_MAP) && k_map->transform == AKV_TRANSFORM_MATRIX;
+    const bool k_rotates = p.k_flags & AKV_FLAG_MAP ? akv_map_rotates(k_map) : (p.k_flags & AKV_FLAG_ROTATE) != 0u;
+    const float k_factor = (p.k_flags & AKV_FLAG_MAP) && k_map->scales ? akv_map_scale(maps, k_map, kv, 1u) : 1.0f;
     const akv_u64 turn = has_mean && item % TURNS < k_map->pairs ? akv_map_turns(maps, k_map, item % TURNS) : 0u;
     const akv_turn forward = akv_rope_at(turn, CHUNK); /* of this work-item's pair, a chunk on */
     akv_u32 turned_to = 0xFFFFFFFFu;                   /* chunk */
@@ -462,7 +479,7 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
                                     : AKV_NO_BLOCK;
                 if (entry != AKV_NO_BLOCK) {
                     info = HELD | entry >> 28 | position % tokens << 8;
-                    run_block[item] = block_at(&p.pool, entry);
+                    run_at[item] = slab_at(block_at(&p.pool, entry), SLAB_NAMES);
                 }
                 run_info[item] = info;
             }
@@ -497,20 +514,24 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
                         score[item + i * WG] = part_l[i];
                 barrier(CLK_LOCAL_MEM_FENCE);
                 if (item < R) {
-                    float l = 0.0f;
-                    for (i = 0u; i < CHUNK; i++)
-                        l += score[item * CHUNK + i];
+                    float4 four = score_room[item * (CHUNK / 4)];
+                    float l;
+#pragma unroll
+                    for (i = 1u; i < CHUNK / 4; i++)
+                        four += score_room[item * (CHUNK / 4) + i];
+                    l = four.x + four.y + (four.z + four.w);
                     if (top[item] != 0.0f)
                         kind_l[open * R + item] += l * top[item];
                 }
 #pragma unroll
                 for (r = 0u; r < R; r++) {
-#pragma unroll
-                    for (d = 0u; d < 8u; d++)
-                        product[lane * VD + at * 8u + d] = sum[r * 8u + d];
+                    __local float4 *to = (__local float4 *)(product + lane * VD + at * 8u);
+                    to[0] = (float4)(sum[r * 8u], sum[r * 8u + 1u], sum[r * 8u + 2u], sum[r * 8u + 3u]);
+                    to[1] = (float4)(sum[r * 8u + 4u], sum[r * 8u + 5u], sum[r * 8u + 6u], sum[r * 8u + 7u]);
                     barrier(CLK_LOCAL_MEM_FENCE);
                     for (i = item; i < VD && top[r] != 0.0f; i += WG) {
                         float x = 0.0f;
+#pragma unroll
                         for (n = 0u; n < VP; n++)
                             x += product[n * VD + i];
                         total[(open * R + r) * VD + i] += x * top[r];
@@ -525,38 +546,30 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
                 open = kind;
                 /* Scaled queries, as stored keys of this kind want them. */
                 barrier(CLK_LOCAL_MEM_FENCE);
-                for (i = item; i < R * KD; i += WG) {
-                    const akv_u32 head = kv * c.repeat + first_row + i / KD;
-                    QUERIES[i] = i / KD < rows ? akv_as_f32(akv_load_bits(
-                                                     q + q_at,
-                                                     akv_page_source(&p.q, c.first_token, head) + i % KD,
-                                                     p.q.dtype)) *
-                                                     p.scale
-                                               : 0.0f;
-                }
+#pragma unroll
+                for (i = 0u; i < OWN_QUERIES; i++)
+                    if (R * KD % WG == 0 || item + i * WG < R * KD)
+                        QUERIES[item + i * WG] = mine_q[i];
                 barrier(CLK_LOCAL_MEM_FENCE);
 #ifdef AKV_MAP
                 if (kind && has_mean) {
                     meet_mean(met, rest, asked, maps, k_map, kv, item);
                     turned_to = 0xFFFFFFFFu;
-                    barrier(CLK_LOCAL_MEM_FENCE);
                 }
-                if (kind && (p.k_flags & AKV_FLAG_MAP) && k_map->transform == AKV_TRANSFORM_MATRIX)
+                barrier(CLK_LOCAL_MEM_FENCE);
+                if (kind && k_matrix)
                     multiply_queries(asked, product, inverse_of(maps, k_map, kv), item);
-                if (kind && (p.k_flags & AKV_FLAG_MAP ? akv_map_rotates(k_map) : p.k_flags & AKV_FLAG_ROTATE))
+                if (kind && k_rotates)
                     rotate_local(asked, KD, item);
-                if (kind && (p.k_flags & AKV_FLAG_MAP) && k_map->scales) {
-                    for (i = item; i < R * KD; i += WG)
-                        asked[i] *= akv_map_scale(maps, k_map, kv, 1u);
-                    barrier(CLK_LOCAL_MEM_FENCE);
-                }
+                for (i = item; i < R * KD; i += WG)
+                    asked[i] *= kind ? k_factor : 1.0f;
+                barrier(CLK_LOCAL_MEM_FENCE);
 #else
                 if (kind && (p.k_flags & AKV_FLAG_ROTATE) && !akv_format_raw(K1))
                     rotate_local(QUERIES, KD, item);
 #endif
 #ifdef AKV_DOT
-                if (kind && item < R * GROUPS && !code_query(codes + item * ASK_STEP, asked + item * 32u))
-                    inexact = 1u;
+                code_queries(codes, &inexact, product, asked, item);
 #else
 #pragma unroll
                 for (r = 0u; r < R; r++)
@@ -758,7 +771,7 @@ __kernel ONE_SHAPE void akv_k_attend_one(__global const uchar *step, ulong step_
     }
 #ifdef AKV_SCRUB
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (i = item; i < SHARED_ONE; i += WG)
+    for (i = item; i < ROOM_ONE; i += WG)
         product[i] = 0.0f;
     for (i = item; i < 2 * R * VD; i += WG)
         total[i] = 0.0f;

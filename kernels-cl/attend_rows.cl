@@ -219,23 +219,32 @@ static inline void add_raw(float *sum, const float *weight, __global const uchar
                 for (i = 0u; i < 8u; i++)
                     sum[r * VE + i] = MULTIPLY_ADD(weight[r * 4u + n], x[n][i], sum[r * VE + i]);
 }
-/* akv_rotate_read of R rows in local memory.  Ends with a barrier. */
+/* akv_rotate_read of R rows in local memory, three stages at a time.  Ends with a barrier. */
 static inline void rotate_local(__local float *x, akv_u32 dim, akv_u32 item)
 {
-    akv_u32 n = akv_rotate_block(dim), stride, i;
-    float factor = akv_rotate_read_factor(dim);
-    for (stride = 1u; stride < n; stride *= 2u) {
-        for (i = item; i < R * dim / 2u; i += WG) {
-            akv_u32 j = i / stride * 2u * stride + i % stride;
-            float a = x[j], b = x[j + stride];
-            x[j] = a + b;
-            x[j + stride] = a - b;
+    const akv_u32 n = akv_rotate_block(dim);
+    const float factor = akv_rotate_read_factor(dim);
+    akv_u32 stride, i, j, s;
+#pragma unroll
+    for (stride = 1u; stride < n; stride *= 8u) {
+        const akv_u32 count = AKV_MIN(n / stride, 8u);
+        for (i = item; i < R * dim / count; i += WG) {
+            __local float *from = x + i / stride * count * stride + i % stride;
+            float e[8];
+#pragma unroll
+            for (j = 0u; j < 8u; j++)
+                e[j] = j < count ? from[j * stride] : 0.0f;
+#pragma unroll
+            for (s = 1u; s < 8u; s *= 2u)
+                if (s < count)
+                    akv_rotate_stage(e, 8u, s);
+#pragma unroll
+            for (j = 0u; j < 8u; j++)
+                if (j < count)
+                    from[j * stride] = stride * count < n ? e[j] : e[j] * factor;
         }
         barrier(CLK_LOCAL_MEM_FENCE);
     }
-    for (i = item; i < R * dim; i += WG)
-        x[i] *= factor;
-    barrier(CLK_LOCAL_MEM_FENCE);
 }
 
 #ifdef AKV_ATTEND_ONE
@@ -263,7 +272,14 @@ static inline void rotate_local(__local float *x, akv_u32 dim, akv_u32 item)
 #define QUADS  (CHUNK / 4 * UNITS / WG)          /* units of values, at least one */
 #define VALUES (ROWS > QUADS ? ROWS : QUADS)
 #define PRODUCTS (R * CHUNK * (SLICES + 1))      /* one more: neighbours use different banks */
+/* Floats for products, for sums, and for the queries' way through a matrix. */
 #define SHARED_ONE (PRODUCTS > WG * 8 ? PRODUCTS : WG * 8)
+#ifdef AKV_MAP
+#define ROOM_ONE (R * (KD + 2 * WG) > SHARED_ONE ? R * (KD + 2 * WG) : SHARED_ONE)
+#else
+#define ROOM_ONE SHARED_ONE
+#endif
+#define OWN_QUERIES ((R * KD + WG - 1) / WG)     /* elements of queries that a work-item loads */
 #define WEIGHTS  ((R * CHUNK + WG - 1) / WG)     /* of a work-item */
 
 static inline float half_of(akv_u32 h)
