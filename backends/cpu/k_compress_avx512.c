@@ -180,14 +180,17 @@ static akv_u32 sum(const uint8_t *rows, akv_u32 m)
     __m512i place = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
                                        _mm512_set1_epi32((int)0x9E3779B1u));
     __m512i all = _mm512_setzero_si512();
-    akv_u32 j;
+    akv_u32 j, lane[16], total = 0;
     for (j = 0; j + 16u <= m / 2u; j += 16u) {
         __m512i a = _mm512_add_epi32(load(rows + 4u * j), place);
         a = _mm512_mullo_epi32(_mm512_xor_si512(a, _mm512_srli_epi32(a, 16)), factor);
         all = _mm512_add_epi32(all, _mm512_xor_si512(a, _mm512_srli_epi32(a, 13)));
         place = _mm512_add_epi32(place, step);
     }
-    return (akv_u32)_mm512_reduce_add_epi32(all) + akv_bx16_sum_from(rows, j, m);
+    _mm512_storeu_si512(lane, all);
+    for (akv_u32 l = 0; l < 16u; l++) /* modulo 2^32, which the intrinsic's signed sum is not */
+        total += lane[l];
+    return total + akv_bx16_sum_from(rows, j, m);
 }
 
 static void encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first, uint64_t count)
