@@ -221,4 +221,36 @@ AKV_FN void rotate_shared(float *x, akv_u32 rows, akv_u32 dim, akv_u32 block, fl
     __syncthreads();
 }
 
+AKV_FN float warp_max(float x)
+{
+    for (int i = 16; i > 0; i /= 2)
+        x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, i));
+    return x;
+}
+
+/* A row of dim floats, element 32 g + lane in x[g], turned. */
+template <int G> AKV_FN void rotate_lanes(float *x, float factor)
+{
+    akv_u32 lane = threadIdx.x & 31u;
+#pragma unroll
+    for (akv_u32 s = 1u; s < 32u; s *= 2u)
+#pragma unroll
+        for (int g = 0; g < G; g++) {
+            float other = __shfl_xor_sync(0xFFFFFFFFu, x[g], (int)s);
+            x[g] = lane & s ? other - x[g] : x[g] + other;
+        }
+#pragma unroll
+    for (int s = 1; s < G; s *= 2)
+#pragma unroll
+        for (int g = 0; g < G; g++)
+            if (!(g & s)) {
+                float u = x[g], v = x[g + s];
+                x[g] = u + v;
+                x[g + s] = u - v;
+            }
+#pragma unroll
+    for (int g = 0; g < G; g++)
+        x[g] *= factor;
+}
+
 #endif

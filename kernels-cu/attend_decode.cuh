@@ -22,6 +22,8 @@ template <class K, class V, int G, int NW, int STAGES, bool MAP> struct decode_s
     static constexpr int warp_bytes = STAGES * stage_bytes;
     static constexpr int rows_bytes = COLUMNS * dim * 4;
     static constexpr int control_bytes = 2048;
+    static constexpr int meet_pitch = dim + 4; /* eight lanes' four floats in two rows do not share banks */
+    static constexpr int meet_bytes = NW * COLUMNS * (meet_pitch + 2) * 4;
     static constexpr int mean_bytes = MAP ? mean::table_bytes + mean::turn_bytes + NW * mean::run_bytes : 0;
     /* Shared memory given starts between 1 and 2 KiB; the table at 64 KiB parts the rings. */
     static constexpr int rows_end = 2048 + control_bytes + 3 * rows_bytes, first = rows_end + mean_bytes;
@@ -32,9 +34,9 @@ template <class K, class V, int G, int NW, int STAGES, bool MAP> struct decode_s
     static_assert(raw_stages >= 1 && raw_stages <= STAGES, "a ring holds raw tiles, and control their numbers");
     static_assert(!table || below >= 0, "the mean fits");
     static_assert(!table || above + (NW - below) * warp_bytes <= end, "the rings fit");
-    static_assert(!table || above + NW * COLUMNS * (dim + 2) * 4 <= end, "the warps have a place to meet");
+    static_assert(!table || above + meet_bytes <= end, "the warps have a place to meet");
     static_assert(table || first + NW * warp_bytes <= end, "the rings fit");
-    static_assert(table || rows_end + NW * COLUMNS * (dim + 2) * 4 <= end, "the warps have a place to meet");
+    static_assert(table || rows_end + meet_bytes <= end, "the warps have a place to meet");
 };
 struct NoKey {
     static constexpr int format = 0, bytes = 0;
@@ -48,6 +50,7 @@ struct tile_walk {
     akv_u32 end, shift;                      /* MAP: tiles of a run, as a shift; a run may reach past the end */
     const akv_u8 *block;  /* of this lane's entry, an offset further */
     akv_u32 kind, number; /* and its tile */
+    bool other;           /* this lane saw an entry of the other class */
     template <int NW, bool MAP> AKV_MEMBER akv_u32 tile(akv_u32 i) /* number of the i-th tile of the warp */
     {
         return MAP ? first + (NW * (i >> shift) << shift) + (i & ((1u << shift) - 1u)) : first + NW * i;
@@ -64,7 +67,8 @@ struct tile_walk {
             if (i < count && (!MAP || number < end))
                 entry = w.table[number - w.seq.first_block];
             kind = entry >> 28;
-            bool mine = entry != AKV_NO_BLOCK && (p.tiles.k_format[kind] == AKV_F16) == RAW;
+            bool held = entry != AKV_NO_BLOCK, mine = held && (p.tiles.k_format[kind] == AKV_F16) == RAW;
+            other |= held && !mine;
             if (mine)
                 block = akv_cu_at(a, akv_block_address(&p.pool, entry)) + offset;
             mask = __ballot_sync(0xFFFFFFFFu, mine);
@@ -135,8 +139,9 @@ AKV_FN void tile_scores(const akv_attend_params &p, const lane_columns &k, float
     }
 }
 
-/* Queries of a thread block to floats in shared memory.  Loads start long before they are waited for. */
-template <int dim, int NW> struct query_loads {
+/* Queries of a thread block to floats in shared memory.  Loads start long before they are waited for.  TWICE: where
+ * at most four columns are live, the other four are the same queries. */
+template <int dim, int NW, bool TWICE> struct query_loads {
     static constexpr int each = (COLUMNS * dim + NW * 32 - 1) / (NW * 32);
     akv_u32 x[each];
     AKV_MEMBER void start(const akv_attend_params &p, const akv_cu_args &a, const attend_work &w)
@@ -145,16 +150,19 @@ template <int dim, int NW> struct query_loads {
         bool wide = p.q.dtype == AKV_F32;
 #pragma unroll
         for (int i = 0; i < each; i++) {
-            akv_u32 e = i * (NW * 32) + threadIdx.x, column = w.tile * COLUMNS + e / dim;
+            akv_u32 e = i * (NW * 32) + threadIdx.x, own = e / dim;
+            if (TWICE && w.columns <= COLUMNS / 2u)
+                own %= COLUMNS / 2u;
+            akv_u32 column = w.tile * COLUMNS + own;
             akv_u64 at = row_element(p.q, w.seq.first_token + column / group, w.head * group + column % group) + e % dim;
             x[i] = 0u;
-            if (e / dim < w.columns && wide)
+            if (own < w.columns && wide)
                 x[i] = akv_load_u32(a.arg[1] + at * 4u);
-            if (e / dim < w.columns && !wide)
+            if (own < w.columns && !wide)
                 x[i] = akv_load_u16(a.arg[1] + at * 2u);
         }
     }
-    AKV_MEMBER void finish(const akv_attend_params &p, float *q, float *copy) const
+    AKV_MEMBER void finish(const akv_attend_params &p, float *q) const
     {
 #pragma unroll
         for (int i = 0; i < each; i++) {
@@ -162,67 +170,95 @@ template <int dim, int NW> struct query_loads {
             if (p.q.dtype != AKV_F32)
                 bits = p.q.dtype == AKV_F16 ? akv_f32_from_f16(bits) : akv_f32_from_bf16(bits);
             if (e < COLUMNS * dim)
-                q[e] = copy[e] = akv_as_f32(bits);
+                q[e] = akv_as_f32(bits);
         }
     }
 };
 
-/* Query operands of a lane from rows in shared memory, halves of q / norm. */
-template <class K, int G>
-AKV_FN void load_query(const float *rows, const float *norm, unsigned (*q)[4], akv_u32 r, akv_u32 c)
+/* A query row of shared memory as operands, halves of it times inverse, by a warp: [group][lane % 4] of four words
+ * in the column's row of `place`, which the row itself may be.  Odd columns' are 64 bytes further: no bank conflicts. */
+template <class K, int G> AKV_FN void store_operands(float *place, const float *row, float inverse, akv_u32 column)
 {
-    const float *row = rows + r * (32 * G); /* the b operand's column is lane / 4 */
-    float inverse = 1.0f / norm[r];         /* a power of two */
+    unsigned x[G / 2], *to = (unsigned *)place + column * (32u * G) + (column & 1u) * 16u;
+    akv_u32 lane = threadIdx.x & 31u, c = lane / 4u % 4u, j = lane % 4u;
+#pragma unroll
+    for (int i = 0; i < G / 2; i++) {
+        akv_u32 g = 2u * i + lane / 16u;
+        x[i] = akv_pack_half2(row[K::q_dim(g, c, 2u * j)] * inverse, row[K::q_dim(g, c, 2u * j + 1u)] * inverse);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < G / 2; i++)
+        to[32u * i + lane] = x[i];
+}
+template <int G> AKV_FN void load_operands(const float *place, unsigned (*q)[4], akv_u32 r, akv_u32 c)
+{
+    unsigned at = akv_shared(place) + r * (128u * G) + (r & 1u) * 64u + c * 16u;
+#pragma unroll
+    for (int g = 0; g < G; g++) {
+        uint4 x = akv_lds4(at + g * 64u);
+        q[g][0] = x.x, q[g][1] = x.y, q[g][2] = x.z, q[g][3] = x.w;
+    }
+}
+template <int G> AKV_FN float row_top(const float *x)
+{
+    float top = 0.0f;
 #pragma unroll
     for (int g = 0; g < G; g++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            q[g][j] = akv_pack_half2(row[K::q_dim(g, c, 2 * j)] * inverse, row[K::q_dim(g, c, 2 * j + 1)] * inverse);
+        top = fmaxf(top, fabsf(x[g]));
+    return warp_max(top);
 }
 
-/* The warps' sums meet: o [8][dim], m [8], l [8] of the thread block.  meet: NW * 8 * (dim + 2) floats. */
+/* Where the warps' sums meet: rows [warp][8], then maxima and sums of weights [warp][8]. */
 template <class V, int G, int NW>
-AKV_FN void meet_warps(const warp_state<G> &state, float *meet, float *o, float *m, float *l, akv_u32 warp,
-                       akv_u32 r, akv_u32 c)
+AKV_FN void store_sums(const warp_state<G> &state, float *meet, akv_u32 warp, akv_u32 r, akv_u32 c, akv_u32 columns)
 {
-    constexpr int dim = 32 * G;
-    float *tops = meet + NW * COLUMNS * dim, *sums = tops + NW * COLUMNS, l0 = state.l[0], l1 = state.l[1];
+    constexpr int pitch = 32 * G + 4;
+    float *tops = meet + NW * COLUMNS * pitch, *sums = tops + NW * COLUMNS, l0 = state.l[0], l1 = state.l[1];
 #pragma unroll
     for (int i = 4; i < 32; i *= 2) {
         l0 += __shfl_xor_sync(0xFFFFFFFFu, l0, i);
         l1 += __shfl_xor_sync(0xFFFFFFFFu, l1, i);
     }
-    __syncthreads(); /* the rings are read out */
-    float *mine = meet + (warp * COLUMNS + 2u * c) * dim;
+    if (2u * c >= columns)
+        return;
+    float *first = meet + (warp * COLUMNS + 2u * c) * pitch, *second = first + pitch;
 #pragma unroll
-    for (int n = 0; n < 2 * G; n++) {
-        mine[V::o_dim(n, r, 0)] = state.o[n][0];
-        mine[V::o_dim(n, r, 1)] = state.o[n][2];
-        mine[dim + V::o_dim(n, r, 0)] = state.o[n][1];
-        mine[dim + V::o_dim(n, r, 1)] = state.o[n][3];
+    for (int n = 0; n < 2 * G; n += V::together ? 2 : 1) {
+        akv_u32 at = V::o_dim(n, r, 0), high = V::o_dim(n, r, 1);
+        if constexpr (V::together) {
+            *(float4 *)(first + at) = make_float4(state.o[n][0], state.o[n][2], state.o[n + 1][0], state.o[n + 1][2]);
+            *(float4 *)(second + at) = make_float4(state.o[n][1], state.o[n][3], state.o[n + 1][1], state.o[n + 1][3]);
+        } else {
+            first[at] = state.o[n][0], first[high] = state.o[n][2];
+            second[at] = state.o[n][1], second[high] = state.o[n][3];
+        }
     }
     if (r == 0u) {
         tops[warp * COLUMNS + 2u * c] = state.m[0], tops[warp * COLUMNS + 2u * c + 1u] = state.m[1];
         sums[warp * COLUMNS + 2u * c] = l0, sums[warp * COLUMNS + 2u * c + 1u] = l1;
     }
-    __syncthreads();
-    for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += NW * 32) {
-        akv_u32 column = e / dim;
-        float top = NO_SCORE, sum = 0.0f, y = 0.0f;
+}
+/* One row of them by a warp: element 32 g + lane in x[g]. */
+template <int G, int NW> AKV_FN void gather_sums(const float *meet, akv_u32 column, float *x, float *m, float *l)
+{
+    constexpr int pitch = 32 * G + 4;
+    const float *tops = meet + NW * COLUMNS * pitch, *sums = tops + NW * COLUMNS;
+    akv_u32 lane = threadIdx.x & 31u, at = lane < NW ? lane * COLUMNS + column : 0u;
+    float own = lane < NW ? tops[at] : NO_SCORE, top = warp_max(own), f = akv_exp2(own - top), sum = 0.0f;
+    float part = lane < NW ? f * sums[at] : 0.0f;
 #pragma unroll
-        for (int w = 0; w < NW; w++)
-            top = fmaxf(top, tops[w * COLUMNS + column]);
+    for (int g = 0; g < G; g++)
+        x[g] = 0.0f;
 #pragma unroll
-        for (int w = 0; w < NW; w++) {
-            float f = akv_exp2(tops[w * COLUMNS + column] - top);
-            sum += f * sums[w * COLUMNS + column];
-            y += f * meet[w * COLUMNS * dim + e];
-        }
-        o[e] = y;
-        if (e % dim == 0u)
-            m[column] = top, l[column] = sum;
+    for (int w = 0; w < NW; w++) {
+        float factor = __shfl_sync(0xFFFFFFFFu, f, w);
+        sum += __shfl_sync(0xFFFFFFFFu, part, w);
+#pragma unroll
+        for (int g = 0; g < G; g++)
+            x[g] += factor * meet[(w * COLUMNS + column) * pitch + 32u * g + lane];
     }
-    __syncthreads();
+    *m = top, *l = sum;
 }
 
 template <class K, class V, int G, int NW, int STAGES, bool MAP>
@@ -249,7 +285,7 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     attend_work w;
     if (!find_work(p, a, plan, w))
         return;
-    query_loads<dim, NW> queries;
+    query_loads<dim, NW, MAP> queries;
     queries.start(p, a, w);
     if constexpr (MAP)
         mean_pairs.start(maps, w.head);
@@ -290,6 +326,7 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
                      ? ((walk.end - walk.first - 1u) / (NW << walk.shift) + 1u) << walk.shift
                      : 0u;
     walk.base = walk.mask = 0u;
+    walk.other = false;
     tile_walk raw_walk = walk;
 
     akv_u32 issued = 0u, put = 0u;
@@ -325,7 +362,7 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
      * in range. */
     if constexpr (shape::table)
         fill_table<shape::two>(memory + (table - base));
-    queries.finish(p, q_raw, q_stored);
+    queries.finish(p, q_raw);
     if constexpr (MAP) {
         if (threadIdx.x < 2u * map_words)
             ((akv_u32 *)held)[threadIdx.x] = map_word;
@@ -335,45 +372,57 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     const akv_map *k_map = MAP && (p.k_flags & AKV_FLAG_MAP) ? &held[0] : nullptr;
     const akv_map *v_map = MAP && (p.v_flags & AKV_FLAG_MAP) ? &held[1] : nullptr;
     bool mean = k_map && k_map->mean;
-    if constexpr (MAP) {
-        if (mean) {
-            fill_angles<G>((uint4 *)rows_end, turns);
-            meet_means<G>(met, q_raw, means, k_map, turns, runs);
-        }
-        if (k_map && k_map->transform == AKV_TRANSFORM_MATRIX)
+    bool turned = k_map ? akv_map_rotates(k_map) != 0u : (p.k_flags & AKV_FLAG_ROTATE) != 0u;
+    const float *q_from = q_raw;
+    if constexpr (MAP)
+        if (k_map && k_map->transform == AKV_TRANSFORM_MATRIX) {
             multiply_queries<G, NW>(q_stored, q_raw,
                                     (const float *)(maps + akv_map_inverse_row(k_map, w.head, dim, 0u)));
-    }
-    if (shape::packed && (k_map ? akv_map_rotates(k_map) != 0u : (p.k_flags & AKV_FLAG_ROTATE) != 0u))
-        rotate_shared(q_stored, COLUMNS, dim, dim, akv_rotate_read_factor(dim));
-    if constexpr (MAP)
-        if (k_map && k_map->scales) {
-            float scale = akv_map_scale(maps, k_map, w.head, 1u);
-            for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += NW * 32)
-                q_stored[e] *= scale;
+            q_from = q_stored;
         }
+    /* A warp does what belongs to a column, the others, where there are, the table of angles. */
     if constexpr (MAP)
-        __syncthreads();
-    for (akv_u32 j = warp; j < 2u * COLUMNS; j += NW) {
-        akv_u32 column = j % COLUMNS, from = column;
-        if (MAP && mean && runs.paired()) /* the same queries, turned on */
-            from %= COLUMNS / 2u;
-        const float *row = (j < COLUMNS ? q_raw : q_stored) + from * dim;
-        float top = 0.0f;
-        for (akv_u32 i = lane; i < dim; i += 32u)
-            top = fmaxf(top, fabsf(row[i]));
-        for (int i = 16; i > 0; i /= 2)
-            top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, i));
+        if (mean && (NW <= COLUMNS || warp >= COLUMNS))
+            fill_angles<G>((uint4 *)rows_end, turns, threadIdx.x - (NW > COLUMNS ? COLUMNS * 32u : 0u),
+                           NW > COLUMNS ? (NW - COLUMNS) * 32u : NW * 32u);
+    for (akv_u32 j = warp; j < COLUMNS; j += NW) {
+        const float *row = q_raw + j * dim;
+        float x[G];
+#pragma unroll
+        for (int g = 0; g < G; g++)
+            x[g] = row[32u * g + lane];
+        float raw_norm = power_below(row_top<G>(x));
         if (lane == 0u)
-            norm[j / COLUMNS][column] = power_below(top);
-        if constexpr (MAP)
-            if (mean && j >= COLUMNS) { /* in the units of the products with packed keys */
-                float units = scale_met<G>(met, column) / power_below(top);
-                float still = still_product(q_raw + from * dim, maps, k_map, w.head, dim);
-                if (lane == 0u)
-                    mean_units[column / 2u][column % 2u] = units,
-                    mean_units[column / 2u][2u + column % 2u] = still / power_below(top);
-            }
+            norm[0][j] = raw_norm;
+        if constexpr (!shape::packed)
+            store_operands<RawF16<G>, G>(q_stored, row, 1.0f / raw_norm, j);
+        if constexpr (shape::packed) {
+            float scale = 1.0f;
+            if constexpr (MAP)
+                if (k_map && k_map->scales)
+                    scale = akv_map_scale(maps, k_map, w.head, 1u);
+#pragma unroll
+            for (int g = 0; g < G; g++)
+                x[g] = q_from[j * dim + 32u * g + lane];
+            if (turned)
+                rotate_lanes<G>(x, akv_rotate_read_factor(dim));
+            __syncwarp();
+#pragma unroll
+            for (int g = 0; g < G; g++)
+                q_stored[j * dim + 32u * g + lane] = x[g] *= scale;
+            float stored_norm = power_below(row_top<G>(x));
+            __syncwarp();
+            store_operands<K, G>(q_stored, q_stored + j * dim, 1.0f / stored_norm, j);
+            if (lane == 0u)
+                norm[1][j] = stored_norm;
+            if constexpr (MAP)
+                if (mean) { /* in the units of the products with packed keys */
+                    float units = meet_mean<G>(met, row, means, k_map, turns, runs, j) / stored_norm;
+                    float still = still_product(row, maps, k_map, w.head, dim) / stored_norm;
+                    if (lane == 0u)
+                        mean_units[j / 2u][j % 2u] = units, mean_units[j / 2u][2u + j % 2u] = still;
+                }
+        }
     }
     __syncthreads();
 
@@ -391,17 +440,16 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     }
     warp_state<G> state;
     unsigned q[G][4];
-    akv_u32 any_packed = 0u;
+    bool any_raw = true;
 
     if constexpr (shape::packed) {
-        load_query<K, G>(q_stored, norm[1], q, r, c);
+        load_operands<G>(q_stored, q, r, c);
         columns.norm[0] = norm[1][2u * c], columns.norm[1] = norm[1][2u * c + 1u];
         state.clear();
         unsigned lane_table = table + lane * 4u, take = 0u, parity = 0u;
         akv_u32 done = 0u, row = 4u * (r >> 1) + (r & 1u);
         akv_u32 run = ~0u;
         unsigned lane_products = products + runs.row_at(r, c);
-        any_packed = issued;
         while (done < issued) {
             bool two = done + 1u < issued;
             akv_u32 number[2] = {tile_of[take], tile_of[take + 1u == STAGES ? 0u : take + 1u]};
@@ -458,28 +506,41 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
                 issue();
             __syncwarp(); /* numbers of the tiles */
         }
-        any_packed = (akv_u32)__syncthreads_or((int)any_packed);
-        if (any_packed) {
-            meet_warps<V, G, NW>(state, (float *)above, o_packed, m_packed, l_packed, warp, r, c);
+        any_raw = __syncthreads_or(walk.other); /* and the rings are read out */
+        store_sums<V, G, NW>(state, (float *)above, warp, r, c, w.columns);
+        __syncthreads();
+        for (akv_u32 j = warp; j < w.columns; j += NW) {
+            float x[G], top, sum, factor = 1.0f;
+            gather_sums<G, NW>((float *)above, j, x, &top, &sum);
             if (v_map ? akv_map_rotates(v_map) != 0u : (p.v_flags & AKV_FLAG_ROTATE) != 0u)
-                rotate_shared(o_packed, COLUMNS, dim, dim, akv_rotate_read_factor(dim));
-            if constexpr (MAP) {
-                if (v_map && v_map->transform == AKV_TRANSFORM_MATRIX)
-                    multiply_sums<G, NW>(o_packed,
-                                         (const float *)(maps + akv_map_inverse_row(v_map, w.head, dim, 0u)),
-                                         (float *)above);
-                if (v_map && v_map->scales) {
-                    float scale = akv_map_scale(maps, v_map, w.head, 1u);
-                    for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += NW * 32)
-                        o_packed[e] *= scale;
-                }
-                __syncthreads();
-            }
+                rotate_lanes<G>(x, akv_rotate_read_factor(dim));
+            if constexpr (MAP)
+                if (v_map && v_map->scales)
+                    factor = akv_map_scale(maps, v_map, w.head, 1u);
+#pragma unroll
+            for (int g = 0; g < G; g++)
+                o_packed[j * dim + 32u * g + lane] = x[g] * factor;
+            if (lane == 0u)
+                m_packed[j] = top, l_packed[j] = sum;
+        }
+        __syncthreads();
+        if constexpr (MAP)
+            if (v_map && v_map->transform == AKV_TRANSFORM_MATRIX)
+                multiply_sums<G, NW>(o_packed, (const float *)(maps + akv_map_inverse_row(v_map, w.head, dim, 0u)),
+                                     (float *)above);
+        if (!any_raw) {
+            finish_split(p, a, plan, w, o_packed, m_packed, l_packed, counters);
+            return;
         }
     }
 
     /* Raw rows. */
-    load_query<RawF16<G>, G>(q_raw, norm[0], q, r, c);
+    if constexpr (shape::packed) {
+        for (akv_u32 j = warp; j < COLUMNS; j += NW)
+            store_operands<RawF16<G>, G>(q_stored, q_raw + j * dim, 1.0f / norm[0][j], j);
+        __syncthreads();
+    }
+    load_operands<G>(q_stored, q, r, c);
     columns.norm[0] = norm[0][2u * c], columns.norm[1] = norm[0][2u * c + 1u];
     state.clear();
     akv_u32 raw_issued = 0u, raw_done = 0u, raw_put = 0u, raw_take = 0u;
@@ -535,30 +596,26 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
         issue_raw();
     }
     akv_copy_wait<0>();
-    if (__syncthreads_or((int)raw_issued)) {
-        meet_warps<RawF16<G>, G, NW>(state, (float *)(shape::table ? above : rows_end), o, m, l, warp, r, c);
-        if (any_packed) {
-            for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += NW * 32) {
-                float top = fmaxf(m[e / dim], m_packed[e / dim]);
-                o[e] = o[e] * akv_exp2(m[e / dim] - top) + o_packed[e] * akv_exp2(m_packed[e / dim] - top);
-            }
-            __syncthreads();
-            if (threadIdx.x < COLUMNS) {
-                akv_u32 j = threadIdx.x;
-                float top = fmaxf(m[j], m_packed[j]);
-                l[j] = l[j] * akv_exp2(m[j] - top) + l_packed[j] * akv_exp2(m_packed[j] - top);
-                m[j] = top;
-            }
+    __syncthreads(); /* the rings are read out */
+    float *meet = (float *)(shape::table ? above : rows_end);
+    store_sums<RawF16<G>, G, NW>(state, meet, warp, r, c, w.columns);
+    __syncthreads();
+    for (akv_u32 j = warp; j < w.columns; j += NW) {
+        float x[G], top, sum;
+        gather_sums<G, NW>(meet, j, x, &top, &sum);
+        if constexpr (shape::packed) {
+            float higher = fmaxf(top, m_packed[j]), f = akv_exp2(top - higher), g0 = akv_exp2(m_packed[j] - higher);
+            sum = sum * f + l_packed[j] * g0;
+            top = higher;
+#pragma unroll
+            for (int g = 0; g < G; g++)
+                x[g] = x[g] * f + o_packed[j * dim + 32u * g + lane] * g0;
         }
-    } else if (any_packed) {
-        o = o_packed;
-        if (threadIdx.x < COLUMNS)
-            m[threadIdx.x] = m_packed[threadIdx.x], l[threadIdx.x] = l_packed[threadIdx.x];
-    } else {
-        for (akv_u32 e = threadIdx.x; e < COLUMNS * dim; e += NW * 32)
-            o[e] = 0.0f;
-        if (threadIdx.x < COLUMNS)
-            m[threadIdx.x] = NO_SCORE, l[threadIdx.x] = 0.0f;
+#pragma unroll
+        for (int g = 0; g < G; g++)
+            o[j * dim + 32u * g + lane] = x[g];
+        if (lane == 0u)
+            m[j] = top, l[j] = sum;
     }
     __syncthreads();
     finish_split(p, a, plan, w, o, m, l, counters);

@@ -89,10 +89,10 @@ template <int G> struct mean_loads {
 };
 
 /* The tables in the order of operands: [distance of a tile][cosines, sines][step][lane]; rows are the tile's
- * positions 4 (r / 2) + r % 2 and two further. */
-template <int G> AKV_FN void fill_angles(uint4 *table, const akv_u64 *turns)
+ * positions 4 (r / 2) + r % 2 and two further.  By `threads` threads. */
+template <int G> AKV_FN void fill_angles(uint4 *table, const akv_u64 *turns, akv_u32 thread, akv_u32 threads)
 {
-    for (akv_u32 e = threadIdx.x; e < mean_shape<G>::distances * G * 32u; e += blockDim.x) {
+    for (akv_u32 e = thread; e < mean_shape<G>::distances * G * 32u; e += threads) {
         akv_u32 lane = e & 31u, r = lane >> 2, step = (e >> 5) % G, v = (e >> 5) / G;
         akv_u32 at = 16u * v + 4u * (r >> 1) + (r & 1u), pair = (4u * step + (lane & 3u)) * 4u, x[4], y[4];
 #pragma unroll
@@ -112,47 +112,39 @@ template <int G> AKV_FN akv_u32 met_at(akv_u32 part, akv_u32 column, akv_u32 pai
 {
     return ((part * G + pair / 16u) * 32u + column * 4u + pair / 4u % 4u) * 4u + pair % 4u;
 }
-/* Queries of shared memory [8][dim] times the mean, as for position 0.  Of paired runs columns 4 to 7 are the
- * first four turned on by half a run. */
+/* A column's query of shared memory times the mean, as for position 0, by a warp; turned on to half a run further
+ * where that is wanted.  It is divided by a power of two that keeps halves in range, which is returned. */
 template <int G>
-AKV_FN void meet_means(float *met, const float *q, const float2 *means, const akv_map *map, const akv_u64 *turns,
-                       const mean_runs &runs)
+AKV_FN float meet_mean(float *met, const float *q, const float2 *means, const akv_map *map, const akv_u64 *turns,
+                       const mean_runs &runs, akv_u32 column)
 {
-    constexpr akv_u32 dim = 32 * G, pairs = 16 * G;
-    bool half = map->rope == AKV_ROPE_HALF;
-    for (akv_u32 e = threadIdx.x; e < COLUMNS * pairs; e += blockDim.x) {
-        akv_u32 c = e / pairs, i = e % pairs, first = half ? i : 2u * i, second = half ? i + map->pairs : 2u * i + 1u;
-        bool on = runs.paired() && c >= COLUMNS / 2u;
-        float x = 0.0f, y = 0.0f;
+    constexpr int each = G / 2;
+    bool half = map->rope == AKV_ROPE_HALF, on = runs.paired() && column >= COLUMNS / 2u;
+    akv_u32 lane = threadIdx.x & 31u;
+    float x[each], y[each], top = 0.0f;
+#pragma unroll
+    for (int e = 0; e < each; e++) {
+        akv_u32 i = 32u * e + lane;
+        x[e] = y[e] = 0.0f;
         if (i < map->pairs) {
-            const float *row = q + (on ? c - COLUMNS / 2u : c) * dim;
+            float first = q[half ? i : 2u * i], second = q[half ? i + map->pairs : 2u * i + 1u];
             float2 m = means[i];
-            x = row[first] * m.x + row[second] * m.y;
-            y = row[second] * m.x - row[first] * m.y;
+            x[e] = first * m.x + second * m.y;
+            y[e] = second * m.x - first * m.y;
         }
         if (on) {
             float2 a = angle_of((16u << runs.half) * turns[i]);
-            float u = x;
-            x = u * a.x + y * a.y;
-            y = y * a.x - u * a.y;
+            float u = x[e];
+            x[e] = u * a.x + y[e] * a.y;
+            y[e] = y[e] * a.x - u * a.y;
         }
-        met[met_at<G>(0u, c, i)] = x;
-        met[met_at<G>(1u, c, i)] = y;
+        top = fmaxf(top, fmaxf(fabsf(x[e]), fabsf(y[e])));
     }
-}
-/* A warp divides a column of met by a power of two that keeps halves in range, which it returns. */
-template <int G> AKV_FN float scale_met(float *met, akv_u32 column)
-{
-    akv_u32 lane = threadIdx.x & 31u;
-    float top = 0.0f;
-    for (akv_u32 e = lane; e < 16u * G; e += 32u)
-        top = fmaxf(top, fmaxf(fabsf(met[met_at<G>(0u, column, e)]), fabsf(met[met_at<G>(1u, column, e)])));
-    for (int i = 16; i > 0; i /= 2)
-        top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, i));
-    float norm = power_below(top), f = 1.0f / norm;
-    for (akv_u32 e = lane; e < 16u * G; e += 32u) {
-        met[met_at<G>(0u, column, e)] *= f;
-        met[met_at<G>(1u, column, e)] *= f;
+    float norm = power_below(warp_max(top)), f = 1.0f / norm;
+#pragma unroll
+    for (int e = 0; e < each; e++) {
+        met[met_at<G>(0u, column, 32u * e + lane)] = x[e] * f;
+        met[met_at<G>(1u, column, 32u * e + lane)] = y[e] * f;
     }
     return norm;
 }

@@ -205,10 +205,11 @@ template <int G> struct KeyI8 {
 };
 
 /* ---- values: add adds O of the 2*G row tiles of 16 dimensions; o_dim is the dimension of row r (high: r + 8)
- * of row tile n ---- */
+ * of row tile n; together: those of row tiles n and n + 1, n even, are four that follow each other ---- */
 
 template <int F, int G> struct ValueCodebook : CodebookTile<F, G> {
     typedef CodebookTile<F, G> tile_type;
+    static constexpr bool together = true;
     static AKV_MEMBER unsigned o_dim(unsigned n, unsigned r, unsigned high)
     {
         return 32u * (n >> 1) + 4u * r + 2u * (n & 1u) + high;
@@ -241,6 +242,7 @@ template <int F, int G> struct ValueCodebook : CodebookTile<F, G> {
 };
 template <int G> struct ValueI8 {
     static constexpr int chunks = (G + 3) / 4;
+    static constexpr bool together = true;
     static constexpr int format = AKV_I8, bytes = 16 * G * 32 + 32 * chunks;
     static constexpr bool table = false, two = false;
     static AKV_MEMBER unsigned o_dim(unsigned n, unsigned r, unsigned high)
@@ -284,6 +286,7 @@ template <int G> using ValueN2 = ValueCodebook<AKV_N2, G>;
  * positions in order ---- */
 template <int G> struct RawF16 {
     static constexpr int bytes = 16 * G * 64; /* of K or of V */
+    static constexpr bool together = false;
     static AKV_MEMBER unsigned q_dim(unsigned g, unsigned c, unsigned h)
     {
         return 32u * g + 16u * (h >> 2) + 2u * c + 8u * ((h >> 1) & 1u) + (h & 1u);
