@@ -267,7 +267,7 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     typedef decode_shape<K, V, G, NW, STAGES, MAP> shape;
     constexpr int dim = shape::dim;
     extern __shared__ __align__(128) unsigned char memory[];
-    __shared__ alignas(16) float mean_units[COLUMNS / 2][4]; /* of columns 2c and 2c + 1: factor, what stays */
+    __shared__ float2 mean_units[COLUMNS]; /* factor, what stays */
     __shared__ float norm[2][COLUMNS], m[COLUMNS], l[COLUMNS], m_packed[COLUMNS], l_packed[COLUMNS];
     akv_u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31u, r = lane >> 2, c = lane & 3u;
     __shared__ akv_map held[2]; /* of keys and of values, zeros without one */
@@ -297,7 +297,7 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
     float *q_raw = (float *)at, *q_stored = q_raw + COLUMNS * dim, *o_packed = q_stored + COLUMNS * dim;
     float *o = q_stored; /* free again when o is written */
     unsigned char *rows_end = at + 3 * shape::rows_bytes, *rings = rows_end + shape::mean_bytes;
-    float *met = o_packed; /* until o_packed is written */
+    unsigned short *met = (unsigned short *)o_packed; /* until o_packed is written */
     akv_u64 *turns = (akv_u64 *)(rows_end + shape::mean::table_bytes);
     float2 *means = (float2 *)(turns + shape::mean::turn_bytes / 8); /* until products are */
     unsigned products = akv_shared(means) + warp * shape::mean::run_bytes;
@@ -420,7 +420,7 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
                     float units = meet_mean<G>(met, row, means, k_map, turns, runs, j) / stored_norm;
                     float still = still_product(row, maps, k_map, w.head, dim) / stored_norm;
                     if (lane == 0u)
-                        mean_units[j / 2u][j % 2u] = units, mean_units[j / 2u][2u + j % 2u] = still;
+                        mean_units[j] = make_float2(units, still);
                 }
         }
     }
@@ -449,7 +449,7 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
         unsigned lane_table = table + lane * 4u, take = 0u, parity = 0u;
         akv_u32 done = 0u, row = 4u * (r >> 1) + (r & 1u);
         akv_u32 run = ~0u;
-        unsigned lane_products = products + runs.row_at(r, c);
+        unsigned lane_products = products + runs.place(0u, row, 2u * c);
         while (done < issued) {
             bool two = done + 1u < issued;
             akv_u32 number[2] = {tile_of[take], tile_of[take + 1u == STAGES ? 0u : take + 1u]};
@@ -459,9 +459,9 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
                     two = two && (number[1] - first_tile) >> runs.shift == n;
                     if (n != run) {
                         run = n;
-                        akv_u32 middle = first_tile + (n << runs.shift) + (1u << runs.half >> 1);
+                        akv_u32 middle = first_tile + (n << runs.shift) + 1u;
                         regain_run<G>(products, runs, akv_shared(met), turns, akv_shared(rows_end),
-                                      ((const float4 *)mean_units)[c], middle * 16u - 1u, lane);
+                                      mean_units[r], middle * 16u - 1u, lane);
                     }
                 }
             unsigned slot[2];
@@ -475,9 +475,9 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
                     s[t][0] = s[t][1] = s[t][2] = s[t][3] = 0.0f;
                     if constexpr (MAP)
                         if (mean) {
-                            unsigned at = lane_products +
-                                          ((number[t] - first_tile) & ((1u << runs.shift) - 1u)) * runs.tile_bytes();
-                            float2 x = load_float2(at), y = load_float2(at + runs.tile_bytes() / 2u);
+                            akv_u32 n = (number[t] - first_tile) & ((1u << runs.shift) - 1u);
+                            unsigned at = (lane_products ^ (runs.few ? (n >> 1 & 1u) * 16u : 0u)) + n * runs.tile_bytes();
+                            float2 x = load_float2(at), y = load_float2(at + runs.tile_bytes() / 8u);
                             s[t][0] = x.x, s[t][1] = x.y, s[t][2] = y.x, s[t][3] = y.y;
                         }
                     akv_bar_wait(bar + 8u * take, parity);

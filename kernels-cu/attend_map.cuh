@@ -5,12 +5,11 @@
  * A query times the mean turned to position p is, over the pairs i of the rotary embedding with frequencies f_i,
  *     sum_i x_i cos(t f_i) + y_i sin(t f_i),   t = p - z,
  * where (x, y) is the query, conj-multiplied with the mean, turned to z.  A warp's tiles come in runs of 2, 4 or 8
- * that follow each other, and z is the middle of a run, half way between two positions: (x, y) is turned there once
- * for a run, and the two tiles as far before as behind z share one product of the matrix units each with a table
- * of cosines and one of sines, which all runs share: the sum is one's, the difference the other's, last
- * position first.  Where at most half of the columns are live, the others are the same queries turned on to the
- * middle of the run's second half, so that a product serves four tiles.  A warp keeps the run's products in shared
- * memory, where the scores of its tiles begin. */
+ * that follow each other; the z of a run are the middles of its pairs of tiles, half way between two positions.  For
+ * the matrix units the turned (x, y) of 4 columns and 4 middles, or of 8 and 2, are rows, and the cosines and sines
+ * of 16 distances, one table for all, are columns: the sum of both products is the tile's behind the middle, the
+ * difference that before it, last position first.  A warp keeps the run's products in shared memory, where the
+ * scores of its tiles begin. */
 #ifndef AKV_ATTEND_MAP_CUH
 #define AKV_ATTEND_MAP_CUH
 #include "attend.cuh"
@@ -22,26 +21,24 @@ AKV_FN float2 load_float2(unsigned at)
     uint2 v = akv_lds2(at);
     return make_float2(akv_as_f32(v.x), akv_as_f32(v.y));
 }
-AKV_FN float4 load_float4(unsigned at)
-{
-    uint4 v = akv_lds4(at);
-    return make_float4(akv_as_f32(v.x), akv_as_f32(v.y), akv_as_f32(v.z), akv_as_f32(v.w));
-}
 
 template <int G> struct mean_shape {
-    static constexpr int distances = 2; /* of tiles from the middle */
-    static constexpr int table_bytes = distances * 2 * G * 512, turn_bytes = 16 * G * 8;
+    static constexpr int table_bytes = G * 1024, turn_bytes = 16 * G * 8;
     static constexpr int run_bytes = 2048; /* of products: 16 positions of 8 tiles and 4 columns, or half and twice */
-    static_assert(2 * 16 * G * 4 <= run_bytes, "a run's angles fit where its products come");
+    static_assert(2 * G * 64 <= run_bytes, "a run's angles fit where its products come");
+    static_assert(16 * G * 8 <= run_bytes, "and the mean before them");
 };
 /* How the tiles of a warp come in runs. */
 struct mean_runs {
-    akv_u32 shift, half; /* 1 << shift tiles are a run; half: 1 << half of them share a middle */
-    AKV_MEMBER bool paired() const { return half < shift; }
-    /* Products in shared memory are [tile][row][columns]: bytes of a tile, and where row r of columns 2c and 2c + 1
-     * stands in it; row r + 8 half a tile further. */
-    AKV_MEMBER unsigned tile_bytes() const { return paired() ? 256u : 512u; }
-    AKV_MEMBER unsigned row_at(akv_u32 r, akv_u32 c) const { return paired() ? r * 16u + (c & 1u) * 8u : r * 32u + c * 8u; }
+    akv_u32 shift, few; /* 1 << shift tiles are a run; few: at most four columns are live */
+    /* Products in shared memory are [tile][position][columns].  Of few columns every second pair of tiles has
+     * neighbouring positions swapped, so that stores of two pairs do not share banks. */
+    AKV_MEMBER unsigned tile_bytes() const { return few ? 256u : 512u; }
+    AKV_MEMBER unsigned place(akv_u32 tile, akv_u32 position, akv_u32 column) const
+    {
+        return few ? tile * 256u + (position ^ (tile >> 1 & 1u)) * 16u + (column & 3u) * 4u
+                   : tile * 512u + position * 32u + column * 4u;
+    }
 };
 
 /* Cosine and sine of a pair half a position behind `position`; turn 0 gives (1, 0). */
@@ -88,38 +85,30 @@ template <int G> struct mean_loads {
     }
 };
 
-/* The tables in the order of operands: [distance of a tile][cosines, sines][step][lane]; rows are the tile's
- * positions 4 (r / 2) + r % 2 and two further.  By `threads` threads. */
+/* The table in the order of operands: [step][half of a tile][lane] of two words of cosines and two of sines, columns
+ * are positions in order.  By `threads` threads. */
 template <int G> AKV_FN void fill_angles(uint4 *table, const akv_u64 *turns, akv_u32 thread, akv_u32 threads)
 {
-    for (akv_u32 e = thread; e < mean_shape<G>::distances * G * 32u; e += threads) {
-        akv_u32 lane = e & 31u, r = lane >> 2, step = (e >> 5) % G, v = (e >> 5) / G;
-        akv_u32 at = 16u * v + 4u * (r >> 1) + (r & 1u), pair = (4u * step + (lane & 3u)) * 4u, x[4], y[4];
+    for (akv_u32 e = thread; e < 2u * G * 32u; e += threads) {
+        akv_u32 lane = e & 31u, at = (e >> 5 & 1u) * 8u + (lane >> 2), pair = ((e >> 6) * 4u + (lane & 3u)) * 4u;
+        float2 x[4];
 #pragma unroll
-        for (akv_u32 j = 0u; j < 4u; j++) {
-            float2 a = angle_behind(turns[pair + (j >> 1) * 2u], at + (j & 1u) * 2u);
-            float2 b = angle_behind(turns[pair + (j >> 1) * 2u + 1u], at + (j & 1u) * 2u);
-            x[j] = akv_pack_half2(a.x, b.x);
-            y[j] = akv_pack_half2(a.y, b.y);
-        }
-        table[(v * 2u * G + step) * 32u + lane] = make_uint4(x[0], x[1], x[2], x[3]);
-        table[((v * 2u + 1u) * G + step) * 32u + lane] = make_uint4(y[0], y[1], y[2], y[3]);
+        for (akv_u32 j = 0u; j < 4u; j++)
+            x[j] = angle_behind(turns[pair + j], at);
+        table[e] = make_uint4(akv_pack_half2(x[0].x, x[1].x), akv_pack_half2(x[2].x, x[3].x),
+                              akv_pack_half2(x[0].y, x[1].y), akv_pack_half2(x[2].y, x[3].y));
     }
 }
 
-/* Where a pair of a column stands among the queries times the mean, [x, y][step][lane][4]: as lanes take them. */
-template <int G> AKV_FN akv_u32 met_at(akv_u32 part, akv_u32 column, akv_u32 pair)
-{
-    return ((part * G + pair / 16u) * 32u + column * 4u + pair / 4u % 4u) * 4u + pair % 4u;
-}
-/* A column's query of shared memory times the mean, as for position 0, by a warp; turned on to half a run further
- * where that is wanted.  It is divided by a power of two that keeps halves in range, which is returned. */
+/* A column's query of shared memory times the mean, as for position 0, by a warp; of few columns the last four are
+ * turned on to the next middle.  It is divided by a power of two that keeps halves in range, which is returned, and
+ * stored as lanes take it: [step][column][lane % 4] of four halves of x and four of y. */
 template <int G>
-AKV_FN float meet_mean(float *met, const float *q, const float2 *means, const akv_map *map, const akv_u64 *turns,
+AKV_FN float meet_mean(unsigned short *met, const float *q, const float2 *means, const akv_map *map, const akv_u64 *turns,
                        const mean_runs &runs, akv_u32 column)
 {
     constexpr int each = G / 2;
-    bool half = map->rope == AKV_ROPE_HALF, on = runs.paired() && column >= COLUMNS / 2u;
+    bool half = map->rope == AKV_ROPE_HALF, on = runs.few && column >= COLUMNS / 2u;
     akv_u32 lane = threadIdx.x & 31u;
     float x[each], y[each], top = 0.0f;
 #pragma unroll
@@ -133,7 +122,7 @@ AKV_FN float meet_mean(float *met, const float *q, const float2 *means, const ak
             y[e] = second * m.x - first * m.y;
         }
         if (on) {
-            float2 a = angle_of((16u << runs.half) * turns[i]);
+            float2 a = angle_of(32u * turns[i]);
             float u = x[e];
             x[e] = u * a.x + y[e] * a.y;
             y[e] = y[e] * a.x - u * a.y;
@@ -143,8 +132,11 @@ AKV_FN float meet_mean(float *met, const float *q, const float2 *means, const ak
     float norm = power_below(warp_max(top)), f = 1.0f / norm;
 #pragma unroll
     for (int e = 0; e < each; e++) {
-        met[met_at<G>(0u, column, 32u * e + lane)] = x[e] * f;
-        met[met_at<G>(1u, column, 32u * e + lane)] = y[e] * f;
+        akv_u32 i = 32u * e + lane;
+        unsigned short *to = met + ((i / 16u * COLUMNS + column) * 4u + i / 4u % 4u) * 8u + i % 4u;
+        unsigned halves = akv_pack_half2(x[e] * f, y[e] * f);
+        to[0] = (unsigned short)halves;
+        to[4] = (unsigned short)(halves >> 16);
     }
     return norm;
 }
@@ -163,72 +155,77 @@ AKV_FN float still_product(const float *q, const akv_u8 *maps, const akv_map *ma
  * share. */
 AKV_FN mean_runs choose_runs(akv_u32 tiles, akv_u32 warps, akv_u32 columns)
 {
-    bool few = columns <= COLUMNS / 2u;
-    akv_u32 shift = few ? 3u : 2u, share = (tiles + warps - 1u) / warps;
+    akv_u32 few = columns <= COLUMNS / 2u, shift = few ? 3u : 2u, share = (tiles + warps - 1u) / warps;
     for (; shift > 1u; shift--) {
         akv_u32 rest = tiles % (warps << shift), most = (tiles / (warps << shift) << shift) + AKV_MIN(rest, 1u << shift);
         if (most * 16u <= share * 17u)
             break;
     }
-    mean_runs runs = {shift, few && shift > 1u ? shift - 1u : shift};
+    mean_runs runs = {shift, few};
     return runs;
 }
 
 /* What scores regain of the mean in a run of a warp, to its shared memory `to`.  position: the last before the
- * (first) middle; units: factors of columns 2c and 2c + 1, and what they get for components that do not turn. */
+ * first middle; unit: factor of the products of column lane / 4, and what they get for components that do not turn. */
 template <int G>
 AKV_FN void regain_run(unsigned to, const mean_runs &runs, unsigned met, const akv_u64 *turns, unsigned table,
-                       float4 units, akv_u32 position, akv_u32 lane)
+                       float2 unit, akv_u32 position, akv_u32 lane)
 {
-    unsigned x[G][2], y[G][2];
     __syncwarp(); /* the products of the run before are read */
 #pragma unroll
-    for (akv_u32 e = 0u; e < (G + 1u) / 2u; e++) {
-        akv_u32 pair = 32u * e + lane;
+    for (akv_u32 e = 0u; e < (G + 3u) / 4u; e++) { /* angles of two middles, two pairs a lane */
+        akv_u32 pair = 64u * e + 2u * lane;
         if (pair < 16u * G) {
-            float2 a = angle_behind(turns[pair], position);
-            akv_sts1(to + pair * 4u, a.x);
-            akv_sts1(to + (16u * G + pair) * 4u, a.y);
+            akv_u64 t0 = turns[pair], t1 = turns[pair + 1u];
+            akv_u64 p0 = position * t0 + (t0 >> 1), p1 = position * t1 + (t1 >> 1);
+            unsigned at = to + (pair / 4u) * 16u + (pair & 2u) * 2u;
+#pragma unroll
+            for (akv_u32 set = 0u; set < 2u; set++) {
+                float2 a = angle_of(p0), b = angle_of(p1);
+                akv_sts1(at + set * (G * 64u), akv_as_f32(akv_pack_half2(a.x, b.x)));
+                akv_sts1(at + set * (G * 64u) + 8u, akv_as_f32(akv_pack_half2(a.y, b.y)));
+                p0 += t0 << (runs.few ? 6 : 5), p1 += t1 << (runs.few ? 6 : 5);
+            }
         }
     }
     __syncwarp();
+    float even[2][4], odd[2][4];
+#pragma unroll
+    for (akv_u32 n = 0u; n < 2u; n++)
+        even[n][0] = even[n][1] = even[n][2] = even[n][3] = odd[n][0] = odd[n][1] = odd[n][2] = odd[n][3] = 0.0f;
 #pragma unroll
     for (akv_u32 k = 0u; k < G; k++) {
-        float4 c = load_float4(to + (lane & 3u) * 16u + k * 64u);
-        float4 s = load_float4(to + (lane & 3u) * 16u + (G + k) * 64u);
-        float4 u = load_float4(met + lane * 16u + k * 512u), v = load_float4(met + lane * 16u + (G + k) * 512u);
-        x[k][0] = akv_pack_half2(u.x * c.x + v.x * s.x, u.y * c.y + v.y * s.y);
-        x[k][1] = akv_pack_half2(u.z * c.z + v.z * s.z, u.w * c.w + v.w * s.w);
-        y[k][0] = akv_pack_half2(v.x * c.x - u.x * s.x, v.y * c.y - u.y * s.y);
-        y[k][1] = akv_pack_half2(v.z * c.z - u.z * s.z, v.w * c.w - u.w * s.w);
+        uint4 m = akv_lds4_table(met + (k * 32u + lane) * 16u);
+        unsigned x[4], y[4], nx = m.x ^ 0x80008000u, ny = m.y ^ 0x80008000u;
+#pragma unroll
+        for (akv_u32 set = 0u; set < 2u; set++) {
+            uint4 a = akv_lds4(to + (set * G + k) * 64u + (lane & 3u) * 16u);
+            x[set] = akv_hfma2(m.x, a.x, akv_hmul2(m.z, a.z));
+            x[2u + set] = akv_hfma2(m.y, a.y, akv_hmul2(m.w, a.w));
+            y[set] = akv_hfma2(m.z, a.x, akv_hmul2(nx, a.z));
+            y[2u + set] = akv_hfma2(m.w, a.y, akv_hmul2(ny, a.w));
+        }
+#pragma unroll
+        for (akv_u32 n = 0u; n < 2u; n++) {
+            uint4 b = akv_lds4_table(table + ((k * 2u + n) * 32u + lane) * 16u);
+            akv_mma(even[n], x[0], x[1], x[2], x[3], b.x, b.y);
+            akv_mma(odd[n], y[0], y[1], y[2], y[3], b.z, b.w);
+        }
     }
     __syncwarp();
-    akv_u32 r = lane >> 2, c = lane & 3u, middle = 1u << runs.half >> 1;
-    unsigned tile = runs.tile_bytes(), behind = to + ((runs.paired() ? (c >> 1) << runs.half : 0u) + middle) * tile;
-    unsigned before = behind - tile + runs.row_at(15u - r, c);
-    behind += runs.row_at(r, c);
-    table += lane * 16u;
+    akv_u32 column = lane >> 2, tile = runs.few ? (lane >> 4) * 2u : 0u, at = (lane & 3u) * 2u;
 #pragma unroll
-    for (akv_u32 v = 0u; v < (akv_u32)mean_shape<G>::distances; v++) {
-        if (v >= middle)
-            break;
-        float even[4] = {0.0f, 0.0f, 0.0f, 0.0f}, odd[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (akv_u32 j = 0u; j < 2u; j++) { /* neighbouring positions */
+        unsigned behind = to + runs.place(tile + 1u, at + j, column), before = to + runs.place(tile, 15u - at - j, column);
 #pragma unroll
-        for (akv_u32 k = 0u; k < G; k++) {
-            uint4 a = akv_lds4_table(table + (v * 2u * G + k) * 512u), b = akv_lds4_table(table + (v * 2u * G + G + k) * 512u);
-            akv_mma(even, a.x, a.y, a.z, a.w, x[k][0], x[k][1]);
-            akv_mma(odd, b.x, b.y, b.z, b.w, y[k][0], y[k][1]);
-        }
-        /* row 15 - r of positions is row 7 - r, other half, of the matrix */
+        for (akv_u32 n = 0u; n < 2u; n++)
 #pragma unroll
-        for (akv_u32 j = 0u; j < 2u; j++) {
-            float e0 = even[2u * j] * units.x + units.z, e1 = even[2u * j + 1u] * units.y + units.w;
-            float o0 = odd[2u * j] * units.x, o1 = odd[2u * j + 1u] * units.y;
-            akv_sts2(behind + j * (tile / 2u), e0 + o0, e1 + o1);
-            akv_sts2(before - j * (tile / 2u), e0 - o0, e1 - o1);
-        }
-        behind += tile;
-        before -= tile;
+            for (akv_u32 set = 0u; set < 2u; set++) {
+                float e = even[n][2u * set + j] * unit.x + unit.y, o = odd[n][2u * set + j] * unit.x;
+                unsigned tiles = set * 1024u, half = n * (runs.few ? 128u : 256u);
+                akv_sts1(behind + tiles + half, e + o);
+                akv_sts1(before + tiles - half, e - o);
+            }
     }
     __syncwarp();
 }

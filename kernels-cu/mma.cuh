@@ -53,10 +53,6 @@ static __device__ __forceinline__ void akv_sts1(unsigned a, float x)
 {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(a), "f"(x) : "memory");
 }
-static __device__ __forceinline__ void akv_sts2(unsigned a, float x, float y)
-{
-    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(a), "f"(x), "f"(y) : "memory");
-}
 static __device__ __forceinline__ uint4 akv_lds4_table(unsigned a)
 {
     uint4 v;

@@ -36,11 +36,6 @@ void akv_sts1(unsigned a, float x)
 {
     *(float *)cu_shared_at(a, 4) = x;
 }
-void akv_sts2(unsigned a, float x, float y)
-{
-    *(float2 *)cu_shared_at(a, 8) = make_float2(x, y);
-}
-
 /* Bit 3 of a selector: the sign of the byte, eight times. */
 unsigned akv_prmt(unsigned a, unsigned b, unsigned s)
 {

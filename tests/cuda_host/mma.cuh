@@ -13,7 +13,6 @@ uint2 akv_lds2(unsigned a);
 uint4 akv_lds4(unsigned a);
 uint4 akv_lds4_table(unsigned a);
 void akv_sts1(unsigned a, float x);
-void akv_sts2(unsigned a, float x, float y);
 void akv_sincos(float x, float *s, float *c);
 void akv_ldmatrix4(unsigned *d, unsigned a);
 void akv_ldmatrix4_trans(unsigned *d, unsigned a);
