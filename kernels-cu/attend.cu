@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __shared__ float score[ROWS][COLUMNS], m[COLUMNS], l[COLUMNS], m_packed[COLUMNS], l_packed[COLUMNS],
         rescale[COLUMNS], rest[COLUMNS];
     attend_work w;
-    if (!find_work(p, a, plan, w))
+    if (!find_sequence(a, plan, w) || !find_part(p, plan, w))
         return;
     akv_u32 tokens = ((const akv_step_head *)a.arg[0])->block_tokens, group = p.q_heads / p.kv_heads;
     akv_u32 pitch = AKV_MAX(p.k_dim, p.v_dim) + 1u;

@@ -5,8 +5,8 @@
  * Columns: a kv head's queries are numbered token * group + q head within the group; a thread block
  * takes 8 of them (a column tile).  A sequence is cut into splits by its own length and the plan alone, so
  * that its result does not depend on its neighbours; a split's partial result is (m, l, O[8][v_dim]) with
- * scores in powers of two, O not rotated; partials are merged in split order by the thread block that
- * finishes last. */
+ * scores in powers of two, O not rotated; partials are merged by the thread block that finishes last, in an
+ * order that their number alone gives. */
 #ifndef AKV_ATTEND_CUH
 #define AKV_ATTEND_CUH
 #include "common.cuh"
@@ -31,7 +31,7 @@ struct akv_cu_plan {
 struct attend_work {
     akv_step_seq seq;
     const akv_u32 *table;
-    akv_u32 z, head, tile, split, splits;
+    akv_u32 block_tokens, z, head, tile, split, splits;
     akv_u32 columns;     /* live columns of this tile, 1 … 8 */
     akv_u32 first, last; /* positions [first, last) of this split that a live column may see */
 };
@@ -63,19 +63,26 @@ AKV_FN bool column_range(const akv_attend_params &p, const akv_step_seq &s, akv_
     return token < s.tokens;
 }
 
-AKV_FN bool find_work(const akv_attend_params &p, const akv_cu_args &a, const akv_cu_plan &plan,
-                      attend_work &w)
+/* The thread block's sequence; what is loaded may be waited for later. */
+AKV_FN bool find_sequence(const akv_cu_args &a, const akv_cu_plan &plan, attend_work &w)
 {
     const akv_step_head *h = (const akv_step_head *)a.arg[0];
-    akv_i32 lo, hi, ignored;
     w.z = blockIdx.z;
     w.head = blockIdx.y;
     w.tile = blockIdx.x / plan.splits;
     w.split = blockIdx.x % plan.splits;
     if (w.z >= h->sequences)
         return false;
+    w.block_tokens = h->block_tokens;
+    w.table = (const akv_u32 *)(a.arg[0] + h->table_offset);
     w.seq = ((const akv_step_seq *)(a.arg[0] + h->seq_offset))[w.z];
-    w.table = (const akv_u32 *)(a.arg[0] + h->table_offset) + w.seq.table_first;
+    return true;
+}
+/* Its part of that. */
+AKV_FN bool find_part(const akv_attend_params &p, const akv_cu_plan &plan, attend_work &w)
+{
+    akv_i32 lo, hi, ignored;
+    w.table += w.seq.table_first;
     akv_u32 group = p.q_heads / p.kv_heads, all = w.seq.tokens * group, first = w.tile * COLUMNS;
     if (first >= all || (plan.most_columns && all > plan.most_columns))
         return false;
@@ -86,7 +93,7 @@ AKV_FN bool find_work(const akv_attend_params &p, const akv_cu_args &a, const ak
         return false;
     column_range(p, w.seq, first, &lo, &ignored);
     column_range(p, w.seq, first + w.columns - 1u, &ignored, &hi);
-    akv_i32 start = (akv_i32)(w.seq.first_block * h->block_tokens);
+    akv_i32 start = (akv_i32)(w.seq.first_block * w.block_tokens);
     w.first = (akv_u32)max(max(lo, start), (akv_i32)(w.split * step));
     w.last = (akv_u32)max(0, min(hi + 1, (akv_i32)AKV_MIN(length, (w.split + 1u) * step)));
     w.last = AKV_MAX(w.last, w.first);
@@ -124,6 +131,13 @@ AKV_FN float mask_bias(const akv_attend_params &p, const akv_cu_args &a, const a
         return 0.0f;
     akv_u32 token = s.first_token + column / (p.q_heads / p.kv_heads);
     return ((const float *)a.arg[4])[(akv_u64)token * p.mask_stride + (position - s.length)] * LOG2E;
+}
+
+AKV_FN float warp_max(float x)
+{
+    for (int i = 16; i > 0; i /= 2)
+        x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, i));
+    return x;
 }
 
 /* Writes the rows of a column tile: O of shared memory [columns][v_dim], m and l, everything merged. */
@@ -180,20 +194,24 @@ AKV_FN void finish_split(const akv_attend_params &p, const akv_cu_args &a, const
         return;
     __threadfence();
     __syncthreads();
-    for (akv_u32 c = threadIdx.x; c < w.columns; c += blockDim.x) {
+    akv_u32 lane = threadIdx.x & 31u;
+    for (akv_u32 c = threadIdx.x >> 5; c < w.columns; c += blockDim.x >> 5) { /* a warp a column */
         float top = NO_SCORE, sum = 0.0f;
-        for (akv_u32 s = 0u; s < w.splits; s++)
+        for (akv_u32 s = lane; s < w.splits; s += 32u)
             top = fmaxf(top, __ldcg(ml + s * (2 * COLUMNS) + c));
-        for (akv_u32 s = 0u; s < w.splits; s++)
+        top = warp_max(top);
+        for (akv_u32 s = lane; s < w.splits; s += 32u)
             sum += exp2f(__ldcg(ml + s * (2 * COLUMNS) + c) - top) * __ldcg(ml + s * (2 * COLUMNS) + COLUMNS + c);
-        m[c] = top;
-        l[c] = sum;
+        for (int i = 16; i > 0; i /= 2)
+            sum += __shfl_xor_sync(0xFFFFFFFFu, sum, i);
+        if (lane == 0u)
+            m[c] = top, l[c] = sum;
     }
     __syncthreads();
     for (akv_u32 e = threadIdx.x; e < w.columns * p.v_dim; e += blockDim.x) {
         akv_u32 c = e / p.v_dim;
         float sum = 0.0f;
-#pragma unroll 4
+#pragma unroll 8 /* their loads are on their way together */
         for (akv_u32 s = 0u; s < w.splits; s++)
             sum += exp2f(__ldcg(ml + s * (2 * COLUMNS) + c) - m[c]) *
                    __ldcg(part + (akv_u64)s * (COLUMNS * p.v_dim) + e);
@@ -219,13 +237,6 @@ AKV_FN void rotate_shared(float *x, akv_u32 rows, akv_u32 dim, akv_u32 block, fl
     for (akv_u32 e = threadIdx.x; e < rows * dim; e += blockDim.x)
         x[e] *= factor;
     __syncthreads();
-}
-
-AKV_FN float warp_max(float x)
-{
-    for (int i = 16; i > 0; i /= 2)
-        x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, i));
-    return x;
 }
 
 /* A row of dim floats, element 32 g + lane in x[g], turned. */

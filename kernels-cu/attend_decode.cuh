@@ -3,7 +3,8 @@
  * thread block, packed tiles decoded inline in the stored domain, one K and V load for all columns.
  * Packed tiles come by bulk copies into a ring a warp (sm_90), raw f16 tiles by 16-byte copies.
  * Each warp takes every NW-th run of tiles of its split and works on its own; results meet at the end.  Runs are
- * one tile, longer where scores regain the keys' mean (attend_map.cuh).  BOUNDED. */
+ * one tile, longer where scores regain the keys' mean (attend_map.cuh).  What comes before and behind the loop over
+ * tiles runs once: there, barriers and the size of the code cost more than arithmetic.  BOUNDED. */
 #ifndef AKV_ATTEND_DECODE_CUH
 #define AKV_ATTEND_DECODE_CUH
 #include "attend.cuh"
@@ -154,7 +155,8 @@ template <int dim, int NW, bool TWICE> struct query_loads {
             if (TWICE && w.columns <= COLUMNS / 2u)
                 own %= COLUMNS / 2u;
             akv_u32 column = w.tile * COLUMNS + own;
-            akv_u64 at = row_element(p.q, w.seq.first_token + column / group, w.head * group + column % group) + e % dim;
+            akv_u32 token = w.seq.first_token + column / group, head = w.head * group + column % group;
+            akv_u64 at = row_element(p.q, token, head) + e % dim;
             x[i] = 0u;
             if (own < w.columns && wide)
                 x[i] = akv_load_u32(a.arg[1] + at * 4u);
@@ -176,7 +178,8 @@ template <int dim, int NW, bool TWICE> struct query_loads {
 };
 
 /* A query row of shared memory as operands, halves of it times inverse, by a warp: [group][lane % 4] of four words
- * in the column's row of `place`, which the row itself may be.  Odd columns' are 64 bytes further: no bank conflicts. */
+ * in the column's row of `place`, which the row itself may be.  Odd columns' are 64 bytes further, so that lanes
+ * do not share banks. */
 template <class K, int G> AKV_FN void store_operands(float *place, const float *row, float inverse, akv_u32 column)
 {
     unsigned x[G / 2], *to = (unsigned *)place + column * (32u * G) + (column & 1u) * 16u;
@@ -227,8 +230,9 @@ AKV_FN void store_sums(const warp_state<G> &state, float *meet, akv_u32 warp, ak
     for (int n = 0; n < 2 * G; n += V::together ? 2 : 1) {
         akv_u32 at = V::o_dim(n, r, 0), high = V::o_dim(n, r, 1);
         if constexpr (V::together) {
-            *(float4 *)(first + at) = make_float4(state.o[n][0], state.o[n][2], state.o[n + 1][0], state.o[n + 1][2]);
-            *(float4 *)(second + at) = make_float4(state.o[n][1], state.o[n][3], state.o[n + 1][1], state.o[n + 1][3]);
+            const float *x = state.o[n], *y = state.o[n + 1];
+            *(float4 *)(first + at) = make_float4(x[0], x[2], y[0], y[2]);
+            *(float4 *)(second + at) = make_float4(x[1], x[3], y[1], y[3]);
         } else {
             first[at] = state.o[n][0], first[high] = state.o[n][2];
             second[at] = state.o[n][1], second[high] = state.o[n][3];
@@ -283,16 +287,20 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
         mean_pairs.look(p.k_flags & AKV_FLAG_MAP ? akv_map_at(maps, p.k_map) : nullptr);
     }
     attend_work w;
-    if (!find_work(p, a, plan, w))
+    if (!find_sequence(a, plan, w))
         return;
-    query_loads<dim, NW, MAP> queries;
-    queries.start(p, a, w);
     if constexpr (MAP)
         mean_pairs.start(maps, w.head);
 
     /* Memory: control, three sets of rows, what belongs to the mean, then rings; the table at the first multiple
      * of 64 KiB with rings below and above it. */
     unsigned base = akv_shared(memory), table = (base + TABLE_BYTES - 1u) & ~(TABLE_BYTES - 1u);
+    if constexpr (shape::table)
+        fill_table<shape::two>(memory + (table - base)); /* while the sequence is on its way */
+    if (!find_part(p, plan, w))
+        return;
+    query_loads<dim, NW, MAP> queries;
+    queries.start(p, a, w);
     unsigned char *at = memory + shape::control_bytes;
     float *q_raw = (float *)at, *q_stored = q_raw + COLUMNS * dim, *o_packed = q_stored + COLUMNS * dim;
     float *o = q_stored; /* free again when o is written */
@@ -360,8 +368,6 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
 
     /* Queries: as they came, and in the domain of stored keys; norm is a power of two that keeps halves
      * in range. */
-    if constexpr (shape::table)
-        fill_table<shape::two>(memory + (table - base));
     queries.finish(p, q_raw);
     if constexpr (MAP) {
         if (threadIdx.x < 2u * map_words)
@@ -476,7 +482,8 @@ AKV_FN void decode(const akv_attend_params &p, const akv_cu_args &a, const akv_c
                     if constexpr (MAP)
                         if (mean) {
                             akv_u32 n = (number[t] - first_tile) & ((1u << runs.shift) - 1u);
-                            unsigned at = (lane_products ^ (runs.few ? (n >> 1 & 1u) * 16u : 0u)) + n * runs.tile_bytes();
+                            unsigned at = lane_products ^ (runs.few ? (n >> 1 & 1u) * 16u : 0u);
+                            at += n * runs.tile_bytes();
                             float2 x = load_float2(at), y = load_float2(at + runs.tile_bytes() / 8u);
                             s[t][0] = x.x, s[t][1] = x.y, s[t][2] = y.x, s[t][3] = y.y;
                         }

@@ -104,8 +104,8 @@ template <int G> AKV_FN void fill_angles(uint4 *table, const akv_u64 *turns, akv
  * turned on to the next middle.  It is divided by a power of two that keeps halves in range, which is returned, and
  * stored as lanes take it: [step][column][lane % 4] of four halves of x and four of y. */
 template <int G>
-AKV_FN float meet_mean(unsigned short *met, const float *q, const float2 *means, const akv_map *map, const akv_u64 *turns,
-                       const mean_runs &runs, akv_u32 column)
+AKV_FN float meet_mean(unsigned short *met, const float *q, const float2 *means, const akv_map *map,
+                       const akv_u64 *turns, const mean_runs &runs, akv_u32 column)
 {
     constexpr int each = G / 2;
     bool half = map->rope == AKV_ROPE_HALF, on = runs.few && column >= COLUMNS / 2u;
@@ -140,6 +140,7 @@ AKV_FN float meet_mean(unsigned short *met, const float *q, const float2 *means,
     }
     return norm;
 }
+
 /* The product with components that do not turn, by a warp. */
 AKV_FN float still_product(const float *q, const akv_u8 *maps, const akv_map *map, akv_u32 head, akv_u32 dim)
 {
@@ -157,7 +158,8 @@ AKV_FN mean_runs choose_runs(akv_u32 tiles, akv_u32 warps, akv_u32 columns)
 {
     akv_u32 few = columns <= COLUMNS / 2u, shift = few ? 3u : 2u, share = (tiles + warps - 1u) / warps;
     for (; shift > 1u; shift--) {
-        akv_u32 rest = tiles % (warps << shift), most = (tiles / (warps << shift) << shift) + AKV_MIN(rest, 1u << shift);
+        akv_u32 rest = tiles % (warps << shift);
+        akv_u32 most = (tiles / (warps << shift) << shift) + AKV_MIN(rest, 1u << shift);
         if (most * 16u <= share * 17u)
             break;
     }
@@ -166,7 +168,8 @@ AKV_FN mean_runs choose_runs(akv_u32 tiles, akv_u32 warps, akv_u32 columns)
 }
 
 /* What scores regain of the mean in a run of a warp, to its shared memory `to`.  position: the last before the
- * first middle; unit: factor of the products of column lane / 4, and what they get for components that do not turn. */
+ * first middle; unit: factor of the products of column lane / 4, and what they get for components that do not
+ * turn. */
 template <int G>
 AKV_FN void regain_run(unsigned to, const mean_runs &runs, unsigned met, const akv_u64 *turns, unsigned table,
                        float2 unit, akv_u32 position, akv_u32 lane)
@@ -216,7 +219,8 @@ AKV_FN void regain_run(unsigned to, const mean_runs &runs, unsigned met, const a
     akv_u32 column = lane >> 2, tile = runs.few ? (lane >> 4) * 2u : 0u, at = (lane & 3u) * 2u;
 #pragma unroll
     for (akv_u32 j = 0u; j < 2u; j++) { /* neighbouring positions */
-        unsigned behind = to + runs.place(tile + 1u, at + j, column), before = to + runs.place(tile, 15u - at - j, column);
+        unsigned behind = to + runs.place(tile + 1u, at + j, column);
+        unsigned before = to + runs.place(tile, 15u - at - j, column);
 #pragma unroll
         for (akv_u32 n = 0u; n < 2u; n++)
 #pragma unroll
