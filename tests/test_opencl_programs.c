@@ -190,7 +190,8 @@ Test(opencl_programs, build_that_fails)
 
 static anykv_status use_queue(struct akv_device *device, struct akv_queue *queue)
 {
-    uint8_t bytes[256] = {1, 2, 3}, back[256];
+    /* A copy that is on its way when a later call fails still reads and writes them. */
+    static uint8_t bytes[256] = {1, 2, 3}, back[256];
     struct akv_mem *mem = NULL, *pinned = NULL;
     struct akv_event *event = NULL;
     struct akv_span span;
