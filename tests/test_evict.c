@@ -3,6 +3,7 @@
 #include "engine.h"
 #include "duel.h"
 #include "ghost.h"
+#include "policy_gittins.h"
 
 #define IDS 300u
 
@@ -274,6 +275,28 @@ Test(evict, ghosts_are_a_fifo)
 }
 
 /* ---- parts ---- */
+
+/* However many requests come: what a ranking costs is bounded a second, too. */
+Test(evict, rankings_leave_time_between)
+{
+    struct akv_evict evict;
+    start(&evict, ANYKV_POLICY_GITTINS, IDS);
+    const struct akv_gittins *g = evict.part[0]->state;
+    for (uint32_t i = 0; i < 5000; i++)
+        akv_evict_request(&evict, 0);
+    cr_expect(g->rankings == 1, "%u rankings at one time", g->rankings);
+    akv_evict_clock(&evict, 1000.2);
+    akv_evict_request(&evict, 0);
+    cr_expect(g->rankings == 1, "the second after 0.2 seconds");
+    akv_evict_clock(&evict, 1000.3);
+    akv_evict_request(&evict, 0);
+    cr_expect(g->rankings == 2, "none after 0.3 seconds and 5,000 requests");
+    akv_evict_clock(&evict, 2000.0);
+    for (uint32_t i = 0; i < 499; i++)
+        akv_evict_request(&evict, 0);
+    cr_expect(g->rankings == 2, "one after less than 500 requests");
+    akv_evict_finish(&evict);
+}
 
 Test(evict, parts_keep_their_own_order)
 {
