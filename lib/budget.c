@@ -87,25 +87,15 @@ void akv_cache_on_idle(void *user, uint32_t node, bool idle)
     }
 }
 
-/* A block that two hold is neither idle nor loose: a third changes nothing. */
-static bool is_shared(const anykv_cache *cache, uint32_t id)
+void akv_cache_acquire_idle(anykv_cache *cache, uint32_t id)
 {
-    const struct akv_block *block = &cache->pool.blocks[id];
-    assert(block->refs < 2 || (!block->idle && !block->loose));
-    return block->refs >= 2;
-}
-
-void akv_cache_acquire(anykv_cache *cache, uint32_t id)
-{
-    const bool shared = is_shared(cache, id);
     akv_pool_acquire(&cache->pool, id);
-    if (!shared)
-        akv_cache_settle(cache, id);
+    akv_cache_settle(cache, id);
 }
 
-void akv_cache_release(anykv_cache *cache, uint32_t id)
+void akv_cache_release_last(anykv_cache *cache, uint32_t id)
 {
-    if (!akv_pool_release(&cache->pool, id) && !is_shared(cache, id))
+    if (!akv_pool_release(&cache->pool, id))
         akv_cache_settle(cache, id);
 }
 

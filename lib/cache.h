@@ -283,8 +283,27 @@ anykv_status akv_seq_alive(const anykv_seq *seq);
 /* ---- budget.c: blocks in and out; under lock ---- */
 uint32_t akv_cache_alloc(anykv_cache *cache, uint32_t group, uint32_t kind, uint64_t tenant,
                          anykv_status *status_out);
-void akv_cache_acquire(anykv_cache *cache, uint32_t block);
-void akv_cache_release(anykv_cache *cache, uint32_t block);
+void akv_cache_acquire_idle(anykv_cache *cache, uint32_t block);
+void akv_cache_release_last(anykv_cache *cache, uint32_t block);
+/* A block that two hold is neither idle nor loose: a third changes nothing but the count. */
+static inline void akv_cache_acquire(anykv_cache *cache, uint32_t id)
+{
+    struct akv_block *block = akv_pool_block(&cache->pool, id);
+    if (block->refs < 2) {
+        akv_cache_acquire_idle(cache, id);
+        return;
+    }
+    assert(!block->idle && !block->loose);
+    block->refs++;
+}
+static inline void akv_cache_release(anykv_cache *cache, uint32_t id)
+{
+    struct akv_block *block = akv_pool_block(&cache->pool, id);
+    if (block->refs > 2)
+        block->refs--;
+    else
+        akv_cache_release_last(cache, id);
+}
 /* Recomputes whether a block can be evicted. */
 void akv_cache_settle(anykv_cache *cache, uint32_t block);
 /* After a change of a block's kind: tells those who look without the lock. */

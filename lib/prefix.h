@@ -127,6 +127,12 @@ static inline bool akv_prefix_busy(const struct akv_prefix *prefix, uint32_t nod
     const struct akv_node *n = &prefix->nodes[node];
     return n->users != 0 || n->pins != 0 || n->busy_children != 0;
 }
+/* Drops a node that has another user: nothing else changes. */
+static inline void akv_prefix_drop_shared(struct akv_prefix *prefix, uint32_t node)
+{
+    assert(prefix->nodes[node].users > 1);
+    prefix->nodes[node].users--;
+}
 static inline uint32_t *akv_prefix_blocks(const struct akv_prefix *prefix, uint32_t node)
 {
     return prefix->blocks + (size_t)node * prefix->groups;

@@ -56,7 +56,7 @@ void akv_seq_use_path(const anykv_seq *seq, uint32_t node, bool over)
 void akv_seq_drop_nodes(anykv_seq *seq, uint32_t count)
 {
     struct akv_prefix *prefix = &seq->cache->prefix;
-    bool demote = seq->done, told = false;
+    bool demote = seq->done;
     if (count < seq->node_count) {
         akv_seq_tell(seq);
         akv_prefix_end(prefix, seq->nodes[seq->node_count - 1]);
@@ -65,14 +65,19 @@ void akv_seq_drop_nodes(anykv_seq *seq, uint32_t count)
         const uint32_t node = seq->nodes[--seq->node_count];
         if (prefix->nodes[node].fan_out > 4 || prefix->nodes[node].users > 1)
             demote = false;
+        if (count == 0 && !demote && prefix->nodes[node].users > 1) {
+            akv_seq_use_path(seq, node, true);
+            seq->node_count++;
+            break;
+        }
         if (demote)
             akv_prefix_demote(prefix, node);
-        else if (!told && count == 0 && prefix->nodes[node].users > 1)
-            akv_seq_use_path(seq, node, told = true);
-        else if (!told)
+        else
             akv_prefix_renew(prefix, node);
         akv_prefix_drop(prefix, node);
     }
+    while (seq->node_count > count)
+        akv_prefix_drop_shared(prefix, seq->nodes[--seq->node_count]);
 }
 
 void akv_seq_hold_tail(anykv_seq *seq, bool hold)
