@@ -269,11 +269,14 @@ AC_DEFUN([AKV_TRY_CLANG_CUDA], [
      rm -f conftest.ptx],
     [why_cuda="neither nvcc nor clang found (set NVCC or CUDA_CLANG)"])
 ])
-dnl Real code for the architectures that this nvcc knows, PTX of the lowest.
+dnl Real code for the architectures that this nvcc knows, PTX of the lowest; all of it compressed.  Where the caller
+dnl chooses them, a few, images stay as they are: the tests' driver looks there for the names of kernels.
 AC_DEFUN([AKV_TRY_NVCC], [
+  AC_SUBST([CUDA_COMPRESS])
   AC_MSG_CHECKING([which device images $NVCC makes])
   AS_IF([test -z "$CUDA_GENCODE"],
-    [akv_known=`$NVCC --list-gpu-arch 2>/dev/null`
+    [CUDA_COMPRESS=-Xfatbin=-compress-all
+     akv_known=`$NVCC --list-gpu-arch 2>/dev/null`
      for akv_arch in 75 80 86 89 90 100 120; do
        AS_CASE([" "`echo $akv_known`" "], [*" compute_$akv_arch "*],
          [AS_IF([test -z "$CUDA_GENCODE"],
