@@ -8,34 +8,25 @@
 #include <immintrin.h>
 #endif
 
+/* The rest of a phase fits an int32, whose conversion rounds as the fma of rope.h does. */
 #if defined(__AVX512F__)
-/* Leading halves of the phases of 16 pairs. */
-static inline __m512i rope_phases(const uint8_t *turns, __m512i position)
-{
-    __m256i half[2];
-    for (uint32_t k = 0; k < 2u; k++) {
-        const __m512i t = _mm512_loadu_si512(turns + 64u * k);
-        const __m512i low = _mm512_srli_epi64(_mm512_mul_epu32(t, position), 32);
-        const __m512i high = _mm512_mul_epu32(_mm512_srli_epi64(t, 32), position);
-        half[k] = _mm512_cvtepi64_epi32(_mm512_add_epi64(low, high));
-    }
-    return _mm512_inserti64x4(_mm512_castsi256_si512(half[0]), half[1], 1);
-}
 static inline uint32_t rope_lanes(float *c_out, float *s_out, const uint8_t *turns, uint32_t pairs,
                                   uint32_t position)
 {
     const __m512i at = _mm512_set1_epi64((long long)position), eighth = _mm512_set1_epi32(0x20000000);
+    const __m512i upper =
+        _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    const __m512i quarter = _mm512_set1_epi32(0x40000000), sign = _mm512_set1_epi32((int)0x80000000u);
     uint32_t i = 0;
     for (; i + 16u <= pairs; i += 16u) {
-        const __m512i p = rope_phases(turns + 8u * (size_t)i, at);
-        const __m512i quarter = _mm512_srli_epi32(_mm512_add_epi32(p, eighth), 30);
-        const __m512i rest =
-            _mm512_add_epi32(_mm512_sub_epi32(p, _mm512_slli_epi32(quarter, 30)), eighth);
-        const __m512 high = _mm512_cvtepi32_ps(
-            _mm512_sub_epi32(_mm512_srli_epi32(rest, 12), _mm512_set1_epi32(0x20000)));
-        const __m512 low = _mm512_cvtepi32_ps(_mm512_and_si512(rest, _mm512_set1_epi32(4095)));
-        const __m512 u =
-            _mm512_mul_ps(_mm512_fmadd_ps(high, _mm512_set1_ps(4096.0f), low), _mm512_set1_ps(0x1p-29f));
+        const uint8_t *from = turns + 8u * (size_t)i;
+        const __m512i phase = _mm512_permutex2var_epi32(
+            _mm512_mullo_epi64(_mm512_loadu_si512(from), at), upper,
+            _mm512_mullo_epi64(_mm512_loadu_si512(from + 64), at));
+        const __m512i q = _mm512_add_epi32(phase, eighth);
+        const __m512i rest = _mm512_and_si512(q, _mm512_set1_epi32(0x3FFFFFFF));
+        const __m512 u = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(rest, eighth)),
+                                       _mm512_set1_ps(0x1p-29f));
         const __m512 w = _mm512_mul_ps(u, u);
         __m512 s = _mm512_fmadd_ps(_mm512_set1_ps(AKV_SIN_3), w, _mm512_set1_ps(AKV_SIN_2));
         __m512 c = _mm512_fmadd_ps(_mm512_set1_ps(AKV_COS_3), w, _mm512_set1_ps(AKV_COS_2));
@@ -44,20 +35,18 @@ static inline uint32_t rope_lanes(float *c_out, float *s_out, const uint8_t *tur
         c = _mm512_fmadd_ps(c, w, _mm512_set1_ps(AKV_COS_1));
         c = _mm512_fmadd_ps(c, w, _mm512_set1_ps(AKV_COS_0));
         c = _mm512_fmadd_ps(c, w, _mm512_set1_ps(1.0f));
-        const __mmask16 odd = _mm512_test_epi32_mask(quarter, _mm512_set1_epi32(1));
-        /* Signs: of the cosine in quarters 1 and 2, of the sine in 2 and 3. */
-        const __m512i two = _mm512_set1_epi32(2);
-        const __m512i c_sign = _mm512_slli_epi32(
-            _mm512_and_si512(_mm512_add_epi32(quarter, _mm512_set1_epi32(1)), two), 30);
-        const __m512i s_sign = _mm512_slli_epi32(_mm512_and_si512(quarter, two), 30);
+        const __mmask16 odd = _mm512_test_epi32_mask(q, quarter);
         const __m512i c_bits = _mm512_castps_si512(_mm512_mask_blend_ps(odd, c, s));
         const __m512i s_bits = _mm512_castps_si512(_mm512_mask_blend_ps(odd, s, c));
-        _mm512_storeu_si512(c_out + i, _mm512_xor_si512(c_bits, c_sign));
-        _mm512_storeu_si512(s_out + i, _mm512_xor_si512(s_bits, s_sign));
+        /* bits ^ (q & sign), one instruction */
+        _mm512_storeu_si512(c_out + i, _mm512_ternarylogic_epi32(
+                                           c_bits, _mm512_add_epi32(q, quarter), sign, 0x78));
+        _mm512_storeu_si512(s_out + i, _mm512_ternarylogic_epi32(s_bits, q, sign, 0x78));
     }
     return i;
 }
 #elif defined(__AVX2__) && defined(__FMA__)
+/* Leading halves of the phases of 8 pairs. */
 static inline __m256i rope_phases(const uint8_t *turns, __m256i position)
 {
     __m256i half[2];
@@ -75,17 +64,13 @@ static inline uint32_t rope_lanes(float *c_out, float *s_out, const uint8_t *tur
                                   uint32_t position)
 {
     const __m256i at = _mm256_set1_epi64x((long long)position), eighth = _mm256_set1_epi32(0x20000000);
+    const __m256i quarter = _mm256_set1_epi32(0x40000000), sign = _mm256_set1_epi32((int)0x80000000u);
     uint32_t i = 0;
     for (; i + 8u <= pairs; i += 8u) {
-        const __m256i p = rope_phases(turns + 8u * (size_t)i, at);
-        const __m256i quarter = _mm256_srli_epi32(_mm256_add_epi32(p, eighth), 30);
-        const __m256i rest =
-            _mm256_add_epi32(_mm256_sub_epi32(p, _mm256_slli_epi32(quarter, 30)), eighth);
-        const __m256 high = _mm256_cvtepi32_ps(
-            _mm256_sub_epi32(_mm256_srli_epi32(rest, 12), _mm256_set1_epi32(0x20000)));
-        const __m256 low = _mm256_cvtepi32_ps(_mm256_and_si256(rest, _mm256_set1_epi32(4095)));
-        const __m256 u =
-            _mm256_mul_ps(_mm256_fmadd_ps(high, _mm256_set1_ps(4096.0f), low), _mm256_set1_ps(0x1p-29f));
+        const __m256i q = _mm256_add_epi32(rope_phases(turns + 8u * (size_t)i, at), eighth);
+        const __m256i rest = _mm256_and_si256(q, _mm256_set1_epi32(0x3FFFFFFF));
+        const __m256 u = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(rest, eighth)),
+                                       _mm256_set1_ps(0x1p-29f));
         const __m256 w = _mm256_mul_ps(u, u);
         __m256 s = _mm256_fmadd_ps(_mm256_set1_ps(AKV_SIN_3), w, _mm256_set1_ps(AKV_SIN_2));
         __m256 c = _mm256_fmadd_ps(_mm256_set1_ps(AKV_COS_3), w, _mm256_set1_ps(AKV_COS_2));
@@ -94,12 +79,9 @@ static inline uint32_t rope_lanes(float *c_out, float *s_out, const uint8_t *tur
         c = _mm256_fmadd_ps(c, w, _mm256_set1_ps(AKV_COS_1));
         c = _mm256_fmadd_ps(c, w, _mm256_set1_ps(AKV_COS_0));
         c = _mm256_fmadd_ps(c, w, _mm256_set1_ps(1.0f));
-        const __m256 odd = _mm256_castsi256_ps(_mm256_slli_epi32(quarter, 31));
-        /* Signs: of the cosine in quarters 1 and 2, of the sine in 2 and 3. */
-        const __m256i two = _mm256_set1_epi32(2);
-        const __m256i c_sign = _mm256_slli_epi32(
-            _mm256_and_si256(_mm256_add_epi32(quarter, _mm256_set1_epi32(1)), two), 30);
-        const __m256i s_sign = _mm256_slli_epi32(_mm256_and_si256(quarter, two), 30);
+        const __m256 odd = _mm256_castsi256_ps(_mm256_slli_epi32(q, 1)); /* by the sign bit */
+        const __m256i c_sign = _mm256_and_si256(_mm256_add_epi32(q, quarter), sign);
+        const __m256i s_sign = _mm256_and_si256(q, sign);
         _mm256_storeu_ps(c_out + i, _mm256_xor_ps(_mm256_blendv_ps(c, s, odd), _mm256_castsi256_ps(c_sign)));
         _mm256_storeu_ps(s_out + i, _mm256_xor_ps(_mm256_blendv_ps(s, c, odd), _mm256_castsi256_ps(s_sign)));
     }
