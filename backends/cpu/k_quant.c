@@ -37,7 +37,7 @@ static void rotate_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t
     }
 }
 
-const struct akv_cpu_kernel akv_cpu_encode_scalar = {1, q_encode_items, q_encode_run, NULL, NULL};
+const struct akv_cpu_kernel akv_cpu_encode_scalar = {1, q_rows_items, q_encode_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_decode_scalar = {1, q_rows_items, q_decode_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_rotate_scalar = {1, rotate_items, rotate_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_seal_scalar = {1, q_seal_items, q_seal_run, NULL, NULL};

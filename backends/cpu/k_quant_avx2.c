@@ -16,7 +16,7 @@
 #define q_convert  x_convert
 #include "k_quant_body.h"
 
-const struct akv_cpu_kernel akv_cpu_encode_avx2 = {1, q_encode_items, q_encode_run, NULL, NULL};
+const struct akv_cpu_kernel akv_cpu_encode_avx2 = {1, q_rows_items, q_encode_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_decode_avx2 = {1, q_rows_items, q_decode_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_seal_avx2 = {1, q_seal_items, q_seal_run, NULL, NULL};
 const struct akv_cpu_kernel akv_cpu_gather_avx2 = {1, q_gather_items, q_gather_run, NULL, NULL};

@@ -20,28 +20,26 @@
 #define AKV_K_QUANT_BODY_H
 #include "k_map.h"
 
-/* A decoded row as it was before it was stored, in place or in w->row; returns where. */
-static inline float *q_maps_back(struct q_maps *w, float *row, uint32_t position)
+/* Decoded rows at successive positions, AKV_CODE_STRIDE apart, as they were before they were stored, in
+ * place or in w->row; returns where. */
+static inline float *q_maps_back(struct q_maps *w, float *x, uint32_t rows, uint32_t position)
 {
     const uint32_t dim = w->dim;
-    if (akv_map_rotates(w->map)) {
-        q_store(row, 1, dim, AKV_F32, (uint8_t *)row);
-    } else if (w->map->transform == AKV_TRANSFORM_MATRIX) {
-        const uint8_t *inverse = w->maps + akv_map_inverse_row(w->map, w->head, dim, 0);
-        q_chain(w->row, row, inverse, false, dim, 1u);
-        row = w->row;
+    const float scale = akv_map_scale(w->maps, w->map, w->head, 1);
+    if (w->map->transform == AKV_TRANSFORM_MATRIX) {
+        q_chain_back(w->row, x, w->maps + akv_map_inverse_row(w->map, w->head, dim, 0), dim, rows);
+        x = w->row;
     }
-    if (w->map->scales) {
-        const float scale = akv_map_scale(w->maps, w->map, w->head, 1);
-        for (uint32_t i = 0; i < dim; i++)
-            row[i] = row[i] * scale;
+    for (uint32_t k = 0; k < rows; k++) {
+        float *row = x + k * AKV_CODE_STRIDE;
+        if (akv_map_rotates(w->map))
+            q_store(row, 1, dim, AKV_F32, (uint8_t *)row);
+        if (w->map->scales)
+            q_row_times(row, scale, false, dim);
+        if (w->map->mean)
+            q_row_mean(w, row, position + k, Q_TURNED_ON);
     }
-    if (w->map->mean) {
-        q_turn_mean(w, position);
-        for (uint32_t i = 0; i < dim; i++)
-            row[i] = row[i] + w->moved[i];
-    }
-    return row;
+    return x;
 }
 
 /* Formats without vector code take the portable one. */
@@ -108,30 +106,29 @@ static inline uint8_t *q_row_at(uint8_t *base, const akv_rows *rows, uint64_t to
            (token * rows->token_stride + head * rows->head_stride) * akv_raw_bytes(rows->dtype);
 }
 
-/* ---- encode, decode: an item is a row; encode with maps of several heads: Q_ROWS tokens of a head ---- */
+/* ---- encode, decode: an item is a row, with maps Q_ROWS tokens of a head ---- */
+static bool q_by_head(uint32_t flags, uint32_t format)
+{
+    return (flags & AKV_FLAG_MAP) && !akv_format_raw(format);
+}
 static uint64_t q_rows_items(const struct akv_cpu_args *args, uint32_t phase)
 {
-    const akv_encode_params *p = args->params;
+    const akv_encode_params *p = args->params; /* those of decode begin alike */
     (void)phase;
+    if (q_by_head(p->flags, p->format))
+        return ((uint64_t)p->tokens + Q_ROWS - 1u) / Q_ROWS * p->rows.heads;
     return (uint64_t)p->tokens * p->rows.heads;
 }
 
-static bool q_encode_by_head(const akv_encode_params *p)
-{
-    return (p->flags & AKV_FLAG_MAP) && p->rows.heads > 1u && !akv_format_raw(p->format);
-}
-static uint64_t q_encode_items(const struct akv_cpu_args *args, uint32_t phase)
-{
-    const akv_encode_params *p = args->params;
-    if (q_encode_by_head(p))
-        return ((uint64_t)p->tokens + Q_ROWS - 1u) / Q_ROWS * p->rows.heads;
-    return q_rows_items(args, phase);
-}
 /* Rows of a head stand `heads` rows apart in the tile. */
 static void q_put_apart(uint8_t *tile, const akv_encode_params *p, uint32_t token, uint32_t head,
                         uint32_t count, struct q_work *work)
 {
     const uint32_t heads = p->rows.heads, rows = p->tokens * heads;
+    if (heads == 1u) {
+        q_put_rows(tile, p->format, rows, p->dim, token, count, work);
+        return;
+    }
     for (uint32_t k = 0; k < count; k++) {
         if (k) {
             memcpy(work->code, work->code + k * AKV_CODE_STRIDE, akv_padded_dim(p->dim));
@@ -141,11 +138,10 @@ static void q_put_apart(uint8_t *tile, const akv_encode_params *p, uint32_t toke
         q_put_rows(tile, p->format, rows, p->dim, (token + k) * heads + head, 1, work);
     }
 }
-static void q_encode_heads(const struct akv_cpu_args *args, uint64_t first, uint64_t count)
+static uint32_t q_encode_heads(const struct akv_cpu_args *args, uint64_t first, uint64_t count)
 {
     const akv_encode_params *p = args->params;
     const uint32_t heads = p->rows.heads;
-    uint8_t *tile = args->arg[1];
     uint32_t saw = 0;
     struct q_work work;
     struct q_maps maps;
@@ -154,23 +150,16 @@ static void q_encode_heads(const struct akv_cpu_args *args, uint64_t first, uint
         const uint32_t head = (uint32_t)(item % heads), token = (uint32_t)(item / heads) * Q_ROWS;
         const uint32_t n = AKV_MIN(Q_ROWS, p->tokens - token);
         const uint8_t *src[Q_ROWS];
-        uint32_t position[Q_ROWS];
         q_maps_use(&maps, args->arg[3], p->map, p->flags, p->dim, head);
-        for (uint32_t k = 0; k < n; k++) {
-            position[k] = p->position + token + k;
+        for (uint32_t k = 0; k < n; k++)
             src[k] = q_row_at(args->arg[0], &p->rows, token + k, head);
-        }
-        saw |= q_maps_store(&maps, &work, src, n, p->rows.dtype, position);
+        saw |= q_maps_store(&maps, &work, src, n, p->rows.dtype, p->position + token);
         saw |= q_quantise(&work, src, n, AKV_F32, p->dim, q_maps_flags(&maps, p->flags), p->format);
-        q_put_apart(tile, p, token, head, n, &work);
+        q_put_apart(args->arg[1], p, token, head, n, &work);
     }
-    if (first + count == q_encode_items(args, 0))
-        akv_tile_padding(tile, p->format, p->tokens * heads, p->dim);
-    q_report(args->arg[2], saw);
+    return saw;
 }
-
-static void q_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
-                         uint64_t count)
+static uint32_t q_encode_rows(const struct akv_cpu_args *args, uint64_t first, uint64_t count)
 {
     const akv_encode_params *p = args->params;
     uint32_t heads = p->rows.heads, rows = p->tokens * heads, dim = p->dim, saw = 0;
@@ -178,20 +167,11 @@ static void q_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
     uint32_t raw_bytes = akv_raw_bytes(p->format) * dim;
     uint8_t *tile = args->arg[1];
     struct q_work work;
-    struct q_maps maps;
-    (void)phase;
-    if (q_encode_by_head(p)) {
-        q_encode_heads(args, first, count);
-        return;
-    }
-    q_maps_init(&maps);
 
     for (uint32_t t = (uint32_t)first, end = (uint32_t)(first + count); t < end;) {
         const uint8_t *src[Q_ROWS];
-        uint32_t n = AKV_MIN(Q_ROWS, end - t), position[Q_ROWS];
-        q_maps_use(&maps, args->arg[3], p->map, p->flags, dim, head);
+        uint32_t n = AKV_MIN(Q_ROWS, end - t);
         for (uint32_t k = 0; k < n; k++) {
-            position[k] = p->position + token;
             src[k] = q_row_at(args->arg[0], &p->rows, token, head);
             if (++head == heads) {
                 head = 0;
@@ -203,16 +183,21 @@ static void q_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
                 q_convert(tile + (uint64_t)(t + k) * raw_bytes, p->format, src[k], p->rows.dtype,
                           dim);
         } else {
-            if (maps.maps)
-                saw |= q_maps_store(&maps, &work, src, n, p->rows.dtype, position);
-            saw |= q_quantise(&work, src, n, maps.maps ? AKV_F32 : p->rows.dtype, dim,
-                              q_maps_flags(&maps, p->flags), p->format);
+            saw |= q_quantise(&work, src, n, p->rows.dtype, dim, p->flags, p->format);
             q_put_rows(tile, p->format, rows, dim, t, n, &work);
         }
         t += n;
     }
-    if (first + count == rows)
-        akv_tile_padding(tile, p->format, rows, dim);
+    return saw;
+}
+static void q_encode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
+                         uint64_t count)
+{
+    const akv_encode_params *p = args->params;
+    const uint32_t saw = q_by_head(p->flags, p->format) ? q_encode_heads(args, first, count)
+                                                        : q_encode_rows(args, first, count);
+    if (first + count == q_rows_items(args, phase))
+        akv_tile_padding(args->arg[1], p->format, p->tokens * p->rows.heads, p->dim);
     q_report(args->arg[2], saw);
 }
 
@@ -237,6 +222,28 @@ static bool q_decode_plain(const struct akv_cpu_args *args, uint64_t first, uint
     return true;
 }
 
+static void q_decode_heads(const struct akv_cpu_args *args, uint64_t first, uint64_t count)
+{
+    const akv_decode_params *p = args->params;
+    const uint32_t heads = p->rows.heads, rows = p->tokens * heads;
+    struct q_work work;
+    struct q_maps maps;
+    q_maps_init(&maps);
+    for (uint64_t item = first; item < first + count; item++) {
+        const uint32_t head = (uint32_t)(item % heads), token = (uint32_t)(item / heads) * Q_ROWS;
+        const uint32_t n = AKV_MIN(Q_ROWS, p->tokens - token);
+        float *row;
+        if (heads == 1u)
+            q_get_rows(args->arg[0], p->format, rows, p->dim, token, n, work.value, AKV_CODE_STRIDE);
+        for (uint32_t k = 0; heads != 1u && k < n; k++)
+            q_get_rows(args->arg[0], p->format, rows, p->dim, (token + k) * heads + head, 1,
+                       work.value + k * AKV_CODE_STRIDE, 0);
+        q_maps_use(&maps, args->arg[2], p->map, p->flags, p->dim, head);
+        row = q_maps_back(&maps, work.value, n, p->position + token);
+        for (uint32_t k = 0; k < n; k++, row += AKV_CODE_STRIDE)
+            q_store(row, 0, p->dim, p->rows.dtype, q_row_at(args->arg[1], &p->rows, token + k, head));
+    }
+}
 static void q_decode_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
                          uint64_t count)
 {
@@ -247,23 +254,21 @@ static void q_decode_run(const struct akv_cpu_args *args, uint32_t phase, uint64
     int back = (p->flags & AKV_FLAG_ROTATE) != 0;
     const uint8_t *tile = args->arg[0];
     struct q_work work;
-    struct q_maps maps;
     (void)phase;
+    if (q_by_head(p->flags, p->format)) {
+        q_decode_heads(args, first, count);
+        return;
+    }
     if (q_decode_plain(args, first, count))
         return;
-    q_maps_init(&maps);
 
     for (uint32_t t = (uint32_t)first; t < (uint32_t)(first + count); t++) {
         uint8_t *dst = q_row_at(args->arg[1], &p->rows, token, head);
         if (akv_format_raw(p->format)) {
             q_convert(dst, p->rows.dtype, tile + (uint64_t)t * raw_bytes, p->format, dim);
         } else {
-            float *row = work.value;
-            q_get_rows(tile, p->format, rows, dim, t, 1, row, 0);
-            q_maps_use(&maps, args->arg[2], p->map, p->flags, dim, head);
-            if (maps.maps)
-                row = q_maps_back(&maps, row, p->position + token);
-            q_store(row, back, dim, p->rows.dtype, dst);
+            q_get_rows(tile, p->format, rows, dim, t, 1, work.value, 0);
+            q_store(work.value, back, dim, p->rows.dtype, dst);
         }
         if (++head == heads) {
             head = 0;
@@ -294,13 +299,10 @@ static uint32_t q_seal_tile(uint8_t *dst, const uint8_t *src, uint32_t src_type,
     } else {
         for (uint32_t t = 0; t < tokens; t += 4u) {
             const uint8_t *rows[4];
-            uint32_t at[4];
-            for (uint32_t k = 0; k < 4u; k++) {
+            for (uint32_t k = 0; k < 4u; k++)
                 rows[k] = src + (t + k) * src_row;
-                at[k] = position + t + k;
-            }
             if (maps->maps)
-                saw |= q_maps_store(maps, work, rows, 4u, src_type, at);
+                saw |= q_maps_store(maps, work, rows, 4u, src_type, position + t);
             saw |= q_quantise(work, rows, 4u, maps->maps ? AKV_F32 : src_type, dim,
                               q_maps_flags(maps, flags), format);
             if (order == AKV_ORDER_QUAD)
@@ -439,45 +441,46 @@ static uint64_t q_gather_items(const struct akv_cpu_args *args, uint32_t phase)
     return (uint64_t)p->blocks * p->rows.heads;
 }
 
-/* Row number in the output of row t of block b, or -1 if it is not wanted. */
-static inline int64_t q_gather_row(const akv_gather_params *p, uint32_t b, uint32_t t)
-{
-    int64_t r = (int64_t)b * p->block_tokens + t - p->first_row;
-    return r >= 0 && r < (int64_t)p->tokens ? r : -1;
-}
-
 static void q_gather_tile(const akv_gather_params *p, uint8_t *out, const uint8_t *tile,
                           uint32_t format, uint32_t b, uint32_t head, struct q_maps *maps,
                           struct q_work *work)
 {
     uint32_t dim = p->dim, dtype = p->rows.dtype, tokens = p->block_tokens;
     int back = (p->flags & AKV_FLAG_ROTATE) != 0;
+    uint64_t row_bytes = (uint64_t)akv_raw_bytes(format) * dim;
+    int64_t at = (int64_t)b * tokens - p->first_row; /* row number of the block's first */
+    int64_t end = AKV_MIN((int64_t)tokens, (int64_t)p->tokens - at);
 
-    int quads = p->order == AKV_ORDER_QUAD && !akv_format_raw(format);
-    uint32_t held = AKV_NO_BLOCK; /* quad whose rows stand in work */
-
-    for (uint32_t t = 0; t < tokens; t++) {
-        int64_t r = q_gather_row(p, b, t);
-        uint32_t k = quads ? t & 3u : 0u;
-        if (r < 0)
-            continue;
-        uint8_t *dst = q_row_at(out, &p->rows, (uint64_t)r, head);
+    for (uint32_t n, t = at < 0 ? (uint32_t)-at : 0u; (int64_t)t < end; t += n) {
+        float *row = work->value;
+        n = AKV_MIN(Q_ROWS, (uint32_t)end - t);
         if (akv_format_raw(format)) {
-            uint64_t row_bytes = (uint64_t)akv_raw_bytes(format) * dim;
-            q_convert(dst, dtype, tile + t * row_bytes, format, dim);
+            for (uint32_t k = 0; k < n; k++)
+                q_convert(q_row_at(out, &p->rows, (uint64_t)(at + t + k), head), dtype,
+                          tile + (t + k) * row_bytes, format, dim);
             continue;
         }
-        if (!quads)
-            q_get_rows(tile, format, tokens, dim, t, 1, work->value, 0);
-        else if (held != t / 4u)
-            q_get_quad(tile, format, tokens, dim, held = t / 4u, work->value);
-        float *row = work->value + k * AKV_CODE_STRIDE;
+        if (p->order == AKV_ORDER_QUAD) { /* up to the end of the last whole quad that has room */
+            n = AKV_MIN(n, Q_ROWS - t % 4u);
+            for (uint32_t k = 0; k < t % 4u + n; k += 4u)
+                q_get_quad(tile, format, tokens, dim, t / 4u + k / 4u, row + k * AKV_CODE_STRIDE);
+            row += t % 4u * AKV_CODE_STRIDE;
+        } else {
+            q_get_rows(tile, format, tokens, dim, t, n, row, AKV_CODE_STRIDE);
+        }
         if (maps->maps)
-            row = q_maps_back(maps, row, p->position + b * tokens + t);
-        q_store(row, back, dim, dtype, dst);
+            row = q_maps_back(maps, row, n, p->position + b * tokens + t);
+        for (uint32_t k = 0; k < n; k++, row += AKV_CODE_STRIDE)
+            q_store(row, back, dim, dtype, q_row_at(out, &p->rows, (uint64_t)(at + t + k), head));
     }
 }
 
+/* Row number in the output of row t of block b, or -1 if it is not wanted. */
+static inline int64_t q_gather_row(const akv_gather_params *p, uint32_t b, uint32_t t)
+{
+    int64_t r = (int64_t)b * p->block_tokens + t - p->first_row;
+    return r >= 0 && r < (int64_t)p->tokens ? r : -1;
+}
 static void q_gather_run(const struct akv_cpu_args *args, uint32_t phase, uint64_t first,
                          uint64_t count)
 {

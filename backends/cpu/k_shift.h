@@ -15,14 +15,14 @@ static uint64_t q_shift_items(const struct akv_cpu_args *args, uint32_t phase)
 static uint32_t q_shift_row(const akv_shift_params *p, float *x, const float *c, const float *s)
 {
     const bool half = p->rope == AKV_ROPE_HALF;
-    for (uint32_t i = q_turn_lanes(x, x, c, s, p->pairs, half); i < p->pairs; i++) {
+    for (uint32_t i = q_turn_lanes(x, x, c, s, p->pairs, half, Q_TURNED_ALONE); i < p->pairs; i++) {
         const uint32_t first = half ? i : 2u * i, second = half ? i + p->pairs : 2u * i + 1u;
         const akv_turn turn = {c[i], s[i]};
         const float a = x[first], b = x[second];
         x[first] = akv_rope_first(turn, a, b);
         x[second] = akv_rope_second(turn, a, b);
     }
-    return q_row_sane(x, p->dim);
+    return q_row_sane(x, (const uint8_t *)x, p->dim);
 }
 
 static uint32_t q_shift_tile(const akv_shift_params *p, uint8_t *tile, const float *c, const float *s,
@@ -38,11 +38,11 @@ static uint32_t q_shift_tile(const akv_shift_params *p, uint8_t *tile, const flo
         float *x = matrix ? straight : decoded;
         q_read_four(tile, p->format, AKV_ORDER_ROW, p->block_tokens, dim, t, decoded);
         if (matrix)
-            q_chain(straight, decoded, maps->maps + akv_map_inverse_row(maps->map, maps->head, dim, 0),
-                    false, dim, 4u);
+            q_chain_back(straight, decoded,
+                         maps->maps + akv_map_inverse_row(maps->map, maps->head, dim, 0), dim, 4u);
         for (uint32_t k = 0; k < 4u; k++, x += AKV_CODE_STRIDE) {
             if (raw)
-                saw |= q_row_sane(x, dim);
+                saw |= q_row_sane(x, (const uint8_t *)x, dim);
             else if (flags & AKV_FLAG_ROTATE)
                 q_store(x, 1, dim, AKV_F32, (uint8_t *)x);
             q_shift_row(p, x, c, s);
@@ -54,7 +54,7 @@ static uint32_t q_shift_tile(const akv_shift_params *p, uint8_t *tile, const flo
             continue;
         if (matrix) {
             q_chain(decoded, straight, maps->maps + akv_map_matrix_row(maps->map, maps->head, dim, 0),
-                    true, dim, 4u);
+                    dim, 4u);
             for (uint32_t k = 0; k < 4u; k++)
                 rows[k] = (const uint8_t *)(decoded + k * AKV_CODE_STRIDE);
         }
