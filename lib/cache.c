@@ -310,6 +310,9 @@ anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout
     status = akv_mutex_init(context, &cache->reason_lock);
     if (status)
         goto destroy_lock;
+    status = akv_mutex_init(context, &cache->list_lock);
+    if (status)
+        goto destroy_reason;
     status = make_parts(cache);
     if (status) {
         anykv_cache_destroy(cache);
@@ -317,6 +320,8 @@ anykv_status anykv_cache_create(anykv_device *device, const anykv_layout *layout
     }
     *cache_out = cache;
     return ANYKV_OK;
+destroy_reason:
+    akv_mutex_destroy(&cache->reason_lock);
 destroy_lock:
     akv_mutex_destroy(&cache->lock);
 destroy_io:
@@ -353,6 +358,7 @@ void anykv_cache_destroy(anykv_cache *cache)
     akv_events_finish(&cache->events, cache->context);
     akv_prefix_finish(&cache->prefix);
     akv_free(cache->context, cache->need);
+    akv_mutex_destroy(&cache->list_lock);
     akv_mutex_destroy(&cache->reason_lock);
     akv_mutex_destroy(&cache->lock);
     akv_mutex_destroy(&cache->io);

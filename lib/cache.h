@@ -162,7 +162,7 @@ struct anykv_cache {
     struct akv_block_events events;
     uint32_t loose_first, loose_last; /* cached blocks that go before any node */
     anykv_seq *seqs;
-    uint64_t sequences_made;
+    uint64_t sequences, sequences_made; /* live, ever */
     struct akv_tenant tenant[AKV_PARTS]; /* 1 … tenants-1 are set */
     uint32_t tenants;
     uint64_t asking; /* bit p: of part p are the sequences of the step that needs room */
@@ -180,6 +180,9 @@ struct anykv_cache {
     anykv_stats count; /* the counters among its fields */
     struct akv_lookups lookups[AKV_COUNTERS];
     akv_mutex reason_lock; /* a leaf */
+    /* A leaf too: guards the list of sequences, how many there are and were, and the tenants' names, so that a
+     * sequence is made without the cache's lock.  They shrink and tenants come under both locks. */
+    akv_mutex list_lock;
     char reason[256];
 };
 

@@ -18,6 +18,7 @@ static uint32_t mark_recent(anykv_cache *cache)
 {
     cache->serial += 2;
     akv_steps_lock(cache);
+    akv_mutex_lock(&cache->list_lock);
     for (anykv_seq *seq = cache->seqs; seq; seq = seq->next) {
         const uint32_t first = akv_recent_block(cache, seq->length);
         for (uint32_t g = 0; g < cache->layout->group_count; g++) {
@@ -29,6 +30,7 @@ static uint32_t mark_recent(anykv_cache *cache)
             }
         }
     }
+    akv_mutex_unlock(&cache->list_lock);
     return cache->serial;
 }
 

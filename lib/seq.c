@@ -169,6 +169,7 @@ anykv_status akv_seq_identity(const anykv_cache *cache, const anykv_seq_options 
     return ANYKV_OK;
 }
 
+/* Under list_lock. */
 static void link_seq(anykv_seq *seq)
 {
     anykv_cache *cache = seq->cache;
@@ -177,7 +178,7 @@ static void link_seq(anykv_seq *seq)
     if (cache->seqs)
         cache->seqs->prev = seq;
     cache->seqs = seq;
-    cache->count.sequences++;
+    cache->sequences++;
     cache->sequences_made++;
 }
 
@@ -245,12 +246,12 @@ anykv_status anykv_seq_create(anykv_cache *cache, const anykv_seq_options *optio
     seq->token_budget = cache->plan.options.token_budget;
     if (!seq->private_)
         seq->tenant = akv_seq_tenant(&checked, seq);
-    akv_mutex_lock(&cache->lock);
+    akv_mutex_lock(&cache->list_lock);
     if (seq->private_) /* unless it names a tenant its own: numbered by the sequences made */
         seq->tenant = akv_seq_tenant(&checked, seq);
     seq->part = akv_tenant_part(cache, seq->tenant);
     link_seq(seq);
-    akv_mutex_unlock(&cache->lock);
+    akv_mutex_unlock(&cache->list_lock);
     *seq_out = seq;
     return ANYKV_OK;
 }
@@ -263,13 +264,15 @@ static void unlink_seq(anykv_seq *seq)
     akv_seq_drop_nodes(seq, 0);
     for (uint32_t g = 0; g < cache->layout->group_count; g++)
         akv_seq_drop_blocks(seq, g, 0, seq->table_capacity);
+    akv_mutex_lock(&cache->list_lock);
     if (seq->prev)
         seq->prev->next = seq->next;
     else
         cache->seqs = seq->next;
     if (seq->next)
         seq->next->prev = seq->prev;
-    cache->count.sequences--;
+    cache->sequences--;
+    akv_mutex_unlock(&cache->list_lock);
 }
 
 void akv_seq_free(anykv_seq *seq)
@@ -391,7 +394,9 @@ anykv_status anykv_seq_fork(anykv_seq *seq, anykv_seq **seq_out)
     }
     if (seq->tail_held)
         akv_seq_hold_tail(copy, true);
+    akv_mutex_lock(&cache->list_lock);
     link_seq(copy);
+    akv_mutex_unlock(&cache->list_lock);
     *seq_out = copy;
     return akv_seq_leave(seq, ANYKV_OK);
 }

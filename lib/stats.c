@@ -49,6 +49,9 @@ anykv_status anykv_cache_stats(anykv_cache *cache, anykv_stats *stats_out)
     akv_lookups_count(cache, &stats);
     stats.device_bytes_total = total;
     stats.device_bytes_free = left;
+    akv_mutex_lock(&cache->list_lock);
+    stats.sequences = cache->sequences;
+    akv_mutex_unlock(&cache->list_lock);
     stats.size = size;
     stats.budget_bytes = cache->budget_bytes;
     stats.fixed_bytes = cache->plan.fixed_bytes;

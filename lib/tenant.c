@@ -122,8 +122,10 @@ anykv_status anykv_cache_set_tenant(anykv_cache *cache, const anykv_tenant_optio
         const uint64_t share = checked.limit_bytes / (node_bytes(cache) ? node_bytes(cache) : 1);
         status = akv_evict_add_part(&cache->prefix.evict, share, &part);
         if (!status) {
+            akv_mutex_lock(&cache->list_lock);
             cache->tenants = part + 1;
             cache->tenant[part].digest = digest;
+            akv_mutex_unlock(&cache->list_lock);
         }
     }
     if (!status) {
